@@ -1,0 +1,49 @@
+"""lobs: prune neural networks with the Layer-wise Optimal Brain Surgeon and what came after it.
+
+The public names below are imported on first use, so that ``import lobs`` is cheap and needs torch only
+when something is computed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lobs.bounds import ErrorBound, error_bound, layer_error_bound
+    from lobs.pruning import LayerRecord, PruneResult, layer_paths, methods, prune
+    from lobs.solvers.hessian import SingularStatisticsError
+    from lobs.solvers.path import PruningPath
+    from lobs.statistics import LayerStatistics, Statistics, collect_statistics
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "collect_statistics": "lobs.statistics",
+    "Statistics": "lobs.statistics",
+    "LayerStatistics": "lobs.statistics",
+    "prune": "lobs.pruning",
+    "layer_paths": "lobs.pruning",
+    "methods": "lobs.pruning",
+    "PruneResult": "lobs.pruning",
+    "LayerRecord": "lobs.pruning",
+    "PruningPath": "lobs.solvers.path",
+    "SingularStatisticsError": "lobs.solvers.hessian",
+    "error_bound": "lobs.bounds",
+    "layer_error_bound": "lobs.bounds",
+    "ErrorBound": "lobs.bounds",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lobs' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

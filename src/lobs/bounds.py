@@ -1,0 +1,95 @@
+"""Lemma 3.1 and Theorem 3.2: what the layers' errors say about the pruned network's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod, sqrt
+
+import torch
+from torch import Tensor, nn
+
+from lobs.layers import prunable_layers, weight_matrix
+from lobs.solvers.path import layer_error
+from lobs.statistics import LayerStatistics, Statistics
+
+
+@dataclass(frozen=True)
+class ErrorBound:
+    """The right-hand side of Theorem 3.2.
+
+    Attributes:
+        layers: per layer its term, ``(prod_{l>k} ||Theta_hat_l||_F) sqrt(dE_k)``, in units of the network's output:
+            the root of the mean over inputs of the squared norm of the output's change.
+        total: their sum, >= the measured ``||Y_tilde_L - Y_L||_F / sqrt(n)``.
+    """
+
+    layers: dict[str, float]
+    total: float
+
+
+def layer_error_bound(weight: Tensor, pruned: Tensor, statistics: LayerStatistics) -> float:
+    """Lemma 3.1: eps_l = ||Y_hat_l - Y_l||_F / sqrt(n) <= sqrt(E(Z_hat_l)), because a ReLU is 1-Lipschitz.
+
+    Args:
+        weight: the trained ``[out, d]``.
+        pruned: the pruned one.
+        statistics: of the layer's inputs; n counts its samples.
+    """
+    return sqrt(layer_error(pruned - weight, statistics.second_moment))
+
+
+@torch.no_grad()
+def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> ErrorBound:
+    """Theorem 3.2 for a chain of layers with only 1-Lipschitz maps (ReLU, max pooling, dropout) between them::
+
+        eps~_L <= sum_{k<L} (prod_{l=k+1}^{L} ||Theta_hat_l||_F) sqrt(dE_k) + sqrt(dE_L)
+
+    dE_k is the layer's E on the dense network's inputs, per network input: a convolution's E per position times its
+    positions. A convolution counts an input up to ``prod ceil(kernel / stride)`` times, and its norm is multiplied by
+    the root of that. Biases cancel and are left out of the norms. Batch norms and residual branches are not covered.
+
+    Args:
+        model: the dense network.
+        pruned: the same network with pruned weights.
+        statistics: of the dense network's inputs to every layer; all Linear and Conv2d layers that are called, in the
+            order of their calls.
+
+    Raises:
+        ValueError: the two networks' layers differ.
+    """
+    dense, sparse = prunable_layers(model), prunable_layers(pruned)
+    if dense.keys() != sparse.keys():
+        raise ValueError(f"the networks have different layers: {', '.join(dense.keys() ^ sparse.keys())}")
+    return bound_from_weights({name: weight_matrix(dense[name]) for name in statistics}, pruned, statistics)
+
+
+@torch.no_grad()
+def bound_from_weights(
+    weights: Mapping[str, Tensor], pruned: nn.Module, statistics: Statistics
+) -> ErrorBound:
+    """`error_bound` from the dense weights alone, ``[out, d]`` by layer; a layer left out was not changed."""
+    terms: dict[str, float] = {}
+    growth = 1.0
+    for name in reversed(list(statistics)):
+        layer, module = statistics[name], pruned.get_submodule(name)
+        error = 0.0
+        if name in weights:
+            change = weight_matrix(module) - weights[name]
+            moments = layer.second_moment if layer.groups > 1 else layer.second_moment[None]
+            parts = zip(change.chunk(layer.groups), moments.to(change.device))
+            error = sum(layer_error(rows, moment) for rows, moment in parts)
+        terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
+        growth *= float(module.weight.double().norm()) * sqrt(_multiplicity(module))
+    layers = {name: terms[name] for name in statistics}
+    return ErrorBound(layers, sum(layers.values()))
+
+
+def _multiplicity(module: nn.Module) -> int:
+    """In how many of a convolution's patches one input element can stand."""
+    if not isinstance(module, nn.Conv2d):
+        return 1
+    return prod(
+        kernel if dilation > 1 else ceil(kernel / stride)
+        for kernel, stride, dilation in zip(module.kernel_size, module.stride, module.dilation)
+    )

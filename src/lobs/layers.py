@@ -1,0 +1,124 @@
+"""How a module is seen as a matrix.
+
+One layout feeds every method: a layer is ``Z = W y``, with ``W`` of shape ``[out, features (+ 1)]`` and one
+*sample* ``y`` per row of the input. The bias, where there is one, is the last column, with an input that is
+always 1. A convolution is the same product applied to its unfolded patches: every output position is a sample and
+``features = in_channels / groups * kernel height * kernel width``, in the order of ``weight.flatten(1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PRUNABLE = (nn.Linear, nn.Conv2d)
+# An unfolded chunk of a convolution's input stays below this; larger chunks are no faster.
+CHUNK_BYTES = 64 * 2**20
+
+
+def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
+    """The Linear and Conv2d modules of a network, by name, in the order of definition.
+
+    Args:
+        model: any module.
+        layers: names or shell patterns (``"features.*"``) that select some of them; None selects all.
+
+    Raises:
+        TypeError: ``layers`` is a single string, or names a module that is neither Linear nor Conv2d.
+        ValueError: a name or pattern fits no module, or the network has no such layer at all.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    if layers is None:
+        if not found:
+            raise ValueError(f"{type(model).__name__} has no Linear or Conv2d layer to prune")
+        return found
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the single string {layers!r}")
+    modules = dict(model.named_modules())
+    chosen: set[str] = set()
+    for pattern in layers:
+        matches = {name for name in found if fnmatchcase(name, pattern)}
+        if not matches and pattern in modules:
+            raise TypeError(
+                f"layer {pattern!r} is a {type(modules[pattern]).__name__}; only Linear and Conv2d can be pruned"
+            )
+        if not matches:
+            raise ValueError(f"no layer fits {pattern!r}; the network has {', '.join(found) or 'none'}")
+        chosen |= matches
+    return {name: module for name, module in found.items() if name in chosen}
+
+
+def groups_of(module: nn.Module) -> int:
+    """The number of independent blocks of rows: a grouped convolution's groups, else 1."""
+    return module.groups if isinstance(module, nn.Conv2d) else 1
+
+
+def weight_matrix(module: nn.Module) -> Tensor:
+    """A copy of the layer's weight as ``[out, features (+ 1 with a bias)]``, the bias in the last column."""
+    weight = module.weight.detach().flatten(1)
+    if module.bias is None:
+        return weight.clone()
+    return torch.cat([weight, module.bias.detach()[:, None]], dim=1)
+
+
+@torch.no_grad()
+def set_weight_matrix(module: nn.Module, matrix: Tensor) -> None:
+    """Write a matrix in the layout of `weight_matrix` back into the module, in place.
+
+    Raises:
+        ValueError: the matrix has another shape than the module's own.
+    """
+    features = prod(module.weight.shape[1:])
+    expected = (module.weight.shape[0], features + (module.bias is not None))
+    if tuple(matrix.shape) != expected:
+        raise ValueError(
+            f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}"
+        )
+    module.weight.copy_(matrix[:, :features].reshape(module.weight.shape))
+    if module.bias is not None:
+        module.bias.copy_(matrix[:, -1])
+
+
+def input_samples(module: nn.Module, inputs: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
+    """The inputs of a layer as samples, in chunks of ``[groups, samples, features]`` (no bias column).
+
+    A convolution's patches are unfolded a few images at a time, so that no more than about ``chunk_bytes`` of them
+    (at least one image) exist at once.
+    """
+    if isinstance(module, nn.Linear):
+        yield inputs.reshape(1, -1, inputs.shape[-1])
+        return
+    if inputs.dim() == 3:
+        inputs = inputs[None]
+    padding = module._reversed_padding_repeated_twice
+    per_image = prod(module.weight.shape[1:]) * module.groups * prod(_output_size(module, inputs))
+    images = max(1, chunk_bytes // (per_image * inputs.element_size()))
+    for chunk in inputs.split(images):
+        if any(padding):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            chunk = functional.pad(chunk, padding, mode=mode)
+        patches = functional.unfold(chunk, module.kernel_size, module.dilation, 0, module.stride)
+        # [images, groups * features, positions] -> [groups, images * positions, features]
+        patches = patches.unflatten(1, (module.groups, -1)).permute(1, 0, 3, 2)
+        yield patches.flatten(1, 2)
+
+
+def _output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    size = []
+    for axis, extra in ((0, top + bottom), (1, left + right)):
+        span = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
+        size.append((inputs.shape[axis - 2] + extra - span) // module.stride[axis] + 1)
+    return size[0], size[1]
+
+
+def unit_outputs(module: nn.Module, outputs: Tensor) -> Tensor:
+    """A layer's outputs as ``[samples, out]``: positions of a convolution count as samples."""
+    if isinstance(module, nn.Linear):
+        return outputs.reshape(-1, outputs.shape[-1])
+    return outputs.movedim(-3, -1).reshape(-1, outputs.shape[-3])

@@ -1,0 +1,58 @@
+"""What can be asked for by name. Pure Python, so that a configuration is checked before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pruning method: where its solver lives, what it does in one line, which options it takes."""
+
+    module: str
+    solver: str
+    line: str
+    options: tuple[str, ...] = ()
+
+
+METHODS: dict[str, Method] = {
+    "lobs": Method(
+        "lobs.solvers.lobs",
+        "LOBS",
+        "L-OBS as published: scores and compensation from one inverse, kept fixed (Dong et al. 2017)",
+        ("damping", "alpha", "resolve", "pattern"),
+    ),
+    "magnitude": Method(
+        "lobs.solvers.magnitude",
+        "Magnitude",
+        "smallest absolute weights first, no compensation: the criterion of LWC (Han et al. 2015)",
+        ("pattern",),
+    ),
+    "random": Method(
+        "lobs.solvers.random",
+        "Random",
+        "weights removed in random order, no compensation",
+        ("seed", "pattern"),
+    ),
+    "wanda": Method(
+        "lobs.solvers.wanda",
+        "Wanda",
+        "|weight| times the input's norm, compared within each output, no compensation (Sun et al. 2023)",
+        ("pattern",),
+    ),
+    "sparsegpt": Method(
+        "lobs.solvers.sparsegpt",
+        "SparseGPT",
+        "columns from left to right in blocks, one Cholesky factor for all rows (Frantar & Alistarh 2023)",
+        ("damping", "block_size", "pattern"),
+    ),
+}
+
+ALLOCATIONS: dict[str, str] = {
+    "uniform": "the same density in every layer",
+}
+
+
+def unknown_name(kind: str, name: object, known: dict) -> str:
+    """The message for a name that is not in a table: what was given and what would be accepted."""
+    return f"unknown {kind} {name!r}: accepted are {', '.join(known)}"

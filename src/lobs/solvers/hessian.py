@@ -1,0 +1,156 @@
+"""The damped, scaled second moment that every second-order solver factorises.
+
+A layer's error is ``E = ||Z_hat - Z||_F^2 / n = tr(dW Psi dW^T)`` (paper, section 3.1), so its Hessian has one block
+``2 Psi`` per output unit, all equal (Figure 1). The factor 2 changes no ranking and no compensation and is left out:
+below, H = Psi + lambda I.
+
+Inputs that are always zero decouple and are left out of the factorisation. The rest is scaled to a unit diagonal,
+``C = S^-1 H S^-1`` with ``S = diag(H)^(1/2)``, on which scores and compensations are invariant: this is what makes
+inputs of scales from 1e-8 to 1e8 harmless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lobs.statistics import LayerStatistics
+
+# Relative to the mean diagonal. Chosen by measurement: see reports (layer error and test error hardly move between
+# 1e-6 and 1e-3 on MNIST, below it float32 eliminations lose digits).
+DAMPING = 1e-4
+# A wider layer is factorised in float32: a float64 inverse of 25,088 inputs alone takes 5 GiB.
+FLOAT64_FEATURES = 8192
+
+
+class SingularStatisticsError(ValueError):
+    """The second moment cannot be inverted in the precision at hand; damping would make it so."""
+
+
+@dataclass(frozen=True)
+class DampedHessian:
+    """H = Psi + damping I over the inputs that are ever non-zero, scaled to a unit diagonal.
+
+    Attributes:
+        alive: indices of those inputs in the layer's ``d`` (bias included).
+        scale: square roots of H's diagonal over them, float64.
+        correlation: C, ``[a, a]``, unit diagonal.
+        damping: lambda, in units of Psi.
+        size: d.
+        bias: whether the last input is the bias.
+    """
+
+    alive: Tensor
+    scale: Tensor
+    correlation: Tensor
+    damping: float
+    size: int
+    bias: bool
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """C^-1 by Cholesky; ``H^-1 = S^-1 C^-1 S^-1`` over the alive inputs.
+
+        Raises:
+            SingularStatisticsError: C is not positive definite in its precision.
+        """
+        factor = checked_cholesky(self.correlation, self.damping)
+        return torch.cholesky_inverse(factor)
+
+    @cached_property
+    def inverse_diagonal(self) -> Tensor:
+        """diag(H^-1) over all d inputs, float64; 1/lambda at dead inputs (infinite without damping)."""
+        dead = float("inf") if self.damping == 0 else 1 / self.damping
+        diagonal = self.scale.new_full((self.size,), dead)
+        diagonal[self.alive] = self.inverse.diagonal().double() / self.scale.square()
+        return diagonal
+
+    def release(self) -> None:
+        """Forget the cached inverse (2.5 GB for VGG-16's first classifier)."""
+        self.__dict__.pop("inverse", None)
+
+    def sensitivities(self, weight: Tensor) -> Tensor:
+        """L_q = w_q^2 / (2 [H^-1]_qq) of every weight but the biases (paper, equation 6), float64 ``[out, f]``."""
+        features = self.size - self.bias
+        return weight[:, :features].double().square() / (2 * self.inverse_diagonal[:features])
+
+
+def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | None = None) -> DampedHessian:
+    """Add damping to a layer's second moment, drop dead inputs, scale to a unit diagonal.
+
+    Args:
+        statistics: of a layer with one group.
+        damping: lambda relative to the mean diagonal of Psi over inputs that are ever non-zero.
+        alpha: the paper's absolute alternative, lambda = 1/alpha; overrides ``damping``.
+
+    Raises:
+        ValueError: damping is negative or alpha not positive, or the moment is not finite or has a negative diagonal.
+    """
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"alpha must be > 0 (the paper takes 1e4 to 1e8), got {alpha}")
+    if not 0 <= damping < float("inf"):
+        raise ValueError(f"damping must be >= 0, relative to the mean diagonal; got {damping}")
+    moment = statistics.second_moment
+    if moment.dim() != 2:
+        raise ValueError(f"a solver takes one group at a time; these statistics have {len(moment)} groups")
+    diagonal = moment.diagonal().double()
+    if not torch.isfinite(diagonal).all() or (diagonal < 0).any():
+        raise ValueError("the second moment has a diagonal that is negative or not finite")
+    alive = diagonal.nonzero()[:, 0]
+    absolute = (
+        1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
+    )
+    scale = (diagonal[alive] + absolute).sqrt()
+    dtype = torch.float64 if len(alive) <= FLOAT64_FEATURES else torch.float32
+    correlation = moment.to(dtype) if len(alive) == len(moment) else moment[alive][:, alive].to(dtype)
+    inverse_scale = (1 / scale).to(dtype)
+    # Scaled row by row: 1/scale^2 alone can leave float32's range when the scales do.
+    correlation = (correlation * inverse_scale[:, None]).mul_(inverse_scale[None, :])
+    correlation.diagonal().fill_(1.0)
+    return DampedHessian(alive, scale, correlation, absolute, len(moment), statistics.bias)
+
+
+def checked_cholesky(matrix: Tensor, damping: float) -> Tensor:
+    """The lower Cholesky factor of a matrix with unit diagonal, or a named error when it is numerically singular.
+
+    Raises:
+        SingularStatisticsError: a pivot is not positive, or so small that rounding decides it.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    size = len(matrix)
+    smallest = float(factor.diagonal().min().square()) if size and int(info) == 0 else 1.0
+    # The last pivot carries a rounding error of about size * eps; below that there is no digit left in the inverse.
+    if int(info) or not smallest > size * torch.finfo(matrix.dtype).eps:
+        raise SingularStatisticsError(
+            f"the second moment of {size} inputs is singular in {str(matrix.dtype)[6:]} (duplicated or linearly "
+            f"dependent inputs, or fewer samples than inputs) with damping {damping:.3g}: use a larger damping "
+            f"(relative to the mean diagonal; the default is {DAMPING:g})"
+        )
+    return factor
+
+
+def recursive_inverse(samples: Tensor, alpha: float) -> Tensor:
+    """(Psi + I/alpha)^-1 by the paper's sample-by-sample recursion (its equation for Psi_{j+1}^-1).
+
+    For teaching and tests: n rank-1 updates of a d x d matrix where `DampedHessian.inverse` takes one factorisation::
+
+        P <- P - P y y^T P / (n + y^T P y),   starting from P = alpha I
+
+    Args:
+        samples: ``[n, d]``, the bias's ones included where there is a bias.
+        alpha: in [1e4, 1e8] in the paper.
+
+    Raises:
+        ValueError: alpha is not positive, or samples is not a matrix.
+    """
+    if samples.dim() != 2 or not alpha > 0:
+        raise ValueError(f"expected samples [n, d] and alpha > 0, got {tuple(samples.shape)} and {alpha}")
+    count, size = samples.shape
+    inverse = torch.eye(size, dtype=torch.float64, device=samples.device) * alpha
+    for sample in samples.double():
+        column = inverse @ sample
+        inverse -= torch.outer(column, column) / (count + sample @ column)
+    return inverse

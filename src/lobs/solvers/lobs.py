@@ -1,0 +1,109 @@
+"""L-OBS as published: Algorithm 1 with the inverse kept fixed (Dong, Chen & Pan 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lobs.solvers.base import Solver
+from lobs.solvers.hessian import DAMPING, DampedHessian, damp
+from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
+from lobs.solvers.ranking import rank_by_score
+from lobs.solvers.support import solve_on_support
+from lobs.statistics import LayerStatistics
+
+BATCH_BYTES = 128 * 2**20
+# out * d^2 entries of the triangular systems: above this (about 10 minutes on 2 cores) only resolve=True is offered.
+MOST_ENTRIES = 10**12
+
+
+@dataclass(frozen=True)
+class LOBS(Solver):
+    """Score every weight once, remove in the order of the scores, compensate after each removal.
+
+    With H = Psi + lambda I, the same for every output unit (paper, Figure 1), and H^-1 never updated::
+
+        L_q = w_q^2 / (2 [H^-1]_qq)                    sensitivity, from the trained weights
+        w  <- w - (w_q / [H^-1]_qq) H^-1 e_q           after every removal; removed weights are set back to zero
+
+    The coefficients c_k of a unit's removals q_1, q_2, ... solve a triangular system, sum_{i<=k} [H^-1]_{q_k q_i} c_i =
+    w_{q_k}, whose leading parts are those of all shorter sequences: one solve per unit gives the whole path.
+
+    Args:
+        damping: lambda, relative to Psi's mean diagonal.
+        alpha: the paper's absolute form, lambda = 1/alpha (1e4 to 1e8 there); overrides ``damping``.
+        resolve: replace the sequential compensation by least squares on the final mask, the best weights for it.
+        pattern: N:M, kept of consecutive inputs.
+    """
+
+    damping: float = DAMPING
+    alpha: float | None = None
+    resolve: bool = False
+    pattern: str | None = None
+
+    def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+        """The order of L_q and the compensation for every count.
+
+        Raises:
+            SingularStatisticsError: the damped second moment cannot be inverted.
+        """
+        hessian = damp(statistics, self.damping, self.alpha)
+        # Without damping a dead input has an infinite [H^-1]_qq: its weights cost nothing and leave first.
+        sensitivities = hessian.sensitivities(weight)
+        rank, total = rank_by_score(sensitivities, self.pattern)
+
+        def compensate(kept: Tensor) -> Tensor:
+            if self.resolve:
+                return solve_on_support(weight, with_bias_column(kept, statistics.bias), hessian)
+            return fixed_inverse.weights(kept)
+
+        fixed_inverse = _FixedInverse(weight, rank, hessian)
+        return RankedPath(
+            weight, statistics, rank, total, compensate, damping=hessian.damping, sensitivities=sensitivities
+        )
+
+
+class _FixedInverse:
+    """The sequential compensation: coefficients of all removals, solved once when first needed."""
+
+    def __init__(self, weight: Tensor, rank: Tensor, hessian: DampedHessian) -> None:
+        self.weight = weight
+        self.rank = rank
+        self.hessian = hessian
+        self._coefficients: Tensor | None = None
+
+    def weights(self, kept: Tensor) -> Tensor:
+        """w - H^-1 c over the removals of the mask; entries of removed weights are meaningless."""
+        if self._coefficients is None:
+            self._coefficients = self._solve()
+        hessian = self.hessian
+        removed = ~with_bias_column(kept, hessian.bias)[:, hessian.alive]
+        change = (self._coefficients * removed) @ hessian.inverse
+        result = self.weight.clone()
+        result[:, hessian.alive] -= (change / hessian.scale).to(result.dtype)
+        return result
+
+    def _solve(self) -> Tensor:
+        """Coefficients c, ``[out, alive]``, in the scaled variables; zero for the bias."""
+        hessian = self.hessian
+        inverse = hessian.inverse
+        rows, size = len(self.weight), len(hessian.alive)
+        if rows * size * size > MOST_ENTRIES:
+            raise ValueError(
+                f"a layer of {rows} x {size} weights is too large for the sequential compensation with a fixed "
+                f"inverse: use resolve=True (least squares on the final mask, which is also better)"
+            )
+        scaled = (self.weight[:, hessian.alive].double() * hessian.scale).to(inverse.dtype)
+        features = size - hessian.bias  # the bias has a constant input: always alive, always last
+        order = self.rank[:, hessian.alive[:features]].argsort(dim=1)
+        coefficients = torch.zeros_like(scaled)
+        batch = max(1, BATCH_BYTES // (max(features, 1) ** 2 * inverse.dtype.itemsize))
+        for start in range(0, rows, batch):
+            chunk = order[start : start + batch]
+            system = inverse[chunk[:, :, None], chunk[:, None, :]]
+            target = scaled[start : start + batch].gather(1, chunk)[:, :, None]
+            solved = torch.linalg.solve_triangular(system, target, upper=False)[:, :, 0]
+            coefficients[start : start + batch].scatter_(1, chunk, solved)
+        return coefficients

@@ -1,0 +1,28 @@
+"""Magnitude pruning: the criterion of LWC (Han et al. 2015), without its retraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lobs.solvers.base import Solver
+from lobs.solvers.path import PruningPath, RankedPath
+from lobs.solvers.ranking import rank_by_score
+from lobs.statistics import LayerStatistics
+
+
+@dataclass(frozen=True)
+class Magnitude(Solver):
+    """Remove the smallest |w| of the layer first; the others keep their values.
+
+    Args:
+        pattern: N:M, kept of consecutive inputs.
+    """
+
+    pattern: str | None = None
+
+    def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+        """The order of |w|."""
+        rank, total = rank_by_score(weight[:, : statistics.features].abs(), self.pattern)
+        return RankedPath(weight, statistics, rank, total)

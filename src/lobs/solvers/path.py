@@ -1,0 +1,245 @@
+"""The pruning path: what every solver returns.
+
+A path orders a layer's weights once and can then stop anywhere: one factorisation serves every density of a sweep,
+every point of a curve, and the allocation of a budget between layers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from lobs.statistics import LayerStatistics
+
+# A curve is measured at every count up to here, at about this many knots for larger layers.
+KNOTS = 64
+
+
+class PruningPath(ABC):
+    """A layer's weights at every count of removals.
+
+    Attributes:
+        weight: the trained weight ``[out, d]``, the bias in the last column where there is one.
+        statistics: those of the layer.
+        total: how many weights the path can remove (biases never; with an N:M pattern only (M-N)/M of them).
+        removable: weights without the biases: a density is a share of this.
+        damping: lambda that the solver added to Psi, 0 where it used none.
+        sensitivities: L_q ``[out, features]`` where the method scores weights so, else None.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        statistics: LayerStatistics,
+        total: int,
+        damping: float = 0.0,
+        sensitivities: Tensor | None = None,
+    ) -> None:
+        self.weight = weight
+        self.statistics = statistics
+        self.total = total
+        self.removable = weight.shape[0] * statistics.features
+        self.damping = damping
+        self.sensitivities = sensitivities
+
+    @abstractmethod
+    def at(self, count: int) -> tuple[Tensor, Tensor]:
+        """Weight and mask ``[out, d]`` with exactly ``count`` weights removed; the mask is True where one is kept.
+
+        Raises:
+            ValueError: ``count`` is not between 0 and `total`.
+        """
+
+    @abstractmethod
+    def _exact_curve(self) -> Tensor | None:
+        """E after every count, float64 ``[total + 1]``, where the method knows it; None: it is measured."""
+
+    @overload
+    def layer_error(self, count: None = None) -> Tensor: ...
+    @overload
+    def layer_error(self, count: int) -> float: ...
+    def layer_error(self, count: int | None = None) -> Tensor | float:
+        """E = ||Z_hat - Z||_F^2 / n after ``count`` removals; the whole curve ``[total + 1]`` without a count.
+
+        Non-decreasing: where removing more happens to lower E (only methods without compensation do that), the
+        largest E met so far counts. Methods with an exact curve (`exact_obs`) give E including the damping term
+        ``lambda ||dW||_F^2``; the others measure Psi's E at about 64 knots and interpolate linearly between them.
+        """
+        if count is None:
+            return self._interpolate(torch.arange(self.total + 1))
+        self._check(count)
+        return float(self._interpolate(torch.tensor([count]))[0])
+
+    def within(self, tolerance: float, rule: str = "error") -> int:
+        """The largest count allowed by the paper's tolerable error (Algorithm 1).
+
+        Args:
+            tolerance: epsilon, in units of the layer's output (a root mean square over samples, summed over units).
+            rule: ``"error"``: sqrt(E) accumulated over all removals stays <= epsilon. ``"sensitivity"``:
+                sqrt(L_q) of every removed weight stays <= epsilon, as Algorithm 1 has it.
+
+        Raises:
+            ValueError: a negative tolerance, an unknown rule, or no sensitivities on this path.
+        """
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be >= 0, got {tolerance}")
+        if rule == "error":
+            return self._largest_within(tolerance**2 * (1 + 1e-12))
+        if rule != "sensitivity":
+            raise ValueError(f"unknown rule {rule!r}: accepted are error, sensitivity")
+        if self.sensitivities is None:
+            raise ValueError("this method has no sensitivities L_q: use rule='error'")
+        return min(self.total, int((self.sensitivities.sqrt() <= tolerance).sum()))
+
+    def count_for(self, density: float) -> int:
+        """How many weights to remove to keep the share ``density`` of them, rounded down to that share.
+
+        Raises:
+            ValueError: the density is outside 0..1, or lower than what the path's N:M pattern can reach.
+        """
+        if not 0 <= density <= 1:
+            raise ValueError(f"density is the share of weights kept, between 0 and 1; got {density}")
+        count = self.removable - int(density * self.removable + 1e-9)
+        if count > self.total:
+            lowest = 1 - self.total / self.removable
+            raise ValueError(f"density {density} is below the {lowest:.4g} that this path's pattern ends at")
+        return count
+
+    def sensitivity_threshold(self, count: int) -> float | None:
+        """The largest L_q among the ``count`` removed weights (0 for none), None without sensitivities."""
+        if self.sensitivities is None:
+            return None
+        _, mask = self.at(count)
+        removed = self.sensitivities[~mask[:, : self.sensitivities.shape[1]]]
+        return float(removed.max()) if len(removed) else 0.0
+
+    def measured_error(self, weight: Tensor) -> float:
+        """Psi's E of any weight for this layer, without damping."""
+        return layer_error(weight - self.weight, self.statistics.second_moment)
+
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor]:
+        """Counts and the errors there, made non-decreasing."""
+        exact = self._exact_curve()
+        if exact is not None:
+            return torch.arange(self.total + 1), exact.cummax(0).values
+        counts = knot_counts(self.total)
+        errors = [self.measured_error(self.at(count)[0]) for count in counts]
+        return torch.tensor(counts), torch.tensor(errors, dtype=torch.float64).cummax(0).values
+
+    def _interpolate(self, counts: Tensor) -> Tensor:
+        knots, errors = self._knots
+        if len(knots) == self.total + 1:
+            return errors[counts]
+        right = torch.searchsorted(knots, counts).clamp(1, len(knots) - 1)
+        share = (counts - knots[right - 1]).double() / (knots[right] - knots[right - 1])
+        return errors[right - 1] * (1 - share) + errors[right] * share
+
+    def _largest_within(self, error: float) -> int:
+        """The largest count with E <= error; between two knots of a measured curve it is searched by bisection."""
+        knots, errors = self._knots
+        index = int(torch.searchsorted(errors, error, right=True)) - 1
+        low = int(knots[index])
+        high = int(knots[index + 1]) if index + 1 < len(knots) else low + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.measured_error(self.at(middle)[0]) <= error:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _check(self, count: int) -> None:
+        if not 0 <= count <= self.total:
+            raise ValueError(f"count must be between 0 and {self.total}, got {count}")
+
+
+class RankedPath(PruningPath):
+    """A nested path: weights leave in one fixed order, whatever the count.
+
+    Args:
+        rank: int32 ``[out, features]``; a weight is removed at ``count`` when its rank is below it. Weights that may
+            never be removed have ranks >= ``total``.
+        total: how many weights have ranks below it.
+        compensate: mask ``[out, features]`` of kept weights -> new weight ``[out, d]`` (its removed entries are
+            ignored); None leaves the kept weights as they are.
+        curve: E after every count where the solver knows it, else it is measured.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        statistics: LayerStatistics,
+        rank: Tensor,
+        total: int,
+        compensate: Callable[[Tensor], Tensor] | None = None,
+        curve: Tensor | None = None,
+        damping: float = 0.0,
+        sensitivities: Tensor | None = None,
+    ) -> None:
+        super().__init__(weight, statistics, total, damping, sensitivities)
+        self.rank = rank
+        self._compensate = compensate
+        self._curve = curve
+
+    def at(self, count: int) -> tuple[Tensor, Tensor]:
+        self._check(count)
+        kept = self.rank >= count
+        weight = self.weight.clone() if self._compensate is None or not count else self._compensate(kept)
+        mask = with_bias_column(kept, self.statistics.bias)
+        return weight.masked_fill_(~mask, 0.0), mask
+
+    def _exact_curve(self) -> Tensor | None:
+        return self._curve
+
+
+class SolvedPath(PruningPath):
+    """A path without nesting: the method is run anew for every count that is asked for.
+
+    Args:
+        solve: count -> (weight, mask), both ``[out, d]``.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        statistics: LayerStatistics,
+        total: int,
+        solve: Callable[[int], tuple[Tensor, Tensor]],
+        damping: float = 0.0,
+    ) -> None:
+        super().__init__(weight, statistics, total, damping)
+        self._solve = solve
+
+    def at(self, count: int) -> tuple[Tensor, Tensor]:
+        self._check(count)
+        return self._solve(count)
+
+    def _exact_curve(self) -> Tensor | None:
+        return None
+
+
+def layer_error(change: Tensor, second_moment: Tensor) -> float:
+    """E = tr(dW Psi dW^T), the mean over samples of ||dW y||^2, for a change ``[out, d]`` of the weight."""
+    dtype = torch.float64 if change.shape[1] <= 8192 else torch.float32
+    change = change.to(dtype)
+    return max(0.0, float(((change @ second_moment.to(dtype)) * change).sum(dtype=torch.float64)))
+
+
+def with_bias_column(kept: Tensor, bias: bool) -> Tensor:
+    """A mask over the features extended by the bias's column, which is always kept."""
+    return torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1) if bias else kept
+
+
+def knot_counts(total: int, knots: int = KNOTS) -> list[int]:
+    """Counts at which a curve is measured: all of a small layer's, else denser towards the sparse end."""
+    if total <= 4 * knots:
+        return list(range(total + 1))
+    even = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
+    sparse = 1 - torch.logspace(-3, -0.3, knots // 2, dtype=torch.float64)
+    return sorted({round(float(share) * total) for share in torch.cat([even, sparse])})

@@ -1,0 +1,33 @@
+"""Random pruning, the paper's weakest baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lobs.solvers.base import Solver
+from lobs.solvers.path import PruningPath, RankedPath
+from lobs.solvers.ranking import rank_by_score
+from lobs.statistics import LayerStatistics
+
+
+@dataclass(frozen=True)
+class Random(Solver):
+    """Remove weights in an order drawn from a seed; the others keep their values.
+
+    Args:
+        seed: of the order. Layers of different shapes draw different orders from the same seed.
+        pattern: N:M, kept of consecutive inputs.
+    """
+
+    seed: int = 0
+    pattern: str | None = None
+
+    def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+        """A random order, the same on every device."""
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = torch.rand(weight.shape[0], statistics.features, generator=generator, dtype=torch.float64)
+        rank, total = rank_by_score(scores.to(weight.device), self.pattern)
+        return RankedPath(weight, statistics, rank, total)

@@ -1,0 +1,32 @@
+"""Wanda (Sun et al. 2023): magnitudes weighted by the norm of their inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lobs.solvers.base import Solver
+from lobs.solvers.path import PruningPath, RankedPath
+from lobs.solvers.ranking import rank_by_score
+from lobs.statistics import LayerStatistics
+
+
+@dataclass(frozen=True)
+class Wanda(Solver):
+    """Remove the smallest |w_ij| sqrt(Psi_jj) first, the same number from every output unit; no compensation.
+
+    sqrt(Psi_jj) is the root mean square of input j; Wanda's norm is that times sqrt(n), the same order.
+
+    Args:
+        pattern: N:M, kept of consecutive inputs.
+    """
+
+    pattern: str | None = None
+
+    def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+        """The order of the scores within each row, rows in step."""
+        features = statistics.features
+        norm = statistics.second_moment.diagonal()[:features].sqrt()
+        rank, total = rank_by_score(weight[:, :features].abs() * norm, self.pattern, per_row=True)
+        return RankedPath(weight, statistics, rank, total)
