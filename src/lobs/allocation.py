@@ -11,16 +11,22 @@ from lobs.solvers.path import PruningPath
 def allocate(paths: Mapping[str, PruningPath], density: float, allocation: str = "uniform") -> dict[str, int]:
     """How many weights to remove from each layer so that at most the share ``density`` of all weights is kept.
 
+    Returns:
+        A count for every path.
+
     Raises:
         ValueError: the allocation is unknown, the density outside 0..1 or out of a path's reach.
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(unknown_name("allocation", allocation, ALLOCATIONS))
-    return counts_for({name: density for name in paths}, paths)
+    return counts_for(dict.fromkeys(paths, density), paths)
 
 
 def counts_for(densities: Mapping[str, float], paths: Mapping[str, PruningPath]) -> dict[str, int]:
     """The counts that leave each layer its own density.
+
+    Returns:
+        A count for every path.
 
     Raises:
         ValueError: a layer is missing or unknown, or its density is out of its path's reach.

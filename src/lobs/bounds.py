@@ -35,13 +35,18 @@ def layer_error_bound(weight: Tensor, pruned: Tensor, statistics: LayerStatistic
         weight: the trained ``[out, d]``.
         pruned: the pruned one.
         statistics: of the layer's inputs; n counts its samples.
+
+    Returns:
+        sqrt(E), in units of the layer's output.
     """
     return sqrt(layer_error(pruned - weight, statistics.second_moment))
 
 
 @torch.no_grad()
 def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> ErrorBound:
-    """Theorem 3.2 for a chain of layers with only 1-Lipschitz maps (ReLU, max pooling, dropout) between them::
+    """Theorem 3.2's bound on the output error of the pruned network.
+
+    It holds for a chain of layers with only 1-Lipschitz maps (ReLU, max pooling, dropout) between them::
 
         eps~_L <= sum_{k<L} (prod_{l=k+1}^{L} ||Theta_hat_l||_F) sqrt(dE_k) + sqrt(dE_L)
 
@@ -55,6 +60,9 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
         statistics: of the dense network's inputs to every layer; all Linear and Conv2d layers that are called, in the
             order of their calls.
 
+    Returns:
+        The bound and its terms.
+
     Raises:
         ValueError: the two networks' layers differ.
     """
@@ -65,19 +73,18 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
 
 
 @torch.no_grad()
-def bound_from_weights(
-    weights: Mapping[str, Tensor], pruned: nn.Module, statistics: Statistics
-) -> ErrorBound:
+def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statistics: Statistics) -> ErrorBound:
     """`error_bound` from the dense weights alone, ``[out, d]`` by layer; a layer left out was not changed."""
     terms: dict[str, float] = {}
     growth = 1.0
+    modules = prunable_layers(pruned)
     for name in reversed(list(statistics)):
-        layer, module = statistics[name], pruned.get_submodule(name)
+        layer, module = statistics[name], modules[name]
         error = 0.0
         if name in weights:
             change = weight_matrix(module) - weights[name]
             moments = layer.second_moment if layer.groups > 1 else layer.second_moment[None]
-            parts = zip(change.chunk(layer.groups), moments.to(change.device))
+            parts = zip(change.chunk(layer.groups), moments.to(change.device), strict=True)
             error = sum(layer_error(rows, moment) for rows, moment in parts)
         terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
         growth *= float(module.weight.double().norm()) * sqrt(_multiplicity(module))
@@ -91,5 +98,5 @@ def _multiplicity(module: nn.Module) -> int:
         return 1
     return prod(
         kernel if dilation > 1 else ceil(kernel / stride)
-        for kernel, stride, dilation in zip(module.kernel_size, module.stride, module.dilation)
+        for kernel, stride, dilation in zip(module.kernel_size, module.stride, module.dilation, strict=True)
     )

@@ -11,22 +11,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from math import prod
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 PRUNABLE = (nn.Linear, nn.Conv2d)
+Prunable: TypeAlias = nn.Linear | nn.Conv2d
 # An unfolded chunk of a convolution's input stays below this; larger chunks are no faster.
 CHUNK_BYTES = 64 * 2**20
 
 
-def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, nn.Module]:
+def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Prunable]:
     """The Linear and Conv2d modules of a network, by name, in the order of definition.
 
     Args:
         model: any module.
         layers: names or shell patterns (``"features.*"``) that select some of them; None selects all.
+
+    Returns:
+        The chosen modules by name.
 
     Raises:
         TypeError: ``layers`` is a single string, or names a module that is neither Linear nor Conv2d.
@@ -53,12 +58,7 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
     return {name: module for name, module in found.items() if name in chosen}
 
 
-def groups_of(module: nn.Module) -> int:
-    """The number of independent blocks of rows: a grouped convolution's groups, else 1."""
-    return module.groups if isinstance(module, nn.Conv2d) else 1
-
-
-def weight_matrix(module: nn.Module) -> Tensor:
+def weight_matrix(module: Prunable) -> Tensor:
     """A copy of the layer's weight as ``[out, features (+ 1 with a bias)]``, the bias in the last column."""
     weight = module.weight.detach().flatten(1)
     if module.bias is None:
@@ -67,7 +67,7 @@ def weight_matrix(module: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def set_weight_matrix(module: nn.Module, matrix: Tensor) -> None:
+def set_weight_matrix(module: Prunable, matrix: Tensor) -> None:
     """Write a matrix in the layout of `weight_matrix` back into the module, in place.
 
     Raises:
@@ -76,19 +76,20 @@ def set_weight_matrix(module: nn.Module, matrix: Tensor) -> None:
     features = prod(module.weight.shape[1:])
     expected = (module.weight.shape[0], features + (module.bias is not None))
     if tuple(matrix.shape) != expected:
-        raise ValueError(
-            f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}"
-        )
+        raise ValueError(f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}")
     module.weight.copy_(matrix[:, :features].reshape(module.weight.shape))
     if module.bias is not None:
         module.bias.copy_(matrix[:, -1])
 
 
-def input_samples(module: nn.Module, inputs: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
+def input_samples(module: Prunable, inputs: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:
     """The inputs of a layer as samples, in chunks of ``[groups, samples, features]`` (no bias column).
 
     A convolution's patches are unfolded a few images at a time, so that no more than about ``chunk_bytes`` of them
     (at least one image) exist at once.
+
+    Yields:
+        The next chunk.
     """
     if isinstance(module, nn.Linear):
         yield inputs.reshape(1, -1, inputs.shape[-1])
@@ -117,7 +118,7 @@ def _output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def unit_outputs(module: nn.Module, outputs: Tensor) -> Tensor:
+def unit_outputs(module: Prunable, outputs: Tensor) -> Tensor:
     """A layer's outputs as ``[samples, out]``: positions of a convolution count as samples."""
     if isinstance(module, nn.Linear):
         return outputs.reshape(-1, outputs.shape[-1])

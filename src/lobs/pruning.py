@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lobs.allocation import allocate, counts_for
 from lobs.bounds import bound_from_weights
-from lobs.layers import prunable_layers, set_weight_matrix, weight_matrix
+from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
 from lobs.registry import METHODS
 from lobs.solvers import PruningPath, Solver, make
 from lobs.solvers.path import layer_error
@@ -87,6 +87,9 @@ def layer_paths(
         layers: names or patterns; None takes all layers that have statistics.
         progress: wraps the iterable of layer names.
 
+    Returns:
+        A path per layer, in the order of the network's calls.
+
     Raises:
         ValueError: an unknown method, a layer without statistics, or statistics that do not fit the layer.
     """
@@ -142,6 +145,9 @@ def prune(
         in_place: change the model itself, to save memory.
         progress: wraps the iterable of layer names.
 
+    Returns:
+        The pruned network, its masks and a record per layer.
+
     Raises:
         ValueError: not exactly one budget, a value out of range, an unknown name, or statistics that do not fit.
         TypeError: ``model`` is not a module or ``statistics`` not `Statistics`.
@@ -153,9 +159,7 @@ def prune(
     given = {"density": density, "tolerance": tolerance, "densities": densities}
     budgets = [f"{key}={value!r}" for key, value in given.items() if value is not None]
     if len(budgets) != 1:
-        raise ValueError(
-            f"give exactly one of density, tolerance and densities; got {' and '.join(budgets) or 'none'}"
-        )
+        raise ValueError(f"give exactly one of density, tolerance and densities; got {' and '.join(budgets) or 'none'}")
     seconds: dict[str, float] = {}
     if paths is None:
         paths = layer_paths(model, statistics, method, layers, _timed(seconds, progress))
@@ -164,11 +168,12 @@ def prune(
     elif densities is not None:
         counts = counts_for(densities, paths)
     else:
-        counts = allocate(paths, density, allocation)
+        counts = allocate(paths, float(density or 0.0), allocation)
     pruned = model if in_place else copy.deepcopy(model)
+    modules = prunable_layers(pruned)
     masks, records = {}, []
     for name, path in paths.items():
-        module = pruned.get_submodule(name)
+        module = modules[name]
         start = time.perf_counter()
         weight, mask = path.at(counts[name])
         set_weight_matrix(module, weight)
@@ -182,7 +187,7 @@ def prune(
     return PruneResult(pruned, masks, kept / sum(path.removable for path in paths.values()), records)
 
 
-def _record(name: str, module: nn.Module, path: PruningPath, weight: Tensor, count: int) -> LayerRecord:
+def _record(name: str, module: Prunable, path: PruningPath, weight: Tensor, count: int) -> LayerRecord:
     error = path.measured_error(weight)
     output = layer_error(path.weight, path.statistics.second_moment)
     return LayerRecord(
@@ -200,7 +205,7 @@ def _record(name: str, module: nn.Module, path: PruningPath, weight: Tensor, cou
     )
 
 
-def _modules(model: nn.Module, statistics: Statistics, layers: Iterable[str] | None) -> dict[str, nn.Module]:
+def _modules(model: nn.Module, statistics: Statistics, layers: Iterable[str] | None) -> dict[str, Prunable]:
     modules = prunable_layers(model, layers)
     if layers is None:
         absent = [name for name in statistics if name not in modules]

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lobs.layers import input_samples, prunable_layers, unit_outputs
+from lobs.layers import Prunable, input_samples, prunable_layers, unit_outputs
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
@@ -66,6 +66,9 @@ class LayerStatistics:
     def from_samples(cls, samples: Tensor, bias: bool = False) -> LayerStatistics:
         """Statistics of a matrix of input vectors ``[n, features]``, a column of ones appended for a bias.
 
+        Returns:
+            The statistics of a layer with those inputs.
+
         Raises:
             ValueError: ``samples`` is not a matrix with at least one finite row.
         """
@@ -87,9 +90,7 @@ class Statistics(Mapping[str, LayerStatistics]):
         try:
             return self._layers[name]
         except KeyError:
-            raise KeyError(
-                f"no statistics of layer {name!r}; there are those of {', '.join(self._layers)}"
-            ) from None
+            raise KeyError(f"no statistics of layer {name!r}; there are those of {', '.join(self._layers)}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -121,6 +122,9 @@ class Statistics(Mapping[str, LayerStatistics]):
     def load(cls, path: str | Path) -> Statistics:
         """Read a file that `save` wrote.
 
+        Returns:
+            The statistics, on the CPU.
+
         Raises:
             ValueError: the file is not one of ours.
         """
@@ -150,8 +154,8 @@ class _Accumulator:
         self.samples = 0
         self.inputs = 0
         self.outputs = 0
-        self.products: Tensor | None = None
-        self.totals: Tensor | None = None
+        self.products: Tensor = torch.empty(0)
+        self.totals: Tensor = torch.empty(0)
         self.zeros: Tensor | None = None
 
     def add(self, samples: Tensor) -> None:
@@ -159,7 +163,7 @@ class _Accumulator:
         groups, count, features = samples.shape
         if samples.dtype in (torch.float16, torch.bfloat16):
             samples = samples.float()
-        if self.products is None:
+        if not self.samples:
             self.products = samples.new_zeros(groups, features, features, dtype=torch.float64)
             self.totals = samples.new_zeros(groups, features, dtype=torch.float64)
         for chunk in samples.split(CHUNK_SAMPLES, dim=1):
@@ -220,7 +224,7 @@ def collect_statistics(
     sums: dict[str, _Accumulator] = {}
 
     def hook_of(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+        def hook(module: Prunable, args: tuple, output: Tensor) -> None:
             if name not in sums:
                 sums[name] = _Accumulator(module.bias is not None)
             for samples in input_samples(module, args[0]):
@@ -254,6 +258,13 @@ def collect_statistics(
 
 def network_input(batch: object, model: nn.Module) -> Tensor:
     """The input tensor of a batch, on the network's device.
+
+    Args:
+        batch: a tensor, or a tuple or list that starts with one.
+        model: its first parameter's device is taken.
+
+    Returns:
+        The input.
 
     Raises:
         TypeError: the batch is neither a tensor nor a tuple or list that starts with one.

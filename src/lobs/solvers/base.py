@@ -28,6 +28,9 @@ class Solver(ABC):
             weight: ``[out, features (+ 1)]``, the bias in the last column where there is one.
             statistics: of the layer's inputs.
 
+        Returns:
+            The path.
+
         Raises:
             ValueError: shapes do not fit, or the weight is not finite.
         """
@@ -44,6 +47,9 @@ class Solver(ABC):
 
 def make(name: str, **options: object) -> Solver:
     """A solver by its registered name.
+
+    Returns:
+        The solver with these options.
 
     Raises:
         ValueError: the name is unknown, or the solver does not take one of the options.

@@ -86,6 +86,9 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
         damping: lambda relative to the mean diagonal of Psi over inputs that are ever non-zero.
         alpha: the paper's absolute alternative, lambda = 1/alpha; overrides ``damping``.
 
+    Returns:
+        H, ready to be factorised.
+
     Raises:
         ValueError: damping is negative or alpha not positive, or the moment is not finite or has a negative diagonal.
     """
@@ -100,9 +103,7 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     if not torch.isfinite(diagonal).all() or (diagonal < 0).any():
         raise ValueError("the second moment has a diagonal that is negative or not finite")
     alive = diagonal.nonzero()[:, 0]
-    absolute = (
-        1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
-    )
+    absolute = 1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
     scale = (diagonal[alive] + absolute).sqrt()
     dtype = torch.float64 if len(alive) <= FLOAT64_FEATURES else torch.float32
     correlation = moment.to(dtype) if len(alive) == len(moment) else moment[alive][:, alive].to(dtype)
@@ -115,6 +116,9 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
 
 def checked_cholesky(matrix: Tensor, damping: float) -> Tensor:
     """The lower Cholesky factor of a matrix with unit diagonal, or a named error when it is numerically singular.
+
+    Returns:
+        The factor.
 
     Raises:
         SingularStatisticsError: a pivot is not positive, or so small that rounding decides it.
@@ -142,6 +146,9 @@ def recursive_inverse(samples: Tensor, alpha: float) -> Tensor:
     Args:
         samples: ``[n, d]``, the bias's ones included where there is a bias.
         alpha: in [1e4, 1e8] in the paper.
+
+    Returns:
+        The inverse, float64 ``[d, d]``.
 
     Raises:
         ValueError: alpha is not positive, or samples is not a matrix.

@@ -46,6 +46,9 @@ class LOBS(Solver):
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of L_q and the compensation for every count.
 
+        Returns:
+            The path.
+
         Raises:
             SingularStatisticsError: the damped second moment cannot be inverted.
         """
@@ -75,7 +78,7 @@ class _FixedInverse:
         self._coefficients: Tensor | None = None
 
     def weights(self, kept: Tensor) -> Tensor:
-        """w - H^-1 c over the removals of the mask; entries of removed weights are meaningless."""
+        """Return w - H^-1 c over the removals of the mask; entries of removed weights are meaningless."""
         if self._coefficients is None:
             self._coefficients = self._solve()
         hessian = self.hessian

@@ -49,7 +49,10 @@ class PruningPath(ABC):
 
     @abstractmethod
     def at(self, count: int) -> tuple[Tensor, Tensor]:
-        """Weight and mask ``[out, d]`` with exactly ``count`` weights removed; the mask is True where one is kept.
+        """The layer with exactly ``count`` weights removed.
+
+        Returns:
+            Weight and mask, both ``[out, d]``; the mask is True where a weight is kept.
 
         Raises:
             ValueError: ``count`` is not between 0 and `total`.
@@ -69,6 +72,9 @@ class PruningPath(ABC):
         Non-decreasing: where removing more happens to lower E (only methods without compensation do that), the
         largest E met so far counts. Methods with an exact curve (`exact_obs`) give E including the damping term
         ``lambda ||dW||_F^2``; the others measure Psi's E at about 64 knots and interpolate linearly between them.
+
+        Returns:
+            A float64 tensor of all counts, or one float.
         """
         if count is None:
             return self._interpolate(torch.arange(self.total + 1))
@@ -82,6 +88,9 @@ class PruningPath(ABC):
             tolerance: epsilon, in units of the layer's output (a root mean square over samples, summed over units).
             rule: ``"error"``: sqrt(E) accumulated over all removals stays <= epsilon. ``"sensitivity"``:
                 sqrt(L_q) of every removed weight stays <= epsilon, as Algorithm 1 has it.
+
+        Returns:
+            The count.
 
         Raises:
             ValueError: a negative tolerance, an unknown rule, or no sensitivities on this path.
@@ -98,6 +107,9 @@ class PruningPath(ABC):
 
     def count_for(self, density: float) -> int:
         """How many weights to remove to keep the share ``density`` of them, rounded down to that share.
+
+        Returns:
+            The count.
 
         Raises:
             ValueError: the density is outside 0..1, or lower than what the path's N:M pattern can reach.
@@ -188,6 +200,7 @@ class RankedPath(PruningPath):
         self._curve = curve
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
+        """Weight and mask with the ``count`` weights of lowest rank removed."""
         self._check(count)
         kept = self.rank >= count
         weight = self.weight.clone() if self._compensate is None or not count else self._compensate(kept)
@@ -217,6 +230,7 @@ class SolvedPath(PruningPath):
         self._solve = solve
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
+        """Weight and mask of the method run for this count."""
         self._check(count)
         return self._solve(count)
 

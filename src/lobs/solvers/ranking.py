@@ -11,6 +11,9 @@ from torch import Tensor
 def parse_pattern(pattern: str | None, features: int) -> tuple[int, int] | None:
     """``"2:4"`` -> (2, 4): of every 4 consecutive inputs of a unit, 2 are kept in the end.
 
+    Returns:
+        N and M, None for no pattern.
+
     Raises:
         ValueError: the text is not of that form, 0 <= N < M does not hold, or M does not divide the inputs.
     """
@@ -18,9 +21,7 @@ def parse_pattern(pattern: str | None, features: int) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d+):(\d+)", str(pattern))
     if not match or not 0 <= int(match[1]) < int(match[2]):
-        raise ValueError(
-            f"pattern must read N:M with 0 <= N < M (kept of consecutive inputs), got {pattern!r}"
-        )
+        raise ValueError(f"pattern must read N:M with 0 <= N < M (kept of consecutive inputs), got {pattern!r}")
     kept, group = int(match[1]), int(match[2])
     if features % group:
         raise ValueError(f"pattern {pattern}: {group} does not divide the layer's {features} inputs")

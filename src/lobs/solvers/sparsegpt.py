@@ -39,6 +39,9 @@ class SparseGPT(Solver):
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A path that runs the sweep for each count.
 
+        Returns:
+            The path.
+
         Raises:
             SingularStatisticsError: the damped second moment cannot be inverted.
             ValueError: the block size is not positive or the pattern does not fit.

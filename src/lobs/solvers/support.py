@@ -12,7 +12,9 @@ BATCH_BYTES = 256 * 2**20
 
 
 def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Tensor:
-    """min over W' with W'[~kept] = 0 of tr((W' - W) H (W' - W)^T): OBS's compensation for a whole mask at once.
+    """OBS's compensation for a whole mask at once: least squares on its support.
+
+    The minimum over W' with W'[~kept] = 0 of tr((W' - W) H (W' - W)^T).
 
     Per row, with K the kept and S the removed inputs, whichever of the two systems is smaller::
 

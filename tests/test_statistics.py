@@ -1,0 +1,129 @@
+"""Streamed statistics against float64 on the whole data at once."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import lobs
+from lobs.statistics import CHUNK_SAMPLES
+
+
+def dense_moment(samples, bias):
+    samples = samples.double()
+    if bias:
+        samples = torch.cat([samples, torch.ones(len(samples), 1, dtype=torch.float64)], 1)
+    return samples.T @ samples / len(samples)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(1, 300),
+    batch=st.integers(1, 77),
+    scale=st.sampled_from([1e-8, 1.0, 1e8]),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_second_moments_of_every_layer(count, batch, scale, bias, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 5, bias=bias), nn.ReLU(), nn.Linear(5, 3))
+    inputs = torch.randn(count, 6) * scale
+    statistics = lobs.collect_statistics(model, inputs.split(batch))
+    assert list(statistics) == ["0", "2"]
+    first, second = statistics["0"], statistics["2"]
+    assert (first.samples, first.inputs, first.bias, first.features) == (count, count, bias, 6)
+    torch.testing.assert_close(first.second_moment, dense_moment(inputs, bias), rtol=1e-5, atol=1e-12 * scale**2)
+    hidden = model[:2](inputs).detach()
+    torch.testing.assert_close(second.second_moment, dense_moment(hidden, True), rtol=1e-5, atol=1e-10 * scale**2)
+    torch.testing.assert_close(first.zero_fraction, (hidden == 0).double().mean(0))
+
+
+def test_many_float32_samples_lose_nothing_that_matters():
+    torch.manual_seed(0)
+    samples = torch.rand(20 * CHUNK_SAMPLES + 17, 8) + 100  # a large mean: the worst case for a float32 sum
+    statistics = lobs.LayerStatistics.from_samples(samples, bias=True)
+    relative = (statistics.second_moment / dense_moment(samples, True) - 1).abs().max()
+    assert relative < 1e-6
+
+
+def test_convolution_counts_every_position_as_a_sample():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.ReLU()).double()
+    images = torch.randn(5, 2, 8, 8, dtype=torch.float64)
+    layer = lobs.collect_statistics(model, [images])["0"]
+    patches = torch.nn.functional.unfold(images, 3, padding=1, stride=2)  # [5, 2 * 9, 16]
+    assert (layer.samples, layer.inputs, layer.groups) == (5 * 16, 5, 2)
+    for group in range(2):
+        samples = patches[:, group * 9 : group * 9 + 9].movedim(1, 2).reshape(-1, 9)
+        torch.testing.assert_close(layer.group(group).second_moment, dense_moment(samples, True))
+        expected = (model[0](images)[:, 2 * group : 2 * group + 2] <= 0).double().mean((0, 2, 3))
+        torch.testing.assert_close(layer.group(group).zero_fraction, expected)
+
+
+def test_a_layer_called_twice_sees_both_inputs():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3).double()
+
+        def forward(self, x):
+            return self.layer(self.layer(x))
+
+    model, inputs = Twice(), torch.randn(4, 3, dtype=torch.float64)
+    layer = lobs.collect_statistics(model, [inputs])["layer"]
+    both = torch.cat([inputs, model.layer(inputs).detach()])
+    assert (layer.samples, layer.inputs) == (8, 4)
+    torch.testing.assert_close(layer.second_moment, dense_moment(both, True))
+
+
+def test_training_flags_come_back_and_targets_are_ignored():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.Linear(3, 2))
+    model[1].eval()
+    batches = [(torch.randn(4, 3), torch.zeros(4))]
+    lobs.collect_statistics(model, batches)
+    assert [module.training for module in model] == [True, False, True] and model.training
+
+
+def test_save_and_load(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    statistics = lobs.collect_statistics(model, [torch.randn(9, 3)])
+    statistics.save(tmp_path / "deep" / "statistics.safetensors")
+    loaded = lobs.Statistics.load(tmp_path / "deep" / "statistics.safetensors")
+    assert list(loaded) == ["0", "2"]
+    for name, layer in statistics.items():
+        assert torch.equal(loaded[name].second_moment, layer.second_moment)
+        assert torch.equal(loaded[name].zero_fraction, layer.zero_fraction)
+        assert (loaded[name].samples, loaded[name].inputs, loaded[name].bias) == (9, 9, layer.bias)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["statistics.safetensors"]
+
+
+def test_errors_name_what_is_wrong():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match="batches is empty"):
+        lobs.collect_statistics(model, [])
+    with pytest.raises(ValueError, match="layer '0': .*NaN"):
+        lobs.collect_statistics(model, [torch.full((2, 3), float("nan"))])
+    with pytest.raises(TypeError, match="got dict"):
+        lobs.collect_statistics(model, [{"x": 1}])
+    with pytest.raises(KeyError, match=r"no statistics of layer 'x'; there are those of 0, 1"):
+        lobs.collect_statistics(model, [torch.randn(2, 3)])["x"]
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    assert list(lobs.collect_statistics(Half(), [torch.randn(2, 2)])) == ["used"]
+    with pytest.raises(ValueError, match="'spare' is never called"):
+        lobs.collect_statistics(Half(), [torch.randn(2, 2)], layers=["spare"])
+
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x + torch.randn_like(x))
+
+    with pytest.raises(ValueError, match="answers the same inputs differently"):
+        lobs.collect_statistics(nn.Sequential(Noisy(3, 3)), [torch.randn(2, 3)])
