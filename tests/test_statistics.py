@@ -102,7 +102,7 @@ def test_errors_name_what_is_wrong():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     with pytest.raises(ValueError, match="batches is empty"):
         lobs.collect_statistics(model, [])
-    with pytest.raises(ValueError, match="layer '0': .*NaN"):
+    with pytest.raises(ValueError, match=r"layer '0': .*NaN"):
         lobs.collect_statistics(model, [torch.full((2, 3), float("nan"))])
     with pytest.raises(TypeError, match="got dict"):
         lobs.collect_statistics(model, [{"x": 1}])

@@ -232,6 +232,8 @@ class SolvedPath(PruningPath):
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask of the method run for this count."""
         self._check(count)
+        if not count:
+            return self.weight.clone(), torch.ones_like(self.weight, dtype=torch.bool)
         return self._solve(count)
 
     def _exact_curve(self) -> Tensor | None:

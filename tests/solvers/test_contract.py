@@ -1,0 +1,168 @@
+"""What every path promises, for every solver on every kind of layer. A new solver adds one row."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lobs
+from lobs.registry import METHODS
+from lobs.solvers import make
+from lobs.solvers.path import layer_error
+
+# name, options, compensates: whether the kept weights change
+SOLVERS = [
+    ("lobs", {}, True),
+    ("lobs", {"resolve": True}, True),
+    ("lobs", {"alpha": 1e5}, True),
+    ("magnitude", {}, False),
+    ("random", {"seed": 3}, False),
+    ("wanda", {}, False),
+    ("sparsegpt", {"block_size": 4}, True),
+]
+# name -> samples, inputs, outputs, bias, what is done to the samples
+LAYERS = {
+    "plain": (60, 9, 5, True, lambda x: x),
+    "no bias": (60, 8, 4, False, lambda x: x),
+    "dead inputs": (60, 9, 5, True, lambda x: x * (torch.arange(9) % 3 > 0)),
+    "duplicated inputs": (60, 8, 5, True, lambda x: x[:, [0, 0, 1, 1, 2, 3, 4, 4]]),
+    "fewer samples than inputs": (4, 10, 5, True, lambda x: x),
+    "scales": (60, 8, 5, True, lambda x: x * torch.logspace(-8, 8, 8, dtype=x.dtype)),
+    "one input": (20, 1, 3, True, lambda x: x),
+    "all inputs dead": (20, 4, 3, True, lambda x: x * 0),
+}
+
+
+def make_layer(kind, seed=0):
+    count, features, out, bias, change = LAYERS[kind]
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(features, features, generator=generator, dtype=torch.float64)
+    samples = torch.randn(count, features, generator=generator, dtype=torch.float64) @ mixing
+    samples = change(samples)
+    weight = torch.randn(out, features + bias, generator=generator, dtype=torch.float64)
+    return weight, samples, lobs.LayerStatistics.from_samples(samples, bias)
+
+
+def test_the_table_has_a_row_for_every_method():
+    assert {name for name, _, _ in SOLVERS} | {"exact_obs"} >= set(METHODS)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(("name", "options", "compensates"), SOLVERS, ids=lambda v: str(v))
+def test_contract(name, options, compensates, kind):
+    weight, samples, statistics = make_layer(kind)
+    path = make(name, **options)(weight, statistics)
+    features = statistics.features
+    assert path.total == path.removable == weight.shape[0] * features
+
+    curve = path.layer_error()
+    assert curve.shape == (path.total + 1,)
+    assert curve[0] == pytest.approx(0, abs=1e-12)
+    assert (curve.diff() >= 0).all()
+
+    for count in sorted({0, 1, path.total // 3, path.total // 2 + 1, path.total - 1, path.total}):
+        pruned, mask = path.at(count)
+        assert pruned.dtype == weight.dtype
+        assert int((~mask).sum()) == count, "the mask removes another number of weights"
+        assert (pruned[~mask] == 0).all()
+        assert torch.isfinite(pruned).all()
+        if statistics.bias:
+            assert mask[:, -1].all(), "a bias was removed"
+        if not compensates:
+            assert torch.equal(pruned[mask], weight[mask])
+        if count == 0:
+            torch.testing.assert_close(pruned, weight)
+        ones = torch.ones(len(samples), int(statistics.bias), dtype=torch.float64)
+        inputs = torch.cat([samples, ones], 1)
+        measured = float((inputs @ (pruned - weight).T).square().sum() / len(inputs))
+        assert path.measured_error(pruned) == pytest.approx(measured, rel=1e-6, abs=1e-12)
+        assert path.layer_error(count) >= measured * (1 - 1e-6) - 1e-12
+        assert path.layer_error(count) == pytest.approx(float(curve[count]))
+
+    for wrong in (-1, path.total + 1):
+        with pytest.raises(ValueError, match=f"between 0 and {path.total}, got {wrong}"):
+            path.at(wrong)
+
+
+@pytest.mark.parametrize(("name", "options", "compensates"), SOLVERS, ids=lambda v: str(v))
+def test_budgets(name, options, compensates):
+    weight, _, statistics = make_layer("plain")
+    path = make(name, **options)(weight, statistics)
+    for density in (0, 0.07, 0.5, 0.999, 1):
+        kept = path.removable - path.count_for(density)
+        assert kept <= density * path.removable < kept + 1
+    for tolerance in (0.0, 0.1, 1.0, 3.0, 1e6):
+        count = path.within(tolerance)
+        assert path.layer_error(count) <= tolerance**2 * (1 + 1e-9) + 1e-30
+        assert count == path.total or path.layer_error(count + 1) > tolerance**2
+    with pytest.raises(ValueError, match=r"density is the share of weights kept.*got 7"):
+        path.count_for(7)
+    with pytest.raises(ValueError, match="tolerance must be >= 0, got -1"):
+        path.within(-1)
+    with pytest.raises(ValueError, match="unknown rule 'x'"):
+        path.within(1, rule="x")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    row=st.sampled_from([row for row in SOLVERS if "alpha" not in row[1]]),
+    groups=st.integers(1, 4),
+    pattern=st.sampled_from(["2:4", "1:4", "3:4", "1:2"]),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 50),
+)
+def test_patterns(row, groups, pattern, share, seed):
+    name, options, _ = row
+    kept, group = map(int, pattern.split(":"))
+    torch.manual_seed(seed)
+    samples = torch.randn(40, groups * group, dtype=torch.float64)
+    weight = torch.randn(3, groups * group + 1, dtype=torch.float64)
+    path = make(name, **options, pattern=pattern)(weight, lobs.LayerStatistics.from_samples(samples, bias=True))
+    assert path.total == 3 * groups * (group - kept)
+    count = round(share * path.total)
+    _, mask = path.at(count)
+    assert int((~mask).sum()) == count
+    per_group = mask[:, :-1].reshape(3, groups, group).sum(2)
+    assert (per_group >= kept).all()
+    assert (path.at(path.total)[1][:, :-1].reshape(3, groups, group).sum(2) == kept).all()
+    with pytest.raises(ValueError, match="is below the"):
+        path.count_for(kept / group - 0.01)
+
+
+@pytest.mark.parametrize("pattern", ["4:2", "2-4", "2:2", "x"])
+def test_a_wrong_pattern_is_named(pattern):
+    weight, _, statistics = make_layer("no bias")
+    with pytest.raises(ValueError, match="pattern must read N:M"):
+        make("magnitude", pattern=pattern)(weight, statistics)
+    with pytest.raises(ValueError, match="3 does not divide the layer's 8 inputs"):
+        make("magnitude", pattern="1:3")(weight, statistics)
+
+
+def test_wrong_arguments_are_named():
+    weight, _, statistics = make_layer("plain")
+    with pytest.raises(ValueError, match=r"shape \(5, 9\) does not fit statistics of 10 inputs \(bias included\)"):
+        make("lobs")(weight[:, 1:], statistics)
+    with pytest.raises(ValueError, match="holds NaN"):
+        make("lobs")(weight * float("nan"), statistics)
+    with pytest.raises(ValueError, match="unknown method 'l-obs': accepted are lobs"):
+        make("l-obs")
+    with pytest.raises(ValueError, match="method magnitude: unknown option 'damping': accepted are pattern"):
+        make("magnitude", damping=1)
+    with pytest.raises(ValueError, match="block_size must be at least 1"):
+        make("sparsegpt", block_size=0)(weight, statistics)
+
+
+def test_registered_options_are_the_constructors():
+    import inspect
+    from importlib import import_module
+
+    for method in METHODS.values():
+        solver = getattr(import_module(method.module), method.solver)
+        assert tuple(inspect.signature(solver).parameters) == method.options
+
+
+def test_layer_error_is_the_mean_squared_output_change():
+    weight, samples, statistics = make_layer("no bias")
+    change = torch.randn_like(weight)
+    expected = (samples @ change.T).square().sum(1).mean()
+    assert layer_error(change, statistics.second_moment) == pytest.approx(float(expected))

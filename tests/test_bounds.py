@@ -1,0 +1,114 @@
+"""Lemma 3.1 and Theorem 3.2: the measured error stays below the bound, whatever the network and the pruning."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import lobs
+
+
+def root_mean_square(difference):
+    """||.||_F / sqrt(n) over the batch."""
+    return float(difference.detach().flatten(1).square().sum(1).mean().sqrt())
+
+
+def disturb(model, amount):
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in pruned.modules():
+            if hasattr(module, "weight"):
+                keep = torch.rand_like(module.weight) > amount
+                module.weight.mul_(keep).add_(0.1 * amount * torch.randn_like(module.weight))
+                if module.bias is not None:
+                    module.bias.add_(0.1 * amount * torch.randn_like(module.bias))
+    return pruned
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 9), min_size=2, max_size=5),
+    amount=st.floats(0, 1),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    bias=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_theorem_on_random_networks(widths, amount, scale, bias, seed):
+    torch.manual_seed(seed)
+    layers = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs, bias=bias), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1]).double()
+    inputs = torch.randn(50, widths[0], dtype=torch.float64) * scale
+    statistics = lobs.collect_statistics(model, [inputs])
+    pruned = disturb(model, amount)
+    bound = lobs.error_bound(model, pruned, statistics)
+    measured = root_mean_square(pruned(inputs) - model(inputs))
+    assert measured <= bound.total * (1 + 1e-6) + 1e-12
+    assert all(term >= 0 for term in bound.layers.values())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    groups=st.sampled_from([1, 2]),
+    amount=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_theorem_on_convolutions(kernel, stride, padding, dilation, groups, amount, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    ).double()
+    images = torch.randn(20, 2, 12, 12, dtype=torch.float64)
+    model(images)
+    pruned = disturb(model, amount)
+    bound = lobs.error_bound(model, pruned, lobs.collect_statistics(model, [images]))
+    assert root_mean_square(pruned(images) - model(images)) <= bound.total * (1 + 1e-6) + 1e-12
+
+
+@settings(max_examples=40, deadline=None)
+@given(amount=st.floats(0, 1), seed=st.integers(0, 1000))
+def test_lemma(amount, seed):
+    torch.manual_seed(seed)
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    pruned = weight * (torch.rand_like(weight) > amount) + 0.1 * torch.randn_like(weight)
+    inputs = torch.randn(30, 6, dtype=torch.float64)
+    statistics = lobs.LayerStatistics.from_samples(inputs)
+    after_relu = root_mean_square(torch.relu(inputs @ pruned.T) - torch.relu(inputs @ weight.T))
+    before_relu = root_mean_square((inputs @ pruned.T) - (inputs @ weight.T))
+    bound = lobs.layer_error_bound(weight, pruned, statistics)
+    assert after_relu <= bound * (1 + 1e-9)
+    assert bound == pytest.approx(before_relu, rel=1e-9, abs=1e-12)
+
+
+def test_one_layer_pruned_gives_its_own_error_times_the_norms_behind_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    inputs = torch.randn(40, 5, dtype=torch.float64)
+    statistics = lobs.collect_statistics(model, [inputs])
+    result = lobs.prune(model, statistics, "magnitude", density=0.5, layers=["0"])
+    bound = lobs.error_bound(model, result.model, statistics)
+    error = root_mean_square(result.model[0](inputs) - model[0](inputs))
+    norms = float(model[2].weight.norm() * model[4].weight.norm())
+    assert bound.layers == pytest.approx({"0": error * norms, "2": 0.0, "4": 0.0})
+
+
+def test_different_networks_are_refused():
+    model = nn.Sequential(nn.Linear(2, 2))
+    statistics = lobs.collect_statistics(model, [torch.randn(3, 2)])
+    with pytest.raises(ValueError, match="different layers: 1"):
+        lobs.error_bound(model, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), statistics)

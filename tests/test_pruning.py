@@ -1,0 +1,177 @@
+"""The walk over a network, through the public API."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+
+
+class Mixed(nn.Module):
+    """Somebody else's network: a convolution, a layer called by name, a layer that is never called."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.body = nn.Sequential(nn.Linear(4 * 16, 12), nn.ReLU(), nn.Linear(12, 8, bias=False))
+        self.head = nn.Linear(8, 3)
+        self.spare = nn.Linear(2, 2)
+
+    def forward(self, x):
+        x = torch.max_pool2d(torch.relu(self.stem(x)), 2)
+        return self.head(torch.relu(self.body(x.flatten(1))))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Mixed()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def statistics(network, images):
+    return lobs.collect_statistics(network, images.split(64))
+
+
+@pytest.mark.parametrize("method", lobs.methods())
+def test_every_method_prunes_a_foreign_network(network, images, statistics, method):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    result = lobs.prune(network, statistics, method, density=0.4)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), "the caller's model was changed"
+    assert list(result.masks) == ["stem", "body.0", "body.2", "head"]
+    kept = removable = 0
+    for record in result.layers:
+        weight = result.model.get_submodule(record.name).weight
+        mask = result.masks[record.name]
+        assert mask.shape == weight.shape == torch.Size(record.shape)
+        assert (weight[~mask] == 0).all()
+        assert int(mask.sum()) == record.kept == int(0.4 * weight.numel())
+        assert record.density == record.kept / weight.numel()
+        kept, removable = kept + record.kept, removable + weight.numel()
+    assert result.density == kept / removable <= 0.4
+    assert result.model(images).isfinite().all()
+    assert torch.equal(result.model.spare.weight, network.spare.weight)
+
+
+def test_errors_are_what_the_network_shows(network, images, statistics):
+    result = lobs.prune(network, statistics, "lobs", density=0.3)
+    x = images
+    for record, cut in zip(result.layers, range(4), strict=True):
+        dense, pruned = network.get_submodule(record.name), result.model.get_submodule(record.name)
+        inputs = [x, torch.max_pool2d(torch.relu(network.stem(x)), 2).flatten(1)]
+        inputs += [torch.relu(network.body[0](inputs[1]))]
+        inputs += [torch.relu(network.body[2](inputs[2]))]
+        change = pruned(inputs[cut]) - dense(inputs[cut])
+        output = dense(inputs[cut])
+        samples = change.numel() / change.shape[1]
+        assert record.error == pytest.approx(float(change.square().sum() / samples), rel=1e-4)
+        assert record.relative_error == pytest.approx(record.error / float(output.square().sum() / samples), rel=1e-4)
+
+
+def test_the_bound_holds_and_adds_up(network, images, statistics):
+    for method in ("lobs", "magnitude"):
+        result = lobs.prune(network, statistics, method, density=0.3)
+        bound = lobs.error_bound(network, result.model, statistics)
+        with torch.no_grad():
+            measured = float((result.model(images) - network(images)).square().sum(1).mean().sqrt())
+        assert measured <= bound.total
+        assert bound.total == pytest.approx(sum(bound.layers.values()))
+        assert [record.bound_contribution for record in result.layers] == pytest.approx(list(bound.layers.values()))
+
+
+def test_budgets(network, statistics):
+    paths = lobs.layer_paths(network, statistics, "lobs")
+    by_density = lobs.prune(network, statistics, paths=paths, density=0.5)
+    again = lobs.prune(network, statistics, "lobs", density=0.5)
+    assert all(torch.equal(by_density.masks[name], again.masks[name]) for name in paths)
+
+    by_tolerance = lobs.prune(network, statistics, paths=paths, tolerance=0.5)
+    assert all(record.error <= 0.25 * (1 + 1e-6) for record in by_tolerance.layers)
+    assert any(record.removed for record in by_tolerance.layers)
+    by_score = lobs.prune(network, statistics, paths=paths, tolerance=0.01, tolerance_rule="sensitivity")
+    assert all(record.sensitivity_threshold <= 1e-4 for record in by_score.layers)
+
+    densities = {"stem": 1.0, "body.0": 0.1, "body.2": 0.5, "head": 0.9}
+    chosen = lobs.prune(network, statistics, "lobs", densities=densities)
+    for record in chosen.layers:
+        assert record.kept == int(densities[record.name] * (record.kept + record.removed) + 1e-9)
+    some = lobs.prune(network, statistics, "lobs", density=0.2, layers=["body.*"])
+    assert list(some.masks) == ["body.0", "body.2"]
+    assert torch.equal(some.model.stem.weight, network.stem.weight)
+
+
+def test_in_place_and_solver_objects(network, statistics):
+    from lobs.solvers import make
+
+    solver = make("lobs", resolve=True)
+    expected = lobs.prune(network, statistics, solver, density=0.3)
+    result = lobs.prune(network, statistics, solver, density=0.3, in_place=True)
+    assert result.model is network
+    assert [r.error for r in result.layers] == [r.error for r in expected.layers]
+    assert [r.bound_contribution for r in result.layers] == [r.bound_contribution for r in expected.layers]
+    assert torch.equal(network.head.weight, expected.model.head.weight)
+
+
+def test_half_precision_networks_keep_their_type(network, images):
+    network.bfloat16()
+    statistics = lobs.collect_statistics(network, [images.bfloat16()])
+    result = lobs.prune(network, statistics, "lobs", density=0.5)
+    assert result.model.head.weight.dtype == torch.bfloat16
+    assert result.model(images.bfloat16()).isfinite().all()
+
+
+def test_errors_name_what_is_wrong(network, statistics):
+    for wrong in (7, -0.1):
+        with pytest.raises(ValueError, match=rf"layer 'stem': density is the share .* got {wrong}"):
+            lobs.prune(network, statistics, density=wrong)
+    with pytest.raises(ValueError, match="tolerance must be >= 0, got -2"):
+        lobs.prune(network, statistics, tolerance=-2)
+    with pytest.raises(ValueError, match=r"exactly one of .* got none"):
+        lobs.prune(network, statistics)
+    with pytest.raises(ValueError, match=r"exactly one of .* got density=0.1 and tolerance=0.2"):
+        lobs.prune(network, statistics, density=0.1, tolerance=0.2)
+    with pytest.raises(ValueError, match="unknown method 'obs': accepted are lobs"):
+        lobs.prune(network, statistics, "obs", density=0.1)
+    with pytest.raises(ValueError, match="unknown allocation 'x': accepted are uniform"):
+        lobs.prune(network, statistics, density=0.1, allocation="x")
+    with pytest.raises(ValueError, match="unknown: tail; missing: head"):
+        lobs.prune(network, statistics, densities={"stem": 1, "body.0": 1, "body.2": 1, "tail": 1})
+    with pytest.raises(ValueError, match="no statistics of layer 'spare'"):
+        lobs.prune(network, statistics, density=0.1, layers=["spare"])
+    with pytest.raises(ValueError, match="statistics hold layer 'stem'; the network has 0"):
+        lobs.prune(nn.Sequential(nn.Linear(2, 2)), statistics, density=0.1)
+    with pytest.raises(TypeError, match="got str"):
+        lobs.prune("network", statistics, density=0.1)
+    with pytest.raises(TypeError, match="collect_statistics, got list"):
+        lobs.prune(network, [], density=0.1)
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(ValueError, match="layer '0' is a convolution with 2 groups"):
+        lobs.prune(grouped, lobs.collect_statistics(grouped, [torch.randn(2, 4, 5, 5)]), density=0.1)
+    other = nn.Sequential(nn.Linear(5, 2))
+    with pytest.raises(ValueError, match=r"layer '0': .* does not fit statistics of 6 inputs"):
+        lobs.prune(nn.Sequential(nn.Linear(4, 2)), lobs.collect_statistics(other, [torch.randn(3, 5)]), density=0.1)
+
+
+def test_importing_the_library_imports_torch_only_when_used():
+    """Floors: none of the experiment's packages, and torch itself only on first use."""
+    code = (
+        "import sys, lobs; assert 'torch' not in sys.modules; lobs.prune; assert 'torch' in sys.modules;"
+        "heavy = {'pytorch_lightning', 'lightning', 'hydra', 'omegaconf', 'mlflow', 'dvc', 'numba', 'matplotlib'};"
+        "found = heavy & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_attributes_are_named():
+    with pytest.raises(AttributeError, match="no attribute 'prunes'; it has collect_statistics"):
+        lobs.prunes  # noqa: B018
+    assert "prune" in dir(lobs)
