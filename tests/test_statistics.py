@@ -47,6 +47,16 @@ def test_many_float32_samples_lose_nothing_that_matters():
     assert relative < 1e-6
 
 
+def test_wide_moments_are_symmetric_to_the_bit():
+    from lobs.statistics import _symmetrise
+
+    moment = torch.randn(2, 7, 7, dtype=torch.float64)
+    expected = (moment + moment.mT) / 2
+    _symmetrise(moment, block=3)
+    assert torch.equal(moment, expected)
+    assert torch.equal(moment, moment.mT)
+
+
 def test_convolution_counts_every_position_as_a_sample():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1, groups=2), nn.ReLU()).double()

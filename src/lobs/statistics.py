@@ -147,15 +147,14 @@ class Statistics(Mapping[str, LayerStatistics]):
 
 
 class _Accumulator:
-    """Running float64 sums of one layer's products, input sums and zero counts."""
+    """Running float64 sums of one layer's products and zero counts."""
 
     def __init__(self, bias: bool) -> None:
         self.bias = bias
         self.samples = 0
         self.inputs = 0
         self.outputs = 0
-        self.products: Tensor = torch.empty(0)
-        self.totals: Tensor = torch.empty(0)
+        self.moment: Tensor = torch.empty(0)
         self.zeros: Tensor | None = None
 
     def add(self, samples: Tensor) -> None:
@@ -164,12 +163,12 @@ class _Accumulator:
         if samples.dtype in (torch.float16, torch.bfloat16):
             samples = samples.float()
         if not self.samples:
-            self.products = samples.new_zeros(groups, features, features, dtype=torch.float64)
-            self.totals = samples.new_zeros(groups, features, dtype=torch.float64)
+            size = features + self.bias
+            self.moment = samples.new_zeros(groups, size, size, dtype=torch.float64)
         for chunk in samples.split(CHUNK_SAMPLES, dim=1):
-            self.products += chunk.transpose(1, 2) @ chunk
+            self.moment[:, :features, :features] += chunk.mT @ chunk
             if self.bias:
-                self.totals += chunk.sum(dim=1, dtype=torch.float64)
+                self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
         self.samples += count
 
     def add_outputs(self, outputs: Tensor) -> None:
@@ -179,21 +178,33 @@ class _Accumulator:
         self.outputs += len(outputs)
 
     def result(self, name: str) -> LayerStatistics:
-        moment = self.products
+        """The means; the sums are used up."""
+        moment = self.moment
         if self.bias:
-            corner = moment.new_full((len(moment), 1, 1), self.samples)
-            column = self.totals[:, :, None]
-            moment = torch.cat([torch.cat([moment, column], 2), torch.cat([column.mT, corner], 2)], 1)
-        moment = moment / self.samples
+            moment[:, :-1, -1] = moment[:, -1, :-1]
+            moment[:, -1, -1] = self.samples
+        moment /= self.samples
         if not torch.isfinite(moment).all():
             raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values")
+        _symmetrise(moment)
         return LayerStatistics(
-            second_moment=(moment + moment.mT)[0 if len(moment) == 1 else slice(None)] / 2,
+            second_moment=moment[0] if len(moment) == 1 else moment,
             samples=self.samples,
             inputs=self.inputs,
             bias=self.bias,
             zero_fraction=None if self.zeros is None else self.zeros.double() / self.outputs,
         )
+
+
+def _symmetrise(moment: Tensor, block: int = 2048) -> None:
+    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB."""
+    for i in range(0, moment.shape[-1], block):
+        for j in range(0, i + 1, block):
+            lower = moment[:, i : i + block, j : j + block]
+            upper = moment[:, j : j + block, i : i + block]
+            mean = (lower + upper.mT) / 2
+            lower.copy_(mean)
+            upper.copy_(mean.mT)
 
 
 @torch.no_grad()

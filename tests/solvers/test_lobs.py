@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lobs
@@ -63,11 +63,13 @@ def test_one_step_is_the_constrained_least_squares_solution(bias):
     torch.testing.assert_close(2 * path.sensitivities.flatten(), torch.tensor(costs, dtype=torch.float64))
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("block", [1, 3, 96])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), bias=st.booleans(), share=st.floats(0, 1), damping=st.sampled_from([0.0, 1e-3, 1.0]))
-def test_the_triangular_solve_is_the_sequential_algorithm(seed, bias, share, damping):
+def test_the_triangular_solve_is_the_sequential_algorithm(monkeypatch, block, seed, bias, share, damping):
     weight, _, statistics = layer(seed, bias=bias)
     path = make("lobs", damping=damping)(weight, statistics)
+    monkeypatch.setattr("lobs.solvers.lobs.BLOCK", block)
     count = round(share * path.total)
     psi = statistics.second_moment
     absolute = damping * float(psi.diagonal().mean())
@@ -169,7 +171,7 @@ def test_wrong_damping_is_named():
 
 def test_a_layer_too_large_for_the_fixed_inverse_says_what_to_use(monkeypatch):
     weight, _, statistics = layer()
-    monkeypatch.setattr("lobs.solvers.lobs.MOST_ENTRIES", 10)
+    monkeypatch.setattr("lobs.solvers.lobs.MOST_PRODUCTS", 1)
     with pytest.raises(ValueError, match=r"3 x 8 weights is too large .* use resolve=True"):
         make("lobs")(weight, statistics).at(3)
     make("lobs", resolve=True)(weight, statistics).at(3)

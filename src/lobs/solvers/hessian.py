@@ -106,10 +106,10 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     absolute = 1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
     scale = (diagonal[alive] + absolute).sqrt()
     dtype = torch.float64 if len(alive) <= FLOAT64_FEATURES else torch.float32
-    correlation = moment.to(dtype) if len(alive) == len(moment) else moment[alive][:, alive].to(dtype)
-    inverse_scale = (1 / scale).to(dtype)
-    # Scaled row by row: 1/scale^2 alone can leave float32's range when the scales do.
-    correlation = (correlation * inverse_scale[:, None]).mul_(inverse_scale[None, :])
+    correlation = moment if len(alive) == len(moment) else moment[alive][:, alive]
+    inverse_scale = 1 / scale
+    # Scaled in float64, row by row: scales far apart leave float32's range. In place: a wide layer's copy is 5 GiB.
+    correlation = (correlation * inverse_scale[:, None]).mul_(inverse_scale).to(dtype)
     correlation.diagonal().fill_(1.0)
     return DampedHessian(alive, scale, correlation, absolute, len(moment), statistics.bias)
 
@@ -126,8 +126,8 @@ def checked_cholesky(matrix: Tensor, damping: float) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(matrix)
     size = len(matrix)
     smallest = float(factor.diagonal().min().square()) if size and int(info) == 0 else 1.0
-    # The last pivot carries a rounding error of about size * eps; below that there is no digit left in the inverse.
-    if int(info) or not smallest > size * torch.finfo(matrix.dtype).eps:
+    # A pivot carries a rounding error of about sqrt(size) * eps; near that there is no digit left in the inverse.
+    if int(info) or not smallest > 4 * size**0.5 * torch.finfo(matrix.dtype).eps:
         raise SingularStatisticsError(
             f"the second moment of {size} inputs is singular in {str(matrix.dtype)[6:]} (duplicated or linearly "
             f"dependent inputs, or fewer samples than inputs) with damping {damping:.3g}: use a larger damping "

@@ -14,9 +14,11 @@ from lobs.solvers.ranking import rank_by_score
 from lobs.solvers.support import solve_on_support
 from lobs.statistics import LayerStatistics
 
-BATCH_BYTES = 128 * 2**20
-# out * d^2 entries of the triangular systems: above this (about 10 minutes on 2 cores) only resolve=True is offered.
-MOST_ENTRIES = 10**12
+# Removals of a row that are solved together: wider blocks gather larger triangles, narrower ones take more products.
+BLOCK = 96
+# Multiplications in the products, rows * d^3 / BLOCK: above this (about 10 minutes on 2 cores in float64) only
+# resolve=True is offered.
+MOST_PRODUCTS = 15 * 10**12
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class _FixedInverse:
         hessian = self.hessian
         inverse = hessian.inverse
         rows, size = len(self.weight), len(hessian.alive)
-        if rows * size * size > MOST_ENTRIES:
+        if rows * size**3 > MOST_PRODUCTS * BLOCK:
             raise ValueError(
                 f"a layer of {rows} x {size} weights is too large for the sequential compensation with a fixed "
                 f"inverse: use resolve=True (least squares on the final mask, which is also better)"
@@ -101,12 +103,15 @@ class _FixedInverse:
         scaled = (self.weight[:, hessian.alive].double() * hessian.scale).to(inverse.dtype)
         features = size - hessian.bias  # the bias has a constant input: always alive, always last
         order = self.rank[:, hessian.alive[:features]].argsort(dim=1)
+        # Forward substitution by blocks of each row's own order. Inside a block a small triangular system; what the
+        # block does to all later removals is one product, with the block's coefficients put in their columns.
         coefficients = torch.zeros_like(scaled)
-        batch = max(1, BATCH_BYTES // (max(features, 1) ** 2 * inverse.dtype.itemsize))
-        for start in range(0, rows, batch):
-            chunk = order[start : start + batch]
-            system = inverse[chunk[:, :, None], chunk[:, None, :]]
-            target = scaled[start : start + batch].gather(1, chunk)[:, :, None]
+        residual = scaled.clone()
+        for start in range(0, features, BLOCK):
+            columns = order[:, start : start + BLOCK]
+            system = inverse[columns[:, :, None], columns[:, None, :]]
+            target = residual.gather(1, columns)[:, :, None]
             solved = torch.linalg.solve_triangular(system, target, upper=False)[:, :, 0]
-            coefficients[start : start + batch].scatter_(1, chunk, solved)
+            coefficients.scatter_(1, columns, solved)
+            residual -= torch.zeros_like(scaled).scatter_(1, columns, solved) @ inverse
         return coefficients
