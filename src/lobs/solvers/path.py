@@ -59,6 +59,10 @@ class PruningPath(ABC):
         """
 
     @abstractmethod
+    def kept(self, count: int) -> Tensor:
+        """The mask alone, ``[out, features]`` without the bias: True where a weight is kept at ``count``."""
+
+    @abstractmethod
     def _exact_curve(self) -> Tensor | None:
         """E after every count, float64 ``[total + 1]``, where the method knows it; None: it is measured."""
 
@@ -126,8 +130,7 @@ class PruningPath(ABC):
         """The largest L_q among the ``count`` removed weights (0 for none), None without sensitivities."""
         if self.sensitivities is None:
             return None
-        _, mask = self.at(count)
-        removed = self.sensitivities[~mask[:, : self.sensitivities.shape[1]]]
+        removed = self.sensitivities[~self.kept(count)]
         return float(removed.max()) if len(removed) else 0.0
 
     def measured_error(self, weight: Tensor) -> float:
@@ -201,11 +204,15 @@ class RankedPath(PruningPath):
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask with the ``count`` weights of lowest rank removed."""
-        self._check(count)
-        kept = self.rank >= count
+        kept = self.kept(count)
         weight = self.weight.clone() if self._compensate is None or not count else self._compensate(kept)
         mask = with_bias_column(kept, self.statistics.bias)
         return weight.masked_fill_(~mask, 0.0), mask
+
+    def kept(self, count: int) -> Tensor:
+        """Ranks that are not below ``count``."""
+        self._check(count)
+        return self.rank >= count
 
     def _exact_curve(self) -> Tensor | None:
         return self._curve
@@ -235,6 +242,10 @@ class SolvedPath(PruningPath):
         if not count:
             return self.weight.clone(), torch.ones_like(self.weight, dtype=torch.bool)
         return self._solve(count)
+
+    def kept(self, count: int) -> Tensor:
+        """The mask of the method run for this count."""
+        return self.at(count)[1][:, : self.statistics.features]
 
     def _exact_curve(self) -> Tensor | None:
         return None
