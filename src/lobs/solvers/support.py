@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -40,34 +42,36 @@ def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Te
     counts = mask.sum(1)
     size = scaled.shape[1]
     direct = counts * 2 <= size
-    for rows, sizes, solve in (
-        (direct.nonzero()[:, 0], counts, _on_kept),
-        ((~direct).nonzero()[:, 0], size - counts, _on_removed),
-    ):
-        # Rows of similar size share a batch, so that little of it is padding.
-        rows = rows[torch.argsort(sizes[rows])]
-        start = 0
-        while start < len(rows):
-            width = max(1, int(sizes[rows[start]]))
-            limit = max(1, BATCH_BYTES // (width * width * dtype.itemsize))
-            batch = rows[start : start + limit]
-            batch = batch[sizes[batch] <= max(width + 16, int(width * 1.15))]
-            solved[batch] = solve(scaled[batch], mask[batch], hessian)
-            start += len(batch)
+    # C_KS w_S for all rows at once: what the removed weights did, to be taken over by the kept ones.
+    pulls = torch.zeros_like(scaled)
+    pulls[direct] = scaled[direct].masked_fill(mask[direct], 0.0) @ hessian.correlation
+    for rows in _batches(direct, counts, dtype.itemsize):
+        solved[rows] = _on_kept(scaled[rows], mask[rows], pulls[rows], hessian)
+    for rows in _batches(~direct, size - counts, dtype.itemsize):
+        solved[rows] = _on_removed(scaled[rows], mask[rows], hessian)
     result = torch.where(kept, weight, torch.zeros_like(weight))
     result[:, hessian.alive] = (solved / scale).to(weight.dtype)
     return result.masked_fill_(~kept, 0.0)
 
 
-def _on_kept(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Tensor:
-    matrix = hessian.correlation
+def _batches(chosen: Tensor, sizes: Tensor, itemsize: int) -> Iterator[Tensor]:
+    """Indices of the chosen rows in batches whose systems fit the memory, rows of similar size together."""
+    rows = chosen.nonzero()[:, 0]
+    rows = rows[torch.argsort(sizes[rows])]
+    while len(rows):
+        width = max(1, int(sizes[rows[0]]))
+        batch = rows[: max(1, BATCH_BYTES // (width * width * itemsize))]
+        # Little of a batch may be padding.
+        batch = batch[sizes[batch] <= max(width + 16, int(width * 1.15))]
+        yield batch
+        rows = rows[len(batch) :]
+
+
+def _on_kept(weight: Tensor, kept: Tensor, pull: Tensor, hessian: DampedHessian) -> Tensor:
     index, valid = _padded_indices(kept)
-    system = _gathered(matrix, index, valid)
-    # C_K: (w - w_K): what the removed weights did, to be taken over by the kept ones
-    target = (weight.masked_fill(kept, 0.0) @ matrix).gather(1, index).masked_fill(~valid, 0.0)
-    update = _solve(system, target, hessian)
-    result = weight.masked_fill(~kept, 0.0)
-    return result.scatter_add(1, index, update)
+    system = _gathered(hessian.correlation, index, valid)
+    update = _solve(system, pull.gather(1, index).masked_fill(~valid, 0.0), hessian)
+    return weight.masked_fill(~kept, 0.0).scatter_add(1, index, update)
 
 
 def _on_removed(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Tensor:
