@@ -1,0 +1,33 @@
+"""The report: tables, figures and a page, made from the metrics files of the stages and from nothing else.
+
+results.py loads the files into dataclasses, tables.py turns them into rows (comparison.py sets them beside the
+paper's figures of paper.py), figures.py draws them, page.py composes the Markdown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write_report(runs_dir: Path, reports_dir: Path) -> list[Path]:
+    """Write the report over whatever experiments, seeds and methods it finds.
+
+    The same metrics files give the same bytes; only timings.md and timings.csv follow the clock.
+
+    Args:
+        runs_dir: folder of the runs, `<runs_dir>/<experiment>/seed<k>/...`.
+        reports_dir: folder to write into; created when it is missing.
+
+    Returns:
+        The files written, README.md first.
+
+    Raises:
+        ValueError: no metrics below `runs_dir`, or a broken file (named in the message).
+    """
+    from lobs.report.page import write_pages  # matplotlib is imported only when a report is written
+    from lobs.report.results import load_results
+
+    return write_pages(load_results(Path(runs_dir)), Path(reports_dir))
+
+
+__all__ = ["write_report"]

@@ -1,0 +1,142 @@
+"""Composes the report's Markdown pages and writes every file of the report.
+
+README.md and all it shows follow from the metrics alone. What the clock measured stands in timings.md, apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lobs.report import comparison, tables
+from lobs.report.figures import Drawing, draw_all
+from lobs.report.output import write_csv, write_text
+from lobs.report.paper import NETWORKS, RECALLED, VERIFIED
+from lobs.report.results import Experiment
+from lobs.report.statistic import fixed, over_seeds, whole
+
+_PROVENANCE = (
+    f'Figures marked "{RECALLED}" are recalled from the published tables and not verified; "{VERIFIED}" means found in '
+    "a second public source. A dash: not published, or not measured here."
+)
+
+
+def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Path]:
+    """Write the whole report.
+
+    Args:
+        experiments: what was measured.
+        reports_dir: folder to write into; created when it is missing.
+
+    Returns:
+        The files written, README.md first.
+    """
+    drawings = {experiment.name: draw_all(experiment) for experiment in experiments}
+    paths = [
+        write_text(reports_dir / "README.md", readme(experiments, drawings)),
+        write_text(reports_dir / "table1.md", table1_page(experiments)),
+    ]
+    for name, records, columns in (
+        ("table1", tables.table1_records(experiments), tables.TABLE1_COLUMNS),
+        ("layers", tables.layer_records(experiments), tables.LAYER_COLUMNS),
+        ("bound", tables.bound_records(experiments), tables.BOUND_COLUMNS),
+        ("retraining", tables.retraining_records(experiments), tables.RETRAINING_COLUMNS),
+        ("timings", tables.timing_records(experiments), tables.TIMING_COLUMNS),
+    ):
+        paths.append(write_csv(reports_dir / f"{name}.csv", records, columns))
+    paths.append(write_text(reports_dir / "timings.md", timings_page(experiments)))
+    for entries in drawings.values():
+        for drawing in entries:
+            paths += drawing.write(reports_dir)
+    return paths
+
+
+def readme(experiments: Sequence[Experiment], drawings: dict[str, list[Drawing]]) -> str:
+    """Compose the main page: per experiment Table 1, figures, layers, bound and retraining."""
+    parts = [
+        "# Results",
+        "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors. "
+        "Density is the share of weights kept (the paper's CR). With several seeds: mean ± sample standard deviation.",
+        "Files: Table 1 ([page](table1.md), [CSV](table1.csv)), [layers](layers.csv), [bound](bound.csv), "
+        "[retraining](retraining.csv), [seconds and memory](timings.md).",
+    ]
+    for experiment in experiments:
+        parts += [f"## {title_of(experiment)}", _dense_network(experiment)]
+        parts += ["### Table 1", tables.table1(experiment).markdown(), comparison.RULES, _PROVENANCE]
+        for drawing in drawings[experiment.name]:
+            parts += [
+                f"### {drawing.title}",
+                f"![{drawing.title}]({drawing.stem}.svg)",
+                f"{drawing.caption} Also as [PNG]({drawing.stem}.png) and [CSV]({drawing.stem}.csv).",
+            ]
+        parts += _layers(experiment) + _bound(experiment) + _retraining(experiment)
+    return _page(parts)
+
+
+def table1_page(experiments: Sequence[Experiment]) -> str:
+    """Compose Table 1 over all experiments."""
+    parts = ["# Table 1"]
+    for experiment in experiments:
+        parts += [f"## {title_of(experiment)}", tables.table1(experiment).markdown()]
+    return _page([*parts, comparison.RULES, _PROVENANCE])
+
+
+def timings_page(experiments: Sequence[Experiment]) -> str:
+    """Compose seconds and peak memory; the only page that differs between two identical runs."""
+    parts = ["# Seconds and memory", "Wall time and peak memory of every stage as measured in the latest run."]
+    for experiment in experiments:
+        parts += [f"## {title_of(experiment)}", tables.timing_table(experiment).markdown()]
+    return _page([*parts, "As [CSV](timings.csv). Back to the [results](README.md)."])
+
+
+def title_of(experiment: Experiment) -> str:
+    """Give an experiment's heading: the paper's name of the network and data where it has one."""
+    network = NETWORKS.get(experiment.name)
+    return f"{network} (`{experiment.name}`)" if network else f"`{experiment.name}`"
+
+
+def _dense_network(experiment: Experiment) -> str:
+    trains = list(experiment.trains.values())
+    test = fixed(over_seeds(train.test_error_percent for train in trains))
+    train = fixed(over_seeds(train.train_error_percent for train in trains))
+    parameters = whole(over_seeds(train.parameters for train in trains))
+    seeds = ", ".join(map(str, experiment.trains)) or "-"
+    text = f"Dense network: {parameters} parameters, test error {test}%, training error {train}%; seeds: {seeds}."
+    others = sorted({train.measured_on for train in trains} - {"test"})
+    return f"{text} All errors were measured on {', '.join(others)} images, not on the test set." if others else text
+
+
+def _layers(experiment: Experiment) -> list[str]:
+    parts = [
+        "### Layers",
+        "Right after the first pruning, before any retraining. E: squared change of the layer's pre-activations, "
+        "summed over units, mean over samples; relative E: as a share of their mean square. Threshold: the largest "
+        "sensitivity among the removed weights. Bound term: what the layer adds to Theorem 3.2's bound. Damping: "
+        "added to the diagonal before the inverse was taken.",
+    ]
+    for runs in experiment.methods:
+        table = tables.layer_table(runs)
+        parts += [f"**{tables.label_of(runs)}**", table.markdown() if table.rows else "-"]
+    return parts if experiment.methods else []
+
+
+def _bound(experiment: Experiment) -> list[str]:
+    if not experiment.methods:
+        return []
+    text = (
+        "Of the same networks as above. The measured error is the distance of the pruned network's output from the "
+        "dense one's, root mean square over the calibration images; Theorem 3.2 says that it does not exceed the bound."
+    )
+    return ["### Bound against measured output error", tables.bound_table(experiment).markdown(), text]
+
+
+def _retraining(experiment: Experiment) -> list[str]:
+    if not experiment.methods:
+        return []
+    parts = ["### Retraining", tables.retraining_table(experiment).markdown()]
+    rounds = tables.rounds_table(experiment)
+    return [*parts, "Round by round:", rounds.markdown()] if rounds.rows else parts
+
+
+def _page(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,84 @@
+"""The paper's published figures, with their provenance.
+
+Dong, Chen, Pan: Learning to Prune Deep Neural Networks via Layer-wise Optimal Brain Surgeon, NIPS 2017,
+arXiv 1705.07565, Table 1. A figure was recalled from the published table unless `verified` names its column, which
+means that it was found in a second public source. They are shown beside ours and never serve as a test's expectation.
+The paper's "CR" is the share of weights that is kept; here it is called density.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RECALLED = "paper (recalled)"
+VERIFIED = "paper (verified)"
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One row of Table 1; errors and densities in percent, None where the paper prints a dash.
+
+    Attributes:
+        experiment: our experiment of the same network and data.
+        method: the paper's method, under our name for it.
+        label: the paper's name of the method.
+        original: test error of the dense network.
+        density: share of weights kept ("CR").
+        after_pruning: test error without retraining.
+        after_retraining: test error after retraining.
+        iterations: iterations of retraining.
+        verified: columns whose figure was found in a second public source; all others are recalled.
+    """
+
+    experiment: str
+    method: str
+    label: str
+    original: float
+    density: float
+    after_pruning: float | None
+    after_retraining: float
+    iterations: float
+    verified: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Where the figures come from, as printed in the report."""
+        if not self.verified:
+            return RECALLED
+        columns = ", ".join(column.replace("_", " ") for column in self.verified)
+        return f"{RECALLED}; {columns}: {VERIFIED}"
+
+
+# Experiment name -> what the network and its data are called in the paper.
+NETWORKS: dict[str, str] = {
+    "lenet300": "LeNet-300-100, MNIST",
+    "lenet5": "LeNet-5, MNIST",
+    "cifarnet": "CIFAR-Net, CIFAR-10",
+}
+
+# Figure number -> the experiment that the paper draws in it. Figure 5's network is not known to us.
+FIGURE_NETWORK: dict[int, str] = {2: "lenet300", 3: "lenet300", 4: "lenet5", 5: "lenet300"}
+
+TABLE1: tuple[PaperRow, ...] = (
+    PaperRow("lenet300", "random", "Random", 1.76, 8, 85.72, 2.25, 3.50e5),
+    PaperRow("lenet300", "obd", "OBD", 1.76, 8, 86.72, 1.96, 8.10e4),
+    PaperRow("lenet300", "lwc", "LWC", 1.76, 8, 81.32, 1.95, 1.40e5),
+    PaperRow("lenet300", "dns", "DNS", 1.76, 1.8, None, 1.99, 3.40e4),
+    PaperRow("lenet300", "lobs", "L-OBS", 1.76, 7, 3.10, 1.82, 510),
+    PaperRow("lenet300", "lobs_iterative", "L-OBS iterative", 1.76, 1.5, 2.43, 1.96, 643),
+    PaperRow("lenet5", "obd", "OBD", 1.27, 8, 86.72, 2.65, 2.90e5),
+    PaperRow("lenet5", "lwc", "LWC", 1.27, 8, 89.55, 1.36, 9.60e4),
+    PaperRow("lenet5", "dns", "DNS", 1.27, 0.9, None, 1.36, 4.70e4),
+    PaperRow("lenet5", "lobs", "L-OBS", 1.27, 7, 3.21, 1.27, 740, verified=("iterations",)),
+    PaperRow("lenet5", "lobs_iterative", "L-OBS iterative", 1.27, 0.9, 2.04, 1.66, 841),
+    PaperRow("cifarnet", "lwc", "LWC", 18.57, 9, 87.65, 19.36, 1.62e5),
+    PaperRow("cifarnet", "lobs", "L-OBS", 18.57, 9, 21.32, 18.76, 1020),
+)
+
+# Our methods that stand for the paper's LWC: its criterion in one shot, and with repeated pruning and retraining.
+_PAPER_METHOD = {"magnitude": "lwc", "lwc_iterative": "lwc"}
+
+
+def paper_method(method: str) -> str:
+    """Give the name under which TABLE1 lists one of our methods: its own, or that of what it stands for."""
+    return _PAPER_METHOD.get(method, method)

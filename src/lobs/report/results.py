@@ -1,0 +1,294 @@
+"""Loads the metrics files of all runs into dataclasses; nothing else in the report reads a run's files.
+
+A file that is missing gives None or an empty list, which the report shows as a dash; a broken one gives a ValueError
+that names it (records.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lobs.report.methods import sort_key
+from lobs.report.records import load_object, load_rows, parse, parse_list, read_json
+
+Number = float | None
+
+
+@dataclass(frozen=True)
+class Train:
+    """train/metrics.json: the dense network; its "test" errors may have been measured on validation images."""
+
+    test_error_percent: Number
+    train_error_percent: Number
+    parameters: Number
+    measured_on: str = "test"
+
+
+@dataclass(frozen=True)
+class Prune:
+    """prune/metrics.json: the network right after pruning."""
+
+    method: str
+    density: Number
+    error_before_percent: Number
+    error_after_pruning_percent: Number
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of pruning and retraining."""
+
+    round: int
+    density: Number
+    error_after_pruning_percent: Number
+    error_after_retraining_percent: Number
+    iterations: Number
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """retrain/metrics.json: `iterations_to_original` is None where the dense error was not reached again."""
+
+    method: str
+    density: Number
+    error_before_percent: Number
+    error_after_pruning_percent: Number
+    error_after_retraining_percent: Number
+    iterations: Number
+    iterations_to_original: Number
+    masks_exact: bool
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One pruned layer: E = ||Z_hat - Z||_F^2 / n, its term of Theorem 3.2's bound, the inverse's damping."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: Number
+    density: Number
+    error: Number
+    relative_error: Number
+    sensitivity_threshold: Number = None
+    bound_contribution: Number = None
+    damping: Number = None
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """evaluate/metrics.json: the measured accumulated error, and Theorem 3.2's right-hand side as `bound`."""
+
+    method: str
+    output_error: Number
+    bound: Number
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One row of prune/paths.csv: a layer's error at one density."""
+
+    layer: str
+    density: float
+    error: float
+    relative_error: Number
+    sensitivity_threshold: Number
+
+
+@dataclass(frozen=True)
+class AccuracyPoint:
+    """One row of prune/first_layer_curve.csv."""
+
+    density: float
+    test_accuracy_percent: float
+
+
+@dataclass(frozen=True)
+class RetrainPoint:
+    """One row of retrain/curve.csv; the test error is None where it was not measured."""
+
+    round: float
+    iteration: float
+    train_loss: Number
+    test_error_percent: Number
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """prune/sensitivities.json: how the first layer's sensitivities L_q are distributed."""
+
+    log10_edges: tuple[float, ...]
+    counts: tuple[float, ...]
+    share_below: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one method's stages wrote for one seed."""
+
+    experiment: str
+    seed: int
+    folder: str
+    method: str
+    prune: Prune | None
+    retrain: Retrain | None
+    evaluate: Evaluate | None
+    prune_layers: list[Layer]
+    paths: list[PathPoint]
+    first_layer_curve: list[AccuracyPoint]
+    histogram: Histogram | None
+    retrain_curve: list[RetrainPoint]
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The evaluated layers, or those of the prune stage where nothing was evaluated."""
+        return self.evaluate.layers if self.evaluate else self.prune_layers
+
+    @property
+    def outcome(self) -> Prune | Retrain | None:
+        """Density and errors that belong together: after all rounds, or of pruning without retraining."""
+        return self.retrain or self.prune
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """One method of one experiment over all its seeds, sorted by seed."""
+
+    experiment: str
+    method: str
+    folder: str
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timings.json. Seconds are wall time; `layers` are seconds per layer where the stage knows them."""
+
+    experiment: str
+    seed: int
+    folder: str
+    stage: str
+    total: Number
+    peak_memory_mib: Number
+    threads: Number = None
+    device: str | None = None
+    layers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: its dense networks by seed, its methods, its timings."""
+
+    name: str
+    trains: dict[int, Train]
+    methods: list[MethodRuns]
+    timings: list[Timing]
+
+
+def load_results(runs_dir: Path) -> list[Experiment]:
+    """Load everything below a folder of runs, experiments sorted by name.
+
+    Args:
+        runs_dir: holds `<experiment>/seed<k>/train/` and, beside it, `<method>/{prune,retrain,evaluate}/`.
+
+    Returns:
+        One entry per experiment that holds any metrics.
+
+    Raises:
+        ValueError: there are no metrics at all, or a file is broken (named in the message).
+    """
+    folders = sorted(path for path in runs_dir.glob("*/") if path.is_dir())
+    experiments = [experiment for folder in folders if (experiment := _load_experiment(folder))]
+    if not experiments:
+        raise ValueError(f"{runs_dir}: no metrics found; expected <experiment>/seed<k>/<stage>/metrics.json")
+    return experiments
+
+
+def _load_experiment(folder: Path) -> Experiment | None:
+    trains: dict[int, Train] = {}
+    runs: list[Run] = []
+    timings: list[Timing] = []
+    for seed_folder, seed in _seed_folders(folder):
+        train = load_object(seed_folder / "train" / "metrics.json", Train)
+        if train:
+            trains[seed] = train
+        timing_files = sorted(seed_folder.rglob("timings.json"))
+        timings += [_load_timing(path, folder.name, seed, seed_folder) for path in timing_files]
+        for method_folder in sorted(path for path in seed_folder.iterdir() if path.is_dir()):
+            run = _load_run(method_folder, folder.name, seed)
+            if run:
+                runs.append(run)
+    if not trains and not runs:
+        return None
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.method, run.folder), []).append(run)
+    ordered = sorted(groups, key=lambda key: sort_key(*key))
+    methods = [MethodRuns(folder.name, *key, groups[key]) for key in ordered]
+    return Experiment(folder.name, trains, methods, timings)
+
+
+def _seed_folders(folder: Path) -> list[tuple[Path, int]]:
+    """The folders seed<k>, ordered by k."""
+    matches = [(path, re.fullmatch(r"seed(\d+)", path.name)) for path in folder.iterdir() if path.is_dir()]
+    return sorted(((path, int(match[1])) for path, match in matches if match), key=lambda pair: pair[1])
+
+
+def _load_run(folder: Path, experiment: str, seed: int) -> Run | None:
+    """Load one method's folder; None where it holds no stage's metrics."""
+    prune = load_object(folder / "prune" / "metrics.json", Prune)
+    retrain = load_object(folder / "retrain" / "metrics.json", Retrain)
+    evaluate = _load_evaluate(folder / "evaluate" / "metrics.json")
+    known = prune or retrain or evaluate
+    if known is None:
+        return None
+    layers = folder / "prune" / "layers.json"
+    return Run(
+        experiment=experiment,
+        seed=seed,
+        folder=folder.name,
+        method=known.method,
+        prune=prune,
+        retrain=retrain,
+        evaluate=evaluate,
+        prune_layers=parse_list(Layer, read_json(layers), layers) if layers.exists() else [],
+        paths=load_rows(folder / "prune" / "paths.csv", PathPoint),
+        first_layer_curve=load_rows(folder / "prune" / "first_layer_curve.csv", AccuracyPoint),
+        histogram=_load_histogram(folder / "prune" / "sensitivities.json"),
+        retrain_curve=load_rows(folder / "retrain" / "curve.csv", RetrainPoint),
+    )
+
+
+def _load_evaluate(path: Path) -> Evaluate | None:
+    if not path.exists():
+        return None
+    data = read_json(path)
+    pruned = data.get("pruned") if isinstance(data, dict) else None
+    if not isinstance(pruned, dict):
+        raise ValueError(f"{path}: key 'pruned' is missing or no object")
+    return parse(Evaluate, {"method": data.get("method"), **pruned}, path)
+
+
+def _load_histogram(path: Path) -> Histogram | None:
+    """Load a histogram; methods without sensitivities write an empty object."""
+    data = read_json(path) if path.exists() else {}
+    if not data:
+        return None
+    histogram = parse(Histogram, {**data, "share_below": data.get("share_below_0.001")}, path)
+    if len(histogram.log10_edges) != len(histogram.counts) + 1:
+        raise ValueError(
+            f"{path}: {len(histogram.counts)} counts need {len(histogram.counts) + 1} log10_edges, "
+            f"got {len(histogram.log10_edges)}"
+        )
+    return histogram
+
+
+def _load_timing(path: Path, experiment: str, seed: int, seed_folder: Path) -> Timing:
+    *folder, stage = path.parent.relative_to(seed_folder).parts
+    data = read_json(path)
+    place = {"experiment": experiment, "seed": seed, "folder": "/".join(folder), "stage": stage}
+    return parse(Timing, {**data, **place} if isinstance(data, dict) else data, path)
