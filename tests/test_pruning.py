@@ -38,10 +38,11 @@ def images():
 
 @pytest.fixture
 def statistics(network, images):
-    return lobs.collect_statistics(network, images.split(64))
+    return lobs.collect_statistics(network, images.split(64), keep_samples=60)
 
 
-@pytest.mark.parametrize("method", lobs.methods())
+# OBD's curvature needs modules all through, ApoZ removes whole units: both are tested on their own.
+@pytest.mark.parametrize("method", [name for name in lobs.methods() if name not in ("obd", "apoz")])
 def test_every_method_prunes_a_foreign_network(network, images, statistics, method):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     result = lobs.prune(network, statistics, method, density=0.4)
@@ -70,8 +71,8 @@ def test_errors_are_what_the_network_shows(network, images, statistics):
         inputs = [x, torch.max_pool2d(torch.relu(network.stem(x)), 2).flatten(1)]
         inputs += [torch.relu(network.body[0](inputs[1]))]
         inputs += [torch.relu(network.body[2](inputs[2]))]
-        change = pruned(inputs[cut]) - dense(inputs[cut])
-        output = dense(inputs[cut])
+        output = dense(inputs[cut]).detach()
+        change = pruned(inputs[cut]).detach() - output
         samples = change.numel() / change.shape[1]
         assert record.error == pytest.approx(float(change.square().sum() / samples), rel=1e-4)
         assert record.relative_error == pytest.approx(record.error / float(output.square().sum() / samples), rel=1e-4)
@@ -107,6 +108,47 @@ def test_budgets(network, statistics):
     some = lobs.prune(network, statistics, "lobs", density=0.2, layers=["body.*"])
     assert list(some.masks) == ["body.0", "body.2"]
     assert torch.equal(some.model.stem.weight, network.stem.weight)
+
+
+def test_apoz_removes_whole_units_and_the_weights_that_read_them(network, images, statistics):
+    result = lobs.prune(network, statistics, "apoz", density=0.3)
+    assert 0.15 < result.density <= 0.3
+    order = ["stem", "body.0", "body.2", "head"]
+    alive = {}
+    for name in order:
+        module, mask = result.model.get_submodule(name), result.masks[name].flatten(1)
+        alive[name] = mask.any(1)
+        dead = ~alive[name]
+        assert (module.weight.flatten(1)[dead] == 0).all()
+        assert module.bias is None or (module.bias[dead] == 0).all(), "a removed unit still answers with its bias"
+        zeros = statistics[name].zero_fraction
+        if dead.any():
+            assert zeros[dead].min() >= zeros[alive[name]].max(), "another unit is zero more often"
+    assert alive["head"].all(), "the network's outputs cannot leave"
+    # channel i of the stem is map i of the flattened input, 16 positions each
+    columns = alive["stem"].repeat_interleave(16)
+    assert torch.equal(result.masks["body.0"][alive["body.0"]].all(0), columns)
+    assert torch.equal(result.masks["body.2"].any(0), alive["body.0"])
+    kept = sum(int(mask.sum()) for mask in result.masks.values())
+    assert result.density == kept / sum(mask.numel() for mask in result.masks.values())
+    with pytest.raises(ValueError, match=r"density 0.001 is below 0\.\d+, which one unit in every layer takes"):
+        lobs.prune(network, statistics, "apoz", density=0.001)
+    assert lobs.prune(network, statistics, "apoz", density=1.0).density == 1.0
+
+
+def test_units_of_a_branching_network_are_refused():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(torch.relu(torch.cat([self.left(x), self.right(x)], 1)))
+
+    model = Branches()
+    statistics = lobs.collect_statistics(model, [torch.randn(9, 4)])
+    with pytest.raises(ValueError, match=r"'right' with 4 inputs .* does not simply follow layer 'left' with 3 units"):
+        lobs.prune(model, statistics, "apoz", density=0.5)
 
 
 def test_in_place_and_solver_objects(network, statistics):

@@ -17,6 +17,12 @@ def dense_moment(samples, bias):
     return samples.T @ samples / len(samples)
 
 
+def assert_moments_agree(moment, expected):
+    """To float32's rounding of a sum of products: an entry's terms are as large as its two diagonal entries say."""
+    size = expected.diagonal().sqrt()
+    assert ((moment - expected).abs() <= 1e-6 * torch.outer(size, size) + 1e-300).all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     count=st.integers(1, 300),
@@ -33,9 +39,9 @@ def test_second_moments_of_every_layer(count, batch, scale, bias, seed):
     assert list(statistics) == ["0", "2"]
     first, second = statistics["0"], statistics["2"]
     assert (first.samples, first.inputs, first.bias, first.features) == (count, count, bias, 6)
-    torch.testing.assert_close(first.second_moment, dense_moment(inputs, bias), rtol=1e-5, atol=1e-12 * scale**2)
+    assert_moments_agree(first.second_moment, dense_moment(inputs, bias))
     hidden = model[:2](inputs).detach()
-    torch.testing.assert_close(second.second_moment, dense_moment(hidden, True), rtol=1e-5, atol=1e-10 * scale**2)
+    assert_moments_agree(second.second_moment, dense_moment(hidden, True))
     torch.testing.assert_close(first.zero_fraction, (hidden == 0).double().mean(0))
 
 
@@ -106,6 +112,49 @@ def test_save_and_load(tmp_path):
         assert torch.equal(loaded[name].zero_fraction, layer.zero_fraction)
         assert (loaded[name].samples, loaded[name].inputs, loaded[name].bias) == (9, 9, layer.bias)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["statistics.safetensors"]
+
+
+def test_the_loss_curvature_is_autograds_diagonal():
+    """OBD's h_qq: the diagonal of the Hessian of the mean cross entropy over all batches."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 3))
+    model = model.double()
+    inputs, targets = torch.randn(9, 1, 3, 3, dtype=torch.float64), torch.randint(3, (9,))
+    batches = list(zip(inputs.split(4), targets.split(4), strict=True))
+    statistics = lobs.collect_statistics(model, batches, loss="cross_entropy")
+    for name, layer in statistics.items():
+        module = model.get_submodule(name)
+        for parameter, ours in (("weight", layer.loss_curvature[:, :-1]), ("bias", layer.loss_curvature[:, -1])):
+
+            def loss(value, key=f"{name}.{parameter}"):
+                outputs = torch.func.functional_call(model, {key: value}, inputs)
+                return nn.functional.cross_entropy(outputs, targets)
+
+            value = getattr(module, parameter).detach()
+            hessian = torch.autograd.functional.hessian(loss, value).reshape(value.numel(), value.numel())
+            torch.testing.assert_close(ours.flatten(), hessian.diagonal())
+    with pytest.raises(TypeError, match=r"batches of \(input, target\)"):
+        lobs.collect_statistics(model, [inputs], loss="cross_entropy")
+    with pytest.raises(ValueError, match="unknown loss 'nll': accepted are cross_entropy, mse"):
+        lobs.collect_statistics(model, batches, loss="nll")
+
+
+def test_kept_samples_are_a_uniform_sample_of_the_inputs():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1, bias=False))
+    inputs = torch.arange(400.0).reshape(200, 2)
+    statistics = lobs.collect_statistics(model, inputs.split(30), keep_samples=50)
+    sample = statistics["0"].inputs_sample
+    assert sample.shape == (50, 3)
+    assert (sample[:, -1] == 1).all()
+    rows = (sample[:, 0] / 2).sort().values
+    assert len(rows.unique()) == 50, "an input was drawn twice"
+    assert 60 < rows.mean() < 140
+    assert statistics["2"].inputs_sample.shape == (50, 3)
+    hidden = torch.relu(model[0](sample[:, :2]))
+    torch.testing.assert_close(statistics["2"].inputs_sample, hidden.detach())
+    assert [layer.last for layer in statistics.values()] == [False, True]
+    few = lobs.collect_statistics(model, [inputs[:7]], keep_samples=50)
+    assert few["0"].inputs_sample.shape == (7, 3)
 
 
 def test_errors_name_what_is_wrong():

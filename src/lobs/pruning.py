@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from lobs.registry import METHODS
 from lobs.solvers import PruningPath, Solver, make
 from lobs.solvers.path import layer_error
 from lobs.statistics import Statistics
+from lobs.units import drop_columns, readers, unit_counts
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def layer_paths(
                 f"layer {name!r} is a convolution with {layer.groups} groups, which no method prunes yet: "
                 f"name the other layers with layers=[...]"
             )
-        layer = replace(layer, second_moment=layer.second_moment.to(weight.device))
+        layer = layer.to(weight.device)
         try:
             paths[name] = solver(weight.float() if weight.dtype.itemsize < 4 else weight, layer)
         except ValueError as error:
@@ -163,44 +164,66 @@ def prune(
     seconds: dict[str, float] = {}
     if paths is None:
         paths = layer_paths(model, statistics, method, layers, _timed(seconds, progress))
+    pruned = model if in_place else copy.deepcopy(model)
+    modules = {name: module for name, module in prunable_layers(pruned).items() if name in paths}
+    modules = {name: modules[name] for name in paths}
+    links = readers(modules) if all(path.removes_units for path in paths.values()) else {}
     if tolerance is not None:
         counts = {name: path.within(tolerance, tolerance_rule) for name, path in paths.items()}
     elif densities is not None:
         counts = counts_for(densities, paths)
     else:
-        counts = allocate(paths, float(density or 0.0), allocation)
-    pruned = model if in_place else copy.deepcopy(model)
-    modules = prunable_layers(pruned)
-    masks, records = {}, []
+        counts = _shared_out(float(density or 0.0), paths, allocation, links)
+    weights, masks = {}, {}
     for name, path in paths.items():
-        module = modules[name]
         start = time.perf_counter()
-        weight, mask = path.at(counts[name])
-        set_weight_matrix(module, weight)
-        masks[name] = mask[:, : path.statistics.features].reshape(module.weight.shape)
-        records.append(_record(name, module, path, weight, counts[name]))
-        spent = seconds.get(name, 0.0) + time.perf_counter() - start
-        records[-1] = replace(records[-1], seconds=spent)
-    bound = bound_from_weights({name: path.weight for name, path in paths.items()}, pruned, statistics)
-    records = [replace(record, bound_contribution=bound.layers[record.name]) for record in records]
+        weights[name], masks[name] = path.at(counts[name])
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+    drop_columns(weights, masks, links)
+    for name, module in modules.items():
+        set_weight_matrix(module, weights[name])
+    dense = {name: path.weight for name, path in paths.items()}
+    bound = bound_from_weights(dense, pruned, statistics)
+    records = []
+    for name, path in paths.items():
+        masks[name] = masks[name][:, : path.statistics.features].reshape(modules[name].weight.shape)
+        threshold = path.sensitivity_threshold(counts[name])
+        records.append(
+            _record(name, path, weights[name], masks[name], threshold, bound.layers[name], seconds.get(name, 0.0))
+        )
     kept = sum(record.kept for record in records)
     return PruneResult(pruned, masks, kept / sum(path.removable for path in paths.values()), records)
 
 
-def _record(name: str, module: Prunable, path: PruningPath, weight: Tensor, count: int) -> LayerRecord:
+def _shared_out(
+    density: float, paths: Mapping[str, PruningPath], allocation: str, links: Mapping[str, tuple[str, int]]
+) -> dict[str, int]:
+    return unit_counts(paths, links, density) if links else allocate(paths, density, allocation)
+
+
+def _record(
+    name: str,
+    path: PruningPath,
+    weight: Tensor,
+    mask: Tensor,
+    threshold: float | None,
+    contribution: float,
+    seconds: float,
+) -> LayerRecord:
     error = path.measured_error(weight)
     output = layer_error(path.weight, path.statistics.second_moment)
+    kept = int(mask.sum())
     return LayerRecord(
         name=name,
-        shape=tuple(module.weight.shape),
-        density=(path.removable - count) / path.removable,
-        kept=path.removable - count,
-        removed=count,
+        shape=tuple(mask.shape),
+        density=kept / path.removable,
+        kept=kept,
+        removed=path.removable - kept,
         error=error,
         relative_error=error / output if output else 0.0,
-        sensitivity_threshold=path.sensitivity_threshold(count),
-        bound_contribution=0.0,
-        seconds=0.0,
+        sensitivity_threshold=threshold,
+        bound_contribution=contribution,
+        seconds=seconds,
         damping=path.damping,
     )
 

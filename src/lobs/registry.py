@@ -22,6 +22,12 @@ METHODS: dict[str, Method] = {
         "L-OBS as published: scores and compensation from one inverse, kept fixed (Dong et al. 2017)",
         ("damping", "alpha", "resolve", "pattern"),
     ),
+    "exact_obs": Method(
+        "lobs.solvers.exact_obs",
+        "ExactOBS",
+        "OBS done exactly inside a layer: the inverse is downdated after every removal (Frantar & Alistarh 2022)",
+        ("damping", "pattern", "block", "group_size", "refine", "precision"),
+    ),
     "magnitude": Method(
         "lobs.solvers.magnitude",
         "Magnitude",
@@ -33,6 +39,23 @@ METHODS: dict[str, Method] = {
         "Random",
         "weights removed in random order, no compensation",
         ("seed", "pattern"),
+    ),
+    "apoz": Method(
+        "lobs.solvers.apoz",
+        "ApoZ",
+        "whole units by their share of zero activations, with the weights that read them (Hu et al. 2016)",
+    ),
+    "obd": Method(
+        "lobs.solvers.obd",
+        "OBD",
+        "optimal brain damage: the loss's second derivative times the squared weight (LeCun et al. 1990)",
+        ("pattern",),
+    ),
+    "net_trim": Method(
+        "lobs.solvers.net_trim",
+        "NetTrim",
+        "the sparsest weights that keep a layer's activations, a convex program (Aghasi et al. 2017)",
+        ("iterations", "tolerance", "bisections", "resolve"),
     ),
     "wanda": Method(
         "lobs.solvers.wanda",

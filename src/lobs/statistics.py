@@ -23,6 +23,8 @@ from lobs.layers import Prunable, input_samples, prunable_layers, unit_outputs
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
+TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample")
+SCALARS = ("samples", "inputs", "bias", "last")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class LayerStatistics:
         bias: whether the last entry is the bias's constant 1.
         zero_fraction: float64 ``[out]``, the share of each unit's outputs that are <= 0, hence zero after a
             ReLU: ApoZ (Hu et al. 2016).
+        loss_curvature: float64 ``[out, d]``, the diagonal of the Hessian of the mean training loss in the layer's
+            weights; only where it was asked for (`collect_statistics` with ``loss``). OBD needs it.
+        inputs_sample: ``[k, d]``, a uniform sample of the layer's input vectors, the bias's ones included; only where
+            it was asked for (``keep_samples``). Net-Trim needs it.
+        last: whether no other layer is called after this one: its outputs are the network's, no ReLU follows.
     """
 
     second_moment: Tensor
@@ -44,6 +51,9 @@ class LayerStatistics:
     inputs: int
     bias: bool
     zero_fraction: Tensor | None = None
+    loss_curvature: Tensor | None = None
+    inputs_sample: Tensor | None = None
+    last: bool = False
 
     @property
     def features(self) -> int:
@@ -59,8 +69,18 @@ class LayerStatistics:
         """The statistics of one group, as those of a layer of its own."""
         if self.groups == 1:
             return self
-        zero = None if self.zero_fraction is None else self.zero_fraction.chunk(self.groups)[index]
-        return replace(self, second_moment=self.second_moment[index], zero_fraction=zero)
+        rows = {
+            name: value.chunk(self.groups)[index]
+            for name in ("zero_fraction", "loss_curvature")
+            if (value := getattr(self, name)) is not None
+        }
+        sample = None if self.inputs_sample is None else self.inputs_sample[index]
+        return replace(self, second_moment=self.second_moment[index], inputs_sample=sample, **rows)
+
+    def to(self, device: torch.device | str) -> LayerStatistics:
+        """The same statistics on another device."""
+        moved = {name: value.to(device) for name in TENSORS if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
 
     @classmethod
     def from_samples(cls, samples: Tensor, bias: bool = False) -> LayerStatistics:
@@ -108,10 +128,11 @@ class Statistics(Mapping[str, LayerStatistics]):
 
         tensors, scalars = {}, {}
         for name, layer in self.items():
-            tensors[f"{name}/second_moment"] = layer.second_moment.cpu().contiguous()
-            if layer.zero_fraction is not None:
-                tensors[f"{name}/zero_fraction"] = layer.zero_fraction.cpu().contiguous()
-            scalars[name] = {"samples": layer.samples, "inputs": layer.inputs, "bias": layer.bias}
+            for field in TENSORS:
+                value = getattr(layer, field)
+                if value is not None:
+                    tensors[f"{name}/{field}"] = value.cpu().contiguous()
+            scalars[name] = {key: getattr(layer, key) for key in SCALARS}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
@@ -137,20 +158,20 @@ class Statistics(Mapping[str, LayerStatistics]):
                 raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(metadata)})")
             keys = set(file.keys())
             for name, scalars in json.loads(metadata["layers"]).items():
-                zero = f"{name}/zero_fraction"
-                layers[name] = LayerStatistics(
-                    second_moment=file.get_tensor(f"{name}/second_moment"),
-                    zero_fraction=file.get_tensor(zero) if zero in keys else None,
-                    **scalars,
-                )
+                tensors = {key: file.get_tensor(f"{name}/{key}") for key in TENSORS if f"{name}/{key}" in keys}
+                layers[name] = LayerStatistics(**tensors, **scalars)
         return cls(layers)
 
 
 class _Accumulator:
-    """Running float64 sums of one layer's products and zero counts."""
+    """Running float64 sums of one layer's products and zero counts, and a uniform sample of its inputs."""
 
-    def __init__(self, bias: bool) -> None:
+    def __init__(self, bias: bool, keep: int = 0) -> None:
         self.bias = bias
+        self.keep = keep
+        self.kept: Tensor = torch.empty(0)
+        self.keys: Tensor = torch.empty(0)
+        self.generator = torch.Generator().manual_seed(0)
         self.samples = 0
         self.inputs = 0
         self.outputs = 0
@@ -169,7 +190,27 @@ class _Accumulator:
             self.moment[:, :features, :features] += chunk.mT @ chunk
             if self.bias:
                 self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
+        if self.keep:
+            self._keep(samples)
         self.samples += count
+
+    def _keep(self, samples: Tensor) -> None:
+        """Reservoir sampling: every sample draws a key, the largest keys stay."""
+        keys = torch.rand(samples.shape[1], generator=self.generator)
+        fresh = keys.argsort(descending=True)[: self.keep]
+        keys = torch.cat([self.keys, keys[fresh]])
+        rows = samples[:, fresh.to(samples.device)]
+        rows = torch.cat([self.kept.to(samples), rows], 1) if len(self.keys) else rows
+        chosen = keys.argsort(descending=True)[: self.keep]
+        self.keys, self.kept = keys[chosen], rows[:, chosen.to(samples.device)]
+
+    def sample(self) -> Tensor | None:
+        """The kept inputs, with the bias's ones; None where none were asked for."""
+        if not self.keep:
+            return None
+        ones = self.kept.new_ones(*self.kept.shape[:2], int(self.bias))
+        kept = torch.cat([self.kept, ones], 2)
+        return kept[0] if len(kept) == 1 else kept
 
     def add_outputs(self, outputs: Tensor) -> None:
         """Count the outputs ``[samples, out]`` that a ReLU sets to zero."""
@@ -193,6 +234,7 @@ class _Accumulator:
             inputs=self.inputs,
             bias=self.bias,
             zero_fraction=None if self.zeros is None else self.zeros.double() / self.outputs,
+            inputs_sample=self.sample(),
         )
 
 
@@ -213,6 +255,9 @@ def collect_statistics(
     batches: Iterable,
     layers: Iterable[str] | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
+    *,
+    loss: str | None = None,
+    keep_samples: int = 0,
 ) -> Statistics:
     """Stream calibration inputs through a network in evaluation mode and keep each layer's statistics.
 
@@ -221,6 +266,9 @@ def collect_statistics(
         batches: inputs, or tuples of which the first entry is the input; any iterable, read once.
         layers: names or patterns of the layers wanted; None takes every Linear and Conv2d that is called.
         progress: wraps the iterable (``tqdm``, say).
+        loss: also collect the curvature of this loss (``"cross_entropy"``, ``"mse"``), which OBD needs; batches are
+            then ``(input, target)``.
+        keep_samples: also keep this many input vectors of every layer, drawn uniformly; Net-Trim needs some.
 
     Returns:
         `Statistics`, layers in the order of their first call.
@@ -237,7 +285,7 @@ def collect_statistics(
     def hook_of(name: str) -> Callable:
         def hook(module: Prunable, args: tuple, output: Tensor) -> None:
             if name not in sums:
-                sums[name] = _Accumulator(module.bias is not None)
+                sums[name] = _Accumulator(module.bias is not None, keep_samples)
             for samples in input_samples(module, args[0]):
                 sums[name].add(samples)
             sums[name].add_outputs(unit_outputs(module, output))
@@ -252,19 +300,32 @@ def collect_statistics(
         if first is None:
             raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
         _probe_determinism(model, network_input(first, model))
+        curvature = None
+        if loss is not None:
+            from lobs.curvature import LossCurvature
+
+            curvature = LossCurvature(model, loss, list(modules))
         handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
         try:
             for batch in _chain(first, batches) if progress is None else progress(_chain(first, batches)):
                 inputs = network_input(batch, model)
                 total += len(inputs)
                 model(inputs)
+                if curvature is not None:
+                    curvature.add(inputs, _target(batch, inputs))
         finally:
             for handle in handles:
                 handle.remove()
     never = [name for name in modules if name not in sums]
     if layers is not None and never:
         raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
-    return Statistics({name: accumulator.result(name) for name, accumulator in sums.items()})
+    results = {name: accumulator.result(name) for name, accumulator in sums.items()}
+    if curvature is not None:
+        diagonals = curvature.result()
+        results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
+    final = list(results)[-1]
+    results[final] = replace(results[final], last=True)
+    return Statistics(results)
 
 
 def network_input(batch: object, model: nn.Module) -> Tensor:
@@ -287,6 +348,12 @@ def network_input(batch: object, model: nn.Module) -> Tensor:
         )
     parameter = next(model.parameters(), None)
     return inputs if parameter is None else inputs.to(parameter.device, non_blocking=True)
+
+
+def _target(batch: object, inputs: Tensor) -> Tensor:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        raise TypeError(f"a loss needs batches of (input, target); got {type(batch).__name__}")
+    return batch[1].to(inputs.device)
 
 
 def _chain(first: object, rest: Iterator) -> Iterator:

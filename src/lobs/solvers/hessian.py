@@ -68,9 +68,14 @@ class DampedHessian:
         diagonal[self.alive] = self.inverse.diagonal().double() / self.scale.square()
         return diagonal
 
-    def release(self) -> None:
-        """Forget the cached inverse (2.5 GB for VGG-16's first classifier)."""
-        self.__dict__.pop("inverse", None)
+    def with_dead_inputs(self) -> DampedHessian:
+        """The same H over all inputs: those that are always zero decouple, with lambda on the diagonal."""
+        everything = torch.arange(self.size, device=self.alive.device)
+        scale = self.scale.new_full((self.size,), self.damping**0.5)
+        scale[self.alive] = self.scale
+        correlation = torch.eye(self.size, dtype=self.correlation.dtype, device=scale.device)
+        correlation[self.alive[:, None], self.alive] = self.correlation
+        return DampedHessian(everything, scale, correlation, self.damping, self.size, self.bias)
 
     def sensitivities(self, weight: Tensor) -> Tensor:
         """L_q = w_q^2 / (2 [H^-1]_qq) of every weight but the biases (paper, equation 6), float64 ``[out, f]``."""

@@ -30,7 +30,11 @@ class PruningPath(ABC):
         removable: weights without the biases: a density is a share of this.
         damping: lambda that the solver added to Psi, 0 where it used none.
         sensitivities: L_q ``[out, features]`` where the method scores weights so, else None.
+        rank: int32 ``[out, features]``, the order in which weights leave, where there is one (`RankedPath`).
+        removes_units: whether whole units leave, their biases with them.
     """
+
+    removes_units = False
 
     def __init__(
         self,
@@ -39,8 +43,10 @@ class PruningPath(ABC):
         total: int,
         damping: float = 0.0,
         sensitivities: Tensor | None = None,
+        rank: Tensor | None = None,
     ) -> None:
         self.weight = weight
+        self.rank = rank
         self.statistics = statistics
         self.total = total
         self.removable = weight.shape[0] * statistics.features
@@ -105,9 +111,12 @@ class PruningPath(ABC):
             return self._largest_within(tolerance**2 * (1 + 1e-12))
         if rule != "sensitivity":
             raise ValueError(f"unknown rule {rule!r}: accepted are error, sensitivity")
-        if self.sensitivities is None:
+        if self.sensitivities is None or self.rank is None:
             raise ValueError("this method has no sensitivities L_q: use rule='error'")
-        return min(self.total, int((self.sensitivities.sqrt() <= tolerance).sum()))
+        # Along an exact path a later weight can be more sensitive than the one after it: the first one above stops.
+        order = self.rank.flatten().argsort()[: self.total]
+        highest = self.sensitivities.flatten()[order].sqrt().cummax(0).values
+        return int((highest <= tolerance).sum())
 
     def count_for(self, density: float) -> int:
         """How many weights to remove to keep the share ``density`` of them, rounded down to that share.
@@ -184,6 +193,7 @@ class RankedPath(PruningPath):
         compensate: mask ``[out, features]`` of kept weights -> new weight ``[out, d]`` (its removed entries are
             ignored); None leaves the kept weights as they are.
         curve: E after every count where the solver knows it, else it is measured.
+        removes_units: a unit of which nothing else is left loses its bias too.
     """
 
     def __init__(
@@ -196,9 +206,11 @@ class RankedPath(PruningPath):
         curve: Tensor | None = None,
         damping: float = 0.0,
         sensitivities: Tensor | None = None,
+        removes_units: bool = False,
     ) -> None:
-        super().__init__(weight, statistics, total, damping, sensitivities)
-        self.rank = rank
+        super().__init__(weight, statistics, total, damping, sensitivities, rank)
+        self.rank: Tensor = rank
+        self.removes_units = removes_units
         self._compensate = compensate
         self._curve = curve
 
@@ -207,6 +219,8 @@ class RankedPath(PruningPath):
         kept = self.kept(count)
         weight = self.weight.clone() if self._compensate is None or not count else self._compensate(kept)
         mask = with_bias_column(kept, self.statistics.bias)
+        if self.removes_units:
+            mask &= kept.any(dim=1, keepdim=True)
         return weight.masked_fill_(~mask, 0.0), mask
 
     def kept(self, count: int) -> Tensor:

@@ -1,0 +1,44 @@
+"""ApoZ, network trimming (Hu, Peng, Tai & Tang 2016): whole units leave, those first that are most often zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lobs.solvers.base import Solver
+from lobs.solvers.path import PruningPath, RankedPath
+from lobs.statistics import LayerStatistics
+
+
+@dataclass(frozen=True)
+class ApoZ(Solver):
+    """Remove the units (a convolution's output channels) with the highest average percentage of zeros.
+
+    ApoZ_i is the share of samples (and positions) at which unit i's output is zero after the ReLU. A unit leaves with
+    all its weights and its bias, so that it is zero everywhere; `lobs.prune` then also removes the weights that read it
+    in the next layer. The network's last layer has no ReLU: none of its units can leave.
+    """
+
+    def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+        """The order of the units; weights of a unit leave from the first input to the last.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the statistics hold no zero fractions.
+        """
+        zeros = statistics.zero_fraction
+        if zeros is None:
+            raise ValueError(
+                "apoz needs the units' shares of zeros: collect_statistics keeps them, from_samples does not"
+            )
+        features = statistics.features
+        order = zeros.argsort(descending=True, stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        rank = place[:, None] * features + torch.arange(features, device=order.device)
+        total = 0 if statistics.last else weight.shape[0] * features
+        return RankedPath(weight, statistics, rank.int(), total, removes_units=True)

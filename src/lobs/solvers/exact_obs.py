@@ -1,0 +1,241 @@
+"""OBS done exactly inside a layer: the inverse follows every removal (Frantar & Alistarh 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lobs.solvers.base import Solver
+from lobs.solvers.hessian import DAMPING, DampedHessian, SingularStatisticsError, damp
+from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
+from lobs.solvers.ranking import parse_pattern, ranks_of_order, row_ranks
+from lobs.solvers.refine import RefinedPath
+from lobs.solvers.support import solve_on_support
+from lobs.statistics import LayerStatistics
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+# rows * 2/3 d^3 operations: above this (an hour on 2 cores in float64) only groups are offered; 4,096 x 4,096 passes.
+MOST_OPERATIONS = 3e14
+# A row's own inverse takes 1 GiB at this width in float32.
+WIDEST = 16384
+# The least-squares systems of a mask: above this a layer in groups is compensated group by group.
+MOST_SOLVE_OPERATIONS = 1e14
+
+
+@dataclass(frozen=True)
+class ExactOBS(Solver):
+    """Per output unit: remove the cheapest weight, compensate, downdate the inverse, repeat; units merged by cost.
+
+    With H = Psi + lambda I restricted to a unit's remaining inputs (its error is ``E = dw^T H dw``)::
+
+        increment = w_q^2 / [H^-1]_qq = 2 L_q               the cheapest next removal, with today's w and H^-1
+        w    <- w - (w_q / [H^-1]_qq) H^-1 e_q              (paper, equation 5)
+        H^-1 <- H^-1 - H^-1 e_q e_q^T H^-1 / [H^-1]_qq      the inverse without input q
+
+    Units do not interact, so a unit's n-th removal costs what it costs whatever happens elsewhere. The layer's order
+    takes the unit whose next removal is cheapest, which is to sort by the running maximum of each unit's increments.
+    The path's errors are exact and include the damping term ``lambda ||dW||_F^2``. Inputs that are always zero leave
+    first (they cost lambda w^2). The bias is never removed and compensates.
+
+    Args:
+        damping: lambda, relative to Psi's mean diagonal.
+        pattern: N:M, kept of consecutive inputs.
+        block: this many consecutive inputs leave together, scored by w_B^T ([H^-1]_BB)^-1 w_B. Counts that are
+            multiples of it leave whole blocks; inputs that are always zero wait for their block.
+        group_size: cut the inputs into groups of this many and eliminate each with its own diagonal block of H, for
+            layers too wide otherwise. The weights are then solved over the whole layer while that is feasible, else
+            group by group, and the curve is that of the block-diagonal H, an estimate.
+        refine: at every count swap kept and removed weights of a unit while the error falls (`lobs.solvers.refine`).
+        precision: of the elimination, ``"float64"`` or ``"float32"`` (about half the time and memory; the errors
+            agree within 1%). The weights are always solved in float64 up to 8,192 inputs.
+    """
+
+    damping: float = DAMPING
+    pattern: str | None = None
+    block: int = 1
+    group_size: int | None = None
+    refine: bool = False
+    precision: str = "float64"
+
+    def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+        """The order of all removals and the error after each.
+
+        Returns:
+            A nested path with an exact curve (measured where there are several groups), refined if asked for.
+
+        Raises:
+            SingularStatisticsError: the damped second moment cannot be inverted.
+            ValueError: an option is out of range, options exclude each other, or the layer is too large.
+        """
+        self._check(statistics)
+        hessian = damp(statistics, self.damping)
+        self._check_size(len(weight), len(hessian.alive))
+        parts = list(_groups(hessian, self.group_size, whole=self.block > 1))
+        sequences = [self._sequence(weight[:, columns], part) for columns, part in parts]
+        offsets = [columns[0] for columns, _ in parts]
+        order = torch.cat([part[0].int() + int(start) for part, start in zip(sequences, offsets, strict=True)], dim=1)
+        increments = torch.cat([part[1] for part in sequences], dim=1)
+        keys = torch.cat([part[2] for part in sequences], dim=1)
+        del sequences
+        rank, curve, sensitivities = _merge(order, increments, keys, statistics.features)
+        total = len(curve) - 1
+        solvable = len(weight) * (len(hessian.alive) / 2) ** 3 / 3 <= MOST_SOLVE_OPERATIONS
+
+        def compensate(kept: Tensor) -> Tensor:
+            mask = with_bias_column(kept, statistics.bias)
+            if solvable or len(parts) == 1:
+                return solve_on_support(weight, mask, hessian)
+            return _solve_groups(weight, mask, parts)
+
+        known = curve if len(parts) == 1 or not solvable else None  # None: measured on the solved weights
+        path = RankedPath(weight, statistics, rank, total, compensate, known, hessian.damping, sensitivities)
+        return RefinedPath(path, hessian) if self.refine else path
+
+    def _check(self, statistics: LayerStatistics) -> None:
+        features = statistics.features
+        parsed = parse_pattern(self.pattern, features)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.block < 1 or features % self.block:
+            raise ValueError(f"block must divide the layer's {features} inputs, got {self.block}")
+        if parsed and self.block > 1:
+            raise ValueError(f"give a pattern or a block, not both: pattern={self.pattern} block={self.block}")
+        unit = parsed[1] if parsed else self.block
+        if self.group_size is not None and (self.group_size < 1 or self.group_size % unit):
+            raise ValueError(f"group_size must be a positive multiple of {unit}, got {self.group_size}")
+        if self.refine and (unit > 1 or self.group_size is not None):
+            raise ValueError("refine=True swaps single weights of whole rows: leave out pattern, block and group_size")
+
+    def _check_size(self, rows: int, size: int) -> None:
+        width = min(size, self.group_size or size)
+        operations = rows * 2 / 3 * width**2 * size
+        if operations > MOST_OPERATIONS or width > WIDEST:
+            raise ValueError(
+                f"exact_obs of {rows} units with {size} inputs in groups of {width} needs {operations:.1e} operations "
+                f"(accepted are {MOST_OPERATIONS:.0e}, and groups of up to {WIDEST}): use group_size=512 or another "
+                f"that is small enough, or method lobs with resolve=True"
+            )
+
+    def _sequence(self, weight: Tensor, hessian: DampedHessian) -> tuple[Tensor, Tensor, Tensor]:
+        """Every row's removals: which input, what it costs, and the key that orders it among all rows'."""
+        features = hessian.size - hessian.bias
+        alive = hessian.alive[: len(hessian.alive) - hessian.bias]
+        if self.block > 1:
+            quota = torch.tensor([features], device=weight.device)
+            dead_order, dead_costs = weight.new_zeros(len(weight), 0).long(), weight.new_zeros(len(weight), 0)
+            group = torch.zeros_like(alive)
+        else:
+            dead_order, dead_costs, group, quota = _dead_first(weight, hessian, self.pattern)
+        if not len(alive):
+            return dead_order, dead_costs, torch.zeros_like(dead_costs)
+        scaled = weight[:, hessian.alive].double() * hessian.scale
+        largest = scaled.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        stays = group.new_full((int(hessian.bias),), -1)
+        position, costs = self._eliminate(scaled / largest, hessian, torch.cat([group, stays]), quota)
+        if torch.isnan(costs).any():
+            raise SingularStatisticsError(
+                f"the inverse of {len(hessian.alive)} inputs lost all its digits in {self.precision} with damping "
+                f"{hessian.damping:.3g}: use a larger damping{' or float64' * (self.precision != 'float64')}"
+            )
+        costs = costs * largest.square()
+        order = torch.cat([dead_order, hessian.alive[position.long()]], dim=1)
+        whole = costs.unflatten(1, (-1, self.block)).sum(2)  # a block competes with its whole cost
+        running = whole.cummax(dim=1).values.repeat_interleave(self.block, dim=1)
+        keys = torch.cat([torch.zeros_like(dead_costs), running], dim=1)
+        return order, torch.cat([dead_costs, costs], dim=1), keys
+
+    def _eliminate(self, scaled: Tensor, hessian: DampedHessian, group: Tensor, quota: Tensor) -> tuple[Tensor, Tensor]:
+        # Compiled loops on the CPU: ahead at every width measured (784 to 4,608 inputs, benchmarks/exact_obs.py).
+        dtype = min(PRECISIONS[self.precision], hessian.inverse.dtype, key=lambda kind: kind.itemsize)
+        if scaled.is_cuda or self.block > 1:
+            from lobs.solvers import _elimination_torch
+
+            return _elimination_torch.eliminate(scaled, hessian.inverse, group, quota, dtype, self.block)
+        from lobs.solvers import _elimination_numba
+
+        return _elimination_numba.eliminate(scaled, hessian.inverse, group, quota, dtype)
+
+
+def _groups(hessian: DampedHessian, group_size: int | None, whole: bool) -> Iterator[tuple[Tensor, DampedHessian]]:
+    """Columns of the layer (bias included in each group) and the Hessian restricted to them."""
+    features = hessian.size - hessian.bias
+    if whole:
+        hessian = hessian.with_dead_inputs()
+    columns = torch.arange(hessian.size, device=hessian.alive.device)
+    if group_size is None or group_size >= features:
+        yield columns, hessian
+        return
+    tail = columns[features:]
+    for start in range(0, features, group_size):
+        stop = min(start + group_size, features)
+        inside = ((hessian.alive >= start) & (hessian.alive < stop)) | (hessian.alive >= features)
+        chosen = inside.nonzero()[:, 0]
+        local = torch.where(hessian.alive[chosen] < features, hessian.alive[chosen] - start, stop - start)
+        correlation = hessian.correlation[chosen][:, chosen].double()
+        yield (
+            torch.cat([columns[start:stop], tail]),
+            DampedHessian(
+                local, hessian.scale[chosen], correlation, hessian.damping, stop - start + hessian.bias, hessian.bias
+            ),
+        )
+
+
+def _dead_first(weight: Tensor, hessian: DampedHessian, pattern: str | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The dead inputs' removals, and what is left to the elimination.
+
+    Returns:
+        order: ``[rows, k]``, the dead inputs that leave, cheapest first.
+        costs: their increments lambda w^2, float64.
+        group: ``[alive features]``, the group of M inputs (one group without a pattern) of each alive input.
+        quota: how many alive inputs leave each group.
+    """
+    features = hessian.size - hessian.bias
+    alive = hessian.alive[: len(hessian.alive) - hessian.bias]
+    kept, width = parse_pattern(pattern, features) or (0, max(features, 1))
+    dead = torch.ones(features, dtype=torch.bool, device=weight.device)
+    dead[alive] = False
+    grouped = dead.reshape(-1, width).sum(1)
+    leaving = grouped.clamp_max(width - kept)
+    square = weight[:, :features].double().square().masked_fill(~dead, float("inf"))
+    chosen = row_ranks(square.reshape(-1, width)).reshape(len(weight), -1, width) < leaving[:, None]
+    square = square.masked_fill(~chosen.reshape(square.shape), float("inf"))
+    square, order = square.sort(dim=1, stable=True)
+    count = int(leaving.sum())
+    return order[:, :count], hessian.damping * square[:, :count], alive // width, width - kept - leaving
+
+
+def _merge(order: Tensor, increments: Tensor, keys: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All rows' removals in one order.
+
+    Args:
+        order: ``[rows, t]``, the inputs in each row's order.
+        increments: what each costs.
+        keys: non-decreasing within each row (and group).
+        features: inputs of the layer.
+
+    Returns:
+        rank: int32 ``[rows, features]``, >= rows * t where a weight never leaves.
+        curve: float64 ``[rows * t + 1]``, the error after every count.
+        sensitivities: L_q = increment / 2 of every weight when it left, infinite where it never does.
+    """
+    rows, count = order.shape
+    sensitivities = increments.new_full((rows, features), float("inf")).scatter_(1, order.long(), increments / 2)
+    sequence = keys.flatten().argsort(stable=True)
+    curve = torch.cat([increments.new_zeros(1), increments.flatten()[sequence].cumsum(0)])
+    weights = sequence // max(count, 1) * features + order.flatten()[sequence]
+    if rows * count < rows * features:
+        stays = torch.isinf(sensitivities.flatten()).nonzero()[:, 0]
+        weights = torch.cat([weights, stays])
+    return ranks_of_order(weights).reshape(rows, features), curve.cpu(), sensitivities
+
+
+def _solve_groups(weight: Tensor, mask: Tensor, parts: list[tuple[Tensor, DampedHessian]]) -> Tensor:
+    """Each group's weights from its own diagonal block of H; the bias takes over from all of them."""
+    result = weight.clone()
+    for columns, hessian in parts:
+        change = solve_on_support(weight[:, columns], mask[:, columns], hessian) - weight[:, columns]
+        result[:, columns] += change
+    return result
