@@ -1,0 +1,58 @@
+"""Stage collect: stream the calibration images through the dense network into per-layer statistics."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from lobs.experiment.data import load_training_data
+from lobs.pipeline.files import write_json
+from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress
+from lobs.statistics import LayerStatistics, collect_statistics
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Collect the statistics of every layer and write them with a digest of each.
+
+    Args:
+        config: what `STAGE_KEYS["collect"]` lists.
+
+    Returns:
+        The metrics written.
+    """
+    device = prepare(config)
+    folders = Folders(config)
+    network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
+    train, _ = load_training_data(config["paths"]["data"], **config["data"])
+    calibration, size = train.part(0, config["collect"]["images"]), config["collect"]["batch_size"]
+
+    watch = Stopwatch()
+    bar = progress("calibrating")
+    statistics = collect_statistics(
+        network.to(device),
+        calibration.batches(size),
+        progress=lambda batches: bar(batches, total=ceil(len(calibration) / size)),
+    )
+    metrics = {
+        "experiment": config["name"],
+        "seed": config["seed"],
+        "images": len(calibration),
+        "layers": [_digest(name, layer) for name, layer in statistics.items()],
+    }
+    folder = folders.output("collect")
+    statistics.save(folder / "statistics.safetensors")
+    write_json(folder / "timings.json", watch.result(config, device))
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _digest(name: str, layer: LayerStatistics) -> dict[str, Any]:
+    diagonal = layer.second_moment.diagonal(dim1=-2, dim2=-1)
+    return {
+        "name": name,
+        "samples": layer.samples,
+        "features": layer.features,
+        "dead_inputs": int((diagonal == 0).sum()),
+        "mean_diagonal": float(diagonal.mean()),
+        "zero_fraction": None if layer.zero_fraction is None else float(layer.zero_fraction.mean()),
+    }

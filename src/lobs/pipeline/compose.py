@@ -1,0 +1,173 @@
+"""Composes conf/ with Hydra and turns every mistake in an override into one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lobs.pipeline.config import OPEN_KEYS, Config, ConfigError, accepted, check_key, unknown_key, validate
+
+ROOT_CONFIG = "config"
+HYDRA_VERSION_BASE = "1.3"
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def config_dir() -> Path:
+    """`./conf` where there is one, else the copy in the installed package, else that of the checkout.
+
+    Returns:
+        An absolute path.
+
+    Raises:
+        ConfigError: none of them exists.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (Path("conf").resolve(), package / "conf", package.parents[1] / "conf"):
+        if (folder / f"{ROOT_CONFIG}.yaml").is_file():
+            return folder
+    raise ConfigError("no configuration found: expected conf/config.yaml in the working directory")
+
+
+def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose the configuration, resolve its interpolations and validate it.
+
+    Args:
+        overrides: as on Hydra's command line, without sweeps.
+
+    Returns:
+        The whole configuration as plain dicts and lists.
+
+    Raises:
+        ConfigError: an override or a file in conf/ is wrong.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line} gives several values: add -m to run all of them")
+    try:
+        with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+            composed = compose(ROOT_CONFIG, opened(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from None
+    return finish(composed, parsed)
+
+
+def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any]:
+    """A composed configuration as a validated dict.
+
+    What is given by hand wins over conf/: a tolerance takes the place of the density (who gives both is told so), and
+    `retrain.x=...` that of the method's own `method.retrain.x`.
+
+    Args:
+        composed: what Hydra made; may still hold the node `hydra`.
+        overrides: those of the command line.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: a value is not accepted or an interpolation fails.
+    """
+    try:
+        config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from None
+    config.pop("hydra", None)
+    given = {override.key_or_group for override in overrides}
+    if config.get("tolerance") is not None and "density" not in given:
+        config["density"] = None
+    for key in given:
+        group, _, leaf = key.partition(".")
+        if group == "retrain" and f"method.{key}" not in given:
+            config["method"]["retrain"].pop(leaf, None)
+    validate(config)
+    return config
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides and check what they address: keys of the schema, files of the groups.
+
+    Args:
+        overrides: as on Hydra's command line.
+
+    Returns:
+        The overrides in Hydra's own form.
+
+    Raises:
+        ConfigError: a key, a group's option or the syntax is wrong.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            raise ConfigError(f"{text!r} cannot be read: write key=value") from None
+        if not override.key_or_group.startswith("hydra"):
+            _check_address(override)
+        parsed.append(override)
+    return parsed
+
+
+def _check_address(override: Override) -> None:
+    if override.is_delete():
+        raise ConfigError(f"{override.input_line} is not accepted: give the key another value, no key can be removed")
+    folder, key = config_dir(), override.key_or_group
+    values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
+    if key and (folder / key).is_dir():
+        options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
+        for value in values:
+            if str(value) not in options:
+                raise ConfigError(f"{key}={value} is not accepted: one of {', '.join(options)}")
+    elif "/" in key:
+        groups = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise ConfigError(unknown_key(key, values[0], groups))
+    else:
+        check_key(key, values[0])
+
+
+def opened(overrides: Sequence[str]) -> list[str]:
+    """The same overrides, with leave to add keys where the schema does not fix them (a solver's options, say)."""
+    return [f"++{text}" if text.startswith(OPEN_KEYS) else text for text in overrides]
+
+
+def points(overrides: Sequence[str]) -> list[list[str]]:
+    """The points of a sweep, each as overrides without sweeps, in the order in which Hydra runs them.
+
+    Args:
+        overrides: as on Hydra's command line.
+
+    Returns:
+        A list of overrides per point.
+
+    Raises:
+        ConfigError: an override is wrong, or uses a sweep that Hydra's BasicSweeper does not know.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    try:
+        (batch,) = BasicSweeper.split_arguments(parse(opened(overrides)), max_batch_size=None)
+    except HydraException as error:
+        raise ConfigError(_one_line(error)) from None
+    return [[item for item in point if not item.startswith("hydra")] for point in batch]
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages span lines and name types; what counts is the key and the first line."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    first = str(cause).strip().splitlines()[0]
+    key = getattr(cause, "full_key", None)
+    if key and "is not in struct" in first:
+        return f"unknown key {key}"
+    rule = accepted(key)
+    return (f"{key}: {first}" if key else first) + (f"; accepted: {rule}" if rule else "")

@@ -1,0 +1,318 @@
+"""The configuration: its schema, its ranges, and which stage reads which part of it.
+
+Nothing here imports torch, so that a mistake is reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from lobs.experiment.registry import DATASETS, DEVICES, OPTIMIZERS, SCHEDULES
+from lobs.registry import ALLOCATIONS, METHODS
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration: one line that names the key, the value and what is accepted."""
+
+
+@dataclass
+class Data:
+    """Group `data`."""
+
+    name: str
+    validation: int = 0
+
+
+@dataclass
+class Train:
+    """Group `train`: the recipe of the dense network."""
+
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    batch_size: int
+    epochs: int
+
+
+@dataclass
+class Retrain:
+    """Group `retrain`: the recipe of the pruned network; `method.retrain` overrides parts of it."""
+
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    batch_size: int
+    iterations: int
+    measure_every: int
+
+
+@dataclass
+class Collect:
+    """Key `collect`: the calibration pass."""
+
+    batch_size: int
+    images: int | None
+
+
+@dataclass
+class Method:
+    """Group `method`: a solver, its options, and how it is applied."""
+
+    name: str
+    solver: str
+    options: dict[str, Any]
+    allocation: str
+    rounds: list[float] | None
+    retrain: dict[str, Any]
+
+
+@dataclass
+class Paths:
+    """Key `paths`: folders, relative to the working directory."""
+
+    data: str
+    runs: str
+    reports: str
+    mlflow: str
+    output: str | None
+
+
+@dataclass
+class Config:
+    """The whole configuration."""
+
+    name: str
+    seed: int
+    density: float | None
+    tolerance: float | None
+    method_density: dict[str, float]
+    device: str
+    threads: int
+    model: dict[str, Any]
+    data: Data
+    train: Train
+    collect: Collect
+    method: Method
+    retrain: Retrain
+    paths: Paths
+
+
+_COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
+_NETWORK = (*_COMPUTE, "model", "data", "paths.data")
+_BUDGET = ("density", "tolerance", "method.name", "method.rounds")
+_SOLVER = ("method.solver", "method.options", "method.allocation")
+
+# What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
+STAGE_KEYS: dict[str, tuple[str, ...]] = {
+    "fetch": ("data.name", "paths.data"),
+    "train": (*_NETWORK, "train"),
+    "collect": (*_NETWORK, "collect"),
+    "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
+    "retrain": (*_NETWORK, *_BUDGET, "retrain"),
+    "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
+    "report": ("paths.runs", "paths.reports", "paths.mlflow"),
+    "track": ("paths.runs", "paths.reports", "paths.mlflow"),
+}
+# Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
+OPEN_KEYS = ("method.options.", "method.retrain.", "method_density.")
+# Only a retraining in rounds prunes and collects again.
+_ROUNDS_KEYS = (*_SOLVER, "collect")
+
+
+def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The part of a configuration that a stage reads.
+
+    Args:
+        config: a whole, validated configuration.
+        stage: a key of `STAGE_KEYS`.
+
+    Returns:
+        A new nested dict; for `retrain` the method's own settings are merged into the recipe.
+    """
+    keys = STAGE_KEYS[stage]
+    if stage == "retrain" and config["method"]["rounds"]:
+        keys += _ROUNDS_KEYS
+    part: dict[str, Any] = {}
+    for key in keys:
+        *parents, leaf = key.split(".")
+        source, target = config, part
+        for parent in parents:
+            source, target = source[parent], target.setdefault(parent, {})
+        target[leaf] = source[leaf]
+    if stage == "retrain":
+        part["retrain"] = {**config["retrain"], **config["method"]["retrain"]}
+    return part
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Check a configuration, or the part of one that a stage got: known keys, ranges, names.
+
+    Raises:
+        ConfigError: the first mistake found.
+    """
+    for key, value in _leaves(config, Config):
+        check = _CHECKS.get(key)
+        if check is not None and not check[0](value):
+            raise ConfigError(f"{key}={value!r} is not accepted: {check[1]}")
+    if "model" in config and not isinstance(config["model"].get("_target_"), str):
+        raise ConfigError("model._target_ is missing: the class of the network, such as package.module.Class")
+    for name, density in config.get("method_density", {}).items():
+        if not _share(density):
+            raise ConfigError(f"method_density.{name}={density!r} is not accepted: {_SHARE}")
+    if "density" in config:
+        _check_budget(config)
+    if "solver" in config.get("method", {}):
+        _check_method(config["method"])
+    for key, value in config.get("method", {}).get("retrain", {}).items():
+        if key not in _names(Retrain):
+            raise ConfigError(unknown_key(f"method.retrain.{key}", value, _names(Retrain)))
+        check = _CHECKS[f"retrain.{key}"]
+        if not check[0](value):
+            raise ConfigError(f"method.retrain.{key}={value!r} is not accepted: {check[1]}")
+
+
+def _check_budget(config: Mapping[str, Any]) -> None:
+    density, tolerance, rounds = config["density"], config["tolerance"], config["method"]["rounds"]
+    if (density is None) == (tolerance is None):
+        raise ConfigError(
+            f"density={density} and tolerance={tolerance}: give exactly one of them, and null for the other"
+        )
+    if not rounds:
+        return
+    if density is None:
+        raise ConfigError(f"method.rounds={rounds} needs a density, got tolerance={tolerance}")
+    if any(after >= before for before, after in zip([1.0, *rounds], [*rounds, density], strict=True)):
+        raise ConfigError(
+            f"method.rounds={rounds} with density={density} is not accepted: densities must fall from round to round"
+        )
+
+
+def _check_method(method: Mapping[str, Any]) -> None:
+    solver = method["solver"]
+    for option, value in method["options"].items():
+        options = METHODS[solver].options
+        if option not in options:
+            raise ConfigError(unknown_key(f"method.options.{option}", value, options, f" by method.solver={solver}"))
+
+
+def unknown_key(key: str, value: object, names: Iterable[str], whose: str = "") -> str:
+    """The message for a key that does not exist, with the closest one that does."""
+    *parents, leaf = key.split(".")
+    names = list(names)
+    close = difflib.get_close_matches(leaf, names, n=1)
+    hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
+    return f"unknown key {key}={value!r}: {hint}accepted{whose}: {', '.join(names) or 'none'}"
+
+
+def check_key(key: str, value: object) -> None:
+    """Check that a dotted key exists in the schema, whatever its value.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    node: Any = Config
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        if not is_dataclass(node):
+            return
+        hints = get_type_hints(node)
+        if part not in hints:
+            raise ConfigError(unknown_key(".".join(parts[: index + 1]), value, _names(node)))
+        node = hints[part]
+
+
+def accepted(key: str | None) -> str | None:
+    """What a key accepts, in words; None for a key without a rule."""
+    return _CHECKS[key][1] if key in _CHECKS else None
+
+
+def _names(schema: Any) -> tuple[str, ...]:
+    return tuple(entry.name for entry in fields(schema))
+
+
+def _leaves(part: Mapping[str, Any], schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys and values of a configuration, checked against the dataclasses."""
+    hints = get_type_hints(schema)
+    for key, value in part.items():
+        if key not in hints:
+            raise ConfigError(unknown_key(prefix + str(key), value, _names(schema)))
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"{prefix}{key}={value!r} is not accepted: a mapping of {', '.join(_names(hints[key]))}"
+                )
+            yield from _leaves(value, hints[key], f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float("inf")
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _share(value: Any) -> bool:
+    return _number(value) and 0 <= value <= 1
+
+
+def _shares(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_share, value))
+
+
+def _one_of(names: Mapping | tuple) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value in names), f"one of {', '.join(names)}"
+
+
+def _or_null(check: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value is None or check[0](value)), f"{check[1]}, or null"
+
+
+_SHARE = "the share of weights kept, a number from 0 to 1"
+_POSITIVE = (_whole(1), "a whole number, 1 or more")
+_NAME = (
+    lambda value: isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", value) is not None,
+    "a name of letters, digits, '_', '-' and '.', since it becomes a folder",
+)
+_AT_LEAST_ZERO = (lambda value: _number(value) and value >= 0, "a number, 0 or more")
+_RECIPE = {
+    "optimizer": _one_of(OPTIMIZERS),
+    "learning_rate": (lambda value: _number(value) and value > 0, "a number above 0"),
+    "momentum": (lambda value: _number(value) and 0 <= value < 1, "a number from 0 to below 1"),
+    "weight_decay": _AT_LEAST_ZERO,
+    "schedule": _one_of(SCHEDULES),
+    "batch_size": _POSITIVE,
+}
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _NAME,
+    "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 4294967295"),
+    "density": _or_null((_share, _SHARE)),
+    "tolerance": _or_null((_AT_LEAST_ZERO[0], "the tolerable error per layer, a number, 0 or more")),
+    "device": _one_of(DEVICES),
+    "threads": _POSITIVE,
+    "data.name": _one_of(DATASETS),
+    "data.validation": (_whole(0), "a whole number of training images, 0 or more"),
+    "collect.batch_size": _POSITIVE,
+    "collect.images": _or_null(_POSITIVE),
+    "method.name": _NAME,
+    "method.solver": _one_of(METHODS),
+    "method.allocation": _one_of(ALLOCATIONS),
+    "method.rounds": _or_null(
+        (lambda value: isinstance(value, list) and all(map(_share, value)), "a list of densities")
+    ),
+    **{f"train.{key}": check for key, check in _RECIPE.items()},
+    "train.epochs": _POSITIVE,
+    **{f"retrain.{key}": check for key, check in _RECIPE.items()},
+    "retrain.iterations": (_whole(0), "a whole number of minibatches, 0 or more"),
+    "retrain.measure_every": _POSITIVE,
+}

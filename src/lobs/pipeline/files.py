@@ -1,0 +1,114 @@
+"""The files that stages talk through: JSON, CSV and safetensors, written under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write a JSON file: indented by 2, keys in the order given, a newline at the end.
+
+    Raises:
+        ValueError: the value holds NaN or an infinite number, which JSON cannot express.
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"{path}: a metric is NaN or infinite ({error})") from None
+    write_text(path, text)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file with Unix line ends."""
+    _replace(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write a table; a row's missing value becomes an empty field, a key that is no column is an error.
+
+    Args:
+        path: the file.
+        rows: one mapping per line.
+        columns: the header, in order.
+    """
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    _replace(path, write)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; the same tensors give the same bytes."""
+    from safetensors.torch import save_file
+
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(path, lambda partial: save_file(ready, partial, metadata=dict(metadata or {})))
+
+
+def load_tensors(path: str | Path, made_by: str) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Args:
+        path: the file.
+        made_by: the command that writes it, for the error message.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(require(path, made_by))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run `{made_by}`") from None
+
+
+def read_json(path: str | Path, made_by: str) -> Any:
+    """Read a JSON file that another stage wrote."""
+    return json.loads(require(path, made_by).read_text(encoding="utf-8"))
+
+
+def require(path: str | Path, made_by: str) -> Path:
+    """The path of a file that has to be there.
+
+    Args:
+        path: the file.
+        made_by: the command that writes it, for the error message.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: it is not; the message names the command that makes it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist yet: run `{made_by}` first")
+    return path
+
+
+def _replace(path: str | Path, write: Callable[[Path], object]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Stage prune: one factorisation per layer, one pruned network, and the curves that the same paths give for free."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from lobs.experiment.data import Split, load_training_data
+from lobs.experiment.evaluation import error_percent
+from lobs.layers import prunable_layers, set_weight_matrix
+from lobs.pipeline.files import save_tensors, write_csv, write_json
+from lobs.pipeline.stage import Folders, Stopwatch, first_density, load_network, prepare, progress
+from lobs.pruning import PruneResult, layer_paths, prune
+from lobs.solvers import make
+from lobs.solvers.path import PruningPath, layer_error
+from lobs.statistics import Statistics
+
+# Densities of the error curves: every half percent below 10%, where the paper works, every two percent above.
+PATH_DENSITIES = [step / 200 for step in range(20)] + [step / 50 for step in range(5, 51)]
+# Densities at which the network with only its first layer pruned is tested (Figure 2).
+CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in range(2, 21)]
+# Sensitivities below 1e-20 are counted with the first bin: they belong to inputs that are always zero.
+LOWEST_LOG10 = -20
+BINS_PER_DECADE = 4
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Prune the dense network to the budget and write it with its masks, records and curves.
+
+    Args:
+        config: what `STAGE_KEYS["prune"]` lists.
+
+    Returns:
+        The metrics written.
+    """
+    device = prepare(config)
+    folders = Folders(config)
+    dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train")).to(device)
+    statistics = Statistics.load(folders.input("collect", "statistics.safetensors"))
+    _, measured = load_training_data(config["paths"]["data"], **config["data"])
+
+    watch = Stopwatch()
+    method = config["method"]
+    bar = progress("factorising")
+    paths = layer_paths(
+        dense,
+        statistics,
+        make(method["solver"], **method["options"]),
+        progress=lambda names: watch.each(bar(names)),
+    )
+    result = prune(
+        dense,
+        statistics,
+        density=first_density(config),
+        tolerance=config["tolerance"],
+        allocation=method["allocation"],
+        paths=paths,
+    )
+    for record in result.layers:
+        watch.layers[record.name] += record.seconds
+    timings = watch.result(config, device)
+
+    metrics = _metrics(config, dense, result, measured)
+    first = next(iter(paths))
+    folder = folders.output("prune")
+    save_tensors(folder / "model.safetensors", result.model.state_dict())
+    save_tensors(folder / "masks.safetensors", result.masks)
+    write_json(folder / "layers.json", layer_rows(result))
+    write_csv(
+        folder / "paths.csv",
+        [row for name, path in paths.items() for row in error_curve(name, path)],
+        ["layer", "density", "error", "relative_error", "sensitivity_threshold"],
+    )
+    write_csv(
+        folder / "first_layer_curve.csv",
+        first_layer_curve(dense, first, paths[first], measured),
+        ["density", "test_accuracy_percent"],
+    )
+    write_json(folder / "sensitivities.json", sensitivity_histogram(first, paths[first]))
+    write_json(folder / "timings.json", timings)
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def layer_rows(result: PruneResult) -> list[dict[str, Any]]:
+    """The layers' records without their durations, which must not reach a file that other stages depend on."""
+    rows = [asdict(record) for record in result.layers]
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def error_curve(name: str, path: PruningPath) -> list[dict[str, Any]]:
+    """A layer's error E along its path, at every density that the path reaches."""
+    output = layer_error(path.weight, path.statistics.second_moment)
+    rows = []
+    for density in PATH_DENSITIES:
+        count = round((1 - density) * path.removable)
+        if count <= path.total:
+            error = path.layer_error(count)
+            rows.append(
+                {
+                    "layer": name,
+                    "density": density,
+                    "error": error,
+                    "relative_error": error / output if output else 0.0,
+                    "sensitivity_threshold": path.sensitivity_threshold(count),
+                }
+            )
+    return rows
+
+
+def first_layer_curve(dense: nn.Module, name: str, path: PruningPath, measured: Split) -> list[dict[str, Any]]:
+    """Accuracy of the network while only one layer is pruned (the paper's Figure 2)."""
+    network = copy.deepcopy(dense)
+    module = prunable_layers(network)[name]
+    rows = []
+    for density in progress("first layer alone")(CURVE_DENSITIES):
+        count = round((1 - density) * path.removable)
+        if count <= path.total:
+            set_weight_matrix(module, path.at(count)[0])
+            rows.append({"density": density, "test_accuracy_percent": 100 - error_percent(network, measured)})
+    return rows
+
+
+def sensitivity_histogram(name: str, path: PruningPath) -> dict[str, Any]:
+    """How the sensitivities L_q of a layer are distributed over decades (Figure 3); empty where there are none."""
+    if path.sensitivities is None:
+        return {}
+    values = path.sensitivities.double().flatten().cpu()
+    logs = values.clamp_min(10.0**LOWEST_LOG10).log10()
+    low, high = int(logs.min().floor()), int(logs.max().floor()) + 1
+    bins = (high - low) * BINS_PER_DECADE
+    return {
+        "layer": name,
+        "log10_edges": [low + step / BINS_PER_DECADE for step in range(bins + 1)],
+        "counts": [int(count) for count in torch.histc(logs, bins, low, high)],
+        "share_below_0.001": float((values < 1e-3).double().mean()),
+    }
+
+
+def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, measured: Split) -> dict[str, Any]:
+    kept = sum(record.kept for record in result.layers)
+    return {
+        "experiment": config["name"],
+        "method": config["method"]["name"],
+        "seed": config["seed"],
+        "solver": config["method"]["solver"],
+        "requested_density": first_density(config),
+        "requested_tolerance": config["tolerance"],
+        "allocation": config["method"]["allocation"],
+        "density": result.density,
+        "removable_weights": kept + sum(record.removed for record in result.layers),
+        "kept_weights": kept,
+        "error_before_percent": error_percent(dense, measured),
+        "error_after_pruning_percent": error_percent(result.model, measured),
+        "layer_error_sum": sum(record.error for record in result.layers),
+    }

@@ -1,0 +1,23 @@
+"""Stage report: tables, figures and the page, from the metrics files; MLflow is brought up to date with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lobs.pipeline import track
+from lobs.report import write_report
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Write the report.
+
+    Args:
+        config: what `STAGE_KEYS["report"]` lists.
+
+    Returns:
+        The number of files written and of MLflow runs.
+    """
+    paths = config["paths"]
+    written = write_report(Path(paths["runs"]), Path(paths["reports"]))
+    return {"page": str(written[0]), "files": len(written), **track.run(config)}

@@ -1,0 +1,73 @@
+"""Stage resolve: the fire wall between conf/ and the other stages.
+
+It composes every experiment, seed and method that conf/matrix.yaml names, and writes one small file per stage
+instance with only the values that this instance reads. DVC runs a stage again when its file changed, so a comment in
+conf/ touches no other stage and a value only those that use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lobs.pipeline.compose import config_dir, load
+from lobs.pipeline.config import ConfigError, stage_config
+from lobs.pipeline.files import write_text
+
+MATRIX_FILE = "matrix.yaml"
+MATRIX = ("datasets", "experiments", "seeds", "methods")
+FOLDER = Path("resolved")
+# Stages that run once per seed, and those that run once per seed and method.
+SEED_STAGES = ("train", "collect")
+METHOD_STAGES = ("prune", "retrain", "evaluate")
+
+
+def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose and write all files; nothing is written unless everything is valid.
+
+    Args:
+        overrides: for every composition.
+
+    Returns:
+        The number of files.
+    """
+    matrix = read_matrix(config_dir() / MATRIX_FILE)
+    files: dict[Path, dict[str, Any]] = {FOLDER / "report.yaml": stage_config(load(overrides), "report")}
+    for data in matrix["datasets"]:
+        files[FOLDER / "fetch" / f"{data}.yaml"] = stage_config(load([f"data={data}", *overrides]), "fetch")
+    for experiment in matrix["experiments"]:
+        for seed in matrix["seeds"]:
+            folder = FOLDER / str(experiment) / f"seed{seed}"
+            for method in matrix["methods"]:
+                config = load([f"experiment={experiment}", f"seed={seed}", f"method={method}", *overrides])
+                for stage in SEED_STAGES:
+                    files[folder / f"{stage}.yaml"] = stage_config(config, stage)
+                for stage in METHOD_STAGES:
+                    files[folder / f"{stage}.{method}.yaml"] = stage_config(config, stage)
+    for path, part in files.items():
+        write_text(path, yaml.safe_dump(part, sort_keys=False))
+    return {"files": len(files)}
+
+
+def read_matrix(path: Path) -> dict[str, list]:
+    """The lists of what to run.
+
+    Args:
+        path: of the file that dvc.yaml takes its variables from.
+
+    Returns:
+        The lists by name.
+
+    Raises:
+        ConfigError: the file or one of the lists is missing.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: it lists what to run ({', '.join(MATRIX)})")
+    lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name in MATRIX:
+        if not isinstance(lists, dict) or not isinstance(lists.get(name), list):
+            raise ConfigError(f"{path}: {name} is missing or no list")
+    return lists

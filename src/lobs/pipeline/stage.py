@@ -1,0 +1,216 @@
+"""What every stage needs: where files lie, the device, the clock, progress bars and the table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lobs.pipeline.files import read_json, require
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Folders:
+    """The folders of one experiment and seed: `runs/<name>/seed<k>/<stage>` or `.../<method>/<stage>`.
+
+    A stage reads from `paths.runs`. In a sweep it writes into the folder of its point (`paths.output`), and what an
+    earlier sweep over the same point has written there is preferred to `paths.runs`.
+
+    Args:
+        config: of the stage.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._run = Path(config["name"]) / f"seed{config['seed']}"
+        self._method = config.get("method", {}).get("name")
+        paths = config["paths"]
+        self._roots = [Path(root) for root in (paths["output"], paths["runs"]) if root]
+        self._overrides = f"experiment={config['name']} seed={config['seed']}"
+
+    def output(self, stage: str) -> Path:
+        """The folder that the stage writes to."""
+        return self._roots[0] / self._run / self._part(stage)
+
+    def input(self, stage: str, file: str) -> Path:
+        """A file of an earlier stage.
+
+        Returns:
+            Its path.
+
+        Raises:
+            ValueError: it does not exist yet; the message names the command that makes it.
+        """
+        candidates = [root / self._run / self._part(stage) / file for root in self._roots]
+        path = next((path for path in candidates if path.exists()), candidates[-1])
+        return require(path, self.command(stage))
+
+    def command(self, stage: str) -> str:
+        """The command that runs a stage of this experiment."""
+        method = "" if stage in ("train", "collect") else f" method={self._method}"
+        return f"lobs {stage} {self._overrides}{method}"
+
+    def _part(self, stage: str) -> Path:
+        return Path(stage) if stage in ("train", "collect") else Path(self._method) / stage
+
+
+class Stopwatch:
+    """Wall time and peak memory of a stage, for `timings.json`: the only file that may hold either."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.layers: dict[str, float] = {}
+
+    def each(self, names: Iterable[str]) -> Iterator[str]:
+        """The names, one after the other, while noting what is spent on each."""
+        for name in names:
+            start = time.perf_counter()
+            yield name
+            self.layers[name] = self.layers.get(name, 0.0) + time.perf_counter() - start
+
+    def result(self, config: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+        """Seconds in all and per layer, peak memory, and what they depend on."""
+        return {
+            "total": round(time.perf_counter() - self._start, 3),
+            "layers": {name: round(seconds, 4) for name, seconds in self.layers.items()},
+            "peak_memory_mib": _peak_memory_mib(),
+            "threads": config["threads"],
+            "device": str(device),
+        }
+
+
+def prepare(config: Mapping[str, Any]) -> torch.device:
+    """Fix the number of threads and the seeds, and choose the device.
+
+    Returns:
+        Where to compute.
+
+    Raises:
+        ValueError: CUDA is asked for where there is none.
+    """
+    import torch
+
+    torch.set_num_threads(config["threads"])
+    torch.manual_seed(config["seed"])
+    if config["device"] == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' is not accepted here: this machine has no CUDA device; use auto or cpu")
+    return torch.device("cuda" if config["device"] != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Module:
+    """The experiment's network with the weights of a file.
+
+    Args:
+        config: of the stage.
+        path: a state dict.
+        made_by: the command that writes it.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        ValueError: the weights belong to another network.
+    """
+    from lobs.experiment.networks import build
+    from lobs.pipeline.files import load_tensors
+
+    network = build(config["model"])
+    try:
+        network.load_state_dict(load_tensors(path, made_by))
+    except RuntimeError:
+        raise ValueError(f"{path} holds another network than model={config['model']}: run `{made_by}`") from None
+    return network
+
+
+def require_same_budget(config: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
+    """The prune stage's metrics, once they are known to belong to the budget that this stage is asked for.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ValueError: the network on disk was pruned to another budget.
+    """
+    path = folders.input("prune", "metrics.json")
+    metrics = read_json(path, folders.command("prune"))
+    asked = (first_density(config), config["tolerance"])
+    found = (metrics["requested_density"], metrics["requested_tolerance"])
+    if asked != found:
+        key, index = ("density", 0) if asked[1] is None else ("tolerance", 1)
+        raise ValueError(
+            f"{key}={asked[index]} was asked for, but {path.parent} was pruned with density={found[0]} and "
+            f"tolerance={found[1]}: run `{folders.command('prune')} {key}={config[key]}` first"
+        )
+    return metrics
+
+
+def first_density(config: Mapping[str, Any]) -> float | None:
+    """What the prune stage prunes to: the first of the rounds, where there are rounds."""
+    rounds = config["method"]["rounds"]
+    return rounds[0] if rounds else config["density"]
+
+
+def progress(description: str) -> Any:
+    """A wrapper for an iterable that shows a progress bar on a terminal, and nothing anywhere else."""
+
+    def wrap(items: Iterable, total: int | None = None) -> Iterable:
+        if not sys.stdout.isatty():
+            return items
+        from rich.progress import track
+
+        return track(items, description=description, total=total, transient=True)
+
+    return wrap
+
+
+def summary(stage: str, metrics: Mapping[str, Any]) -> None:
+    """Print a stage's metrics: its scalars, then a table for each list of rows."""
+    print_table(f"lobs {stage}", [{"metric": key, "value": value} for key, value in flat(metrics).items()])
+    for key, value in metrics.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            print_table(key, value)
+
+
+def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The scalars of nested metrics, keys joined by dots; lists are left out."""
+    scalars: dict[str, Any] = {}
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            scalars.update(flat(value, f"{prefix}{key}."))
+        elif not isinstance(value, list):
+            scalars[prefix + key] = value
+    return scalars
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows that share their keys as a table; numbers to six digits."""
+    from rich.console import Console
+    from rich.table import Table
+
+    result = Table(title=title, title_justify="left")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
+        result.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*(_text(row.get(column)) for column in columns))
+    # Without a terminal rich would assume 80 columns and fold every heading.
+    Console(width=None if sys.stdout.isatty() else 160).print(result)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _peak_memory_mib() -> float:
+    """The process's largest resident set so far."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

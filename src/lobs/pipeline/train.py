@@ -1,0 +1,59 @@
+"""Stage train: the dense network."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from lobs.experiment.data import load_training_data
+from lobs.pipeline.files import save_tensors, write_csv, write_json
+from lobs.pipeline.stage import Folders, Stopwatch, prepare
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Train the network and write it with its metrics and its error curve.
+
+    Args:
+        config: what `STAGE_KEYS["train"]` lists.
+
+    Returns:
+        The metrics written.
+    """
+    device = prepare(config)
+    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+
+    from lobs.experiment.evaluation import error_percent
+    from lobs.experiment.networks import build
+    from lobs.experiment.training import Recipe, fit
+
+    watch = Stopwatch()
+    network = build(config["model"])
+    recipe = dict(config["train"])
+    epochs = recipe.pop("epochs")
+    epoch = ceil(len(train) / recipe["batch_size"])
+    result = fit(
+        network,
+        train,
+        measured,
+        Recipe(**recipe, iterations=epochs * epoch),
+        seed=config["seed"],
+        device=device.type,
+        measure_every=epoch,
+    )
+    metrics = {
+        "experiment": config["name"],
+        "seed": config["seed"],
+        "measured_on": "validation" if config["data"]["validation"] else "test",
+        "test_error_percent": result.error_percent,
+        "train_error_percent": error_percent(network, train),
+        "epochs": epochs,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "device": device.type,
+    }
+    folder = Folders(config).output("train")
+    save_tensors(folder / "model.safetensors", network.state_dict())
+    curve = [{"epoch": point.pop("iteration") // epoch, **point} for point in result.points]
+    write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
+    write_json(folder / "timings.json", watch.result(config, device))
+    write_json(folder / "metrics.json", metrics)
+    return metrics

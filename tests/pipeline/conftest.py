@@ -1,0 +1,63 @@
+"""A small made-up data set under MNIST's name, and a runner of the command line inside it."""
+
+from __future__ import annotations
+
+import pytest
+
+# Overrides that make every stage a matter of a moment.
+SMALL = [
+    "model.hidden=[16,8]",
+    "train.epochs=5",
+    "train.batch_size=32",
+    "train.learning_rate=0.1",
+    "retrain.iterations=22",
+    "retrain.learning_rate=0.05",
+    "retrain.measure_every=5",
+    "retrain.batch_size=32",
+    "collect.batch_size=70",
+    "threads=1",
+    "device=cpu",
+]
+
+
+def write_data(root, train=400, test=200):
+    """Ten random prototypes plus noise: learnable at once, but not without errors."""
+    import torch
+
+    from lobs.experiment.data import fingerprint, split_file
+    from lobs.pipeline.files import save_tensors
+
+    generator = torch.Generator().manual_seed(1)
+    prototypes = torch.rand(10, 28, 28, generator=generator)
+    prototypes[:, :3] = 0  # dead inputs, as MNIST's margins are
+    for split, count in (("train", train), ("test", test)):
+        labels = torch.arange(count) % 10
+        noise = torch.randn(count, 28, 28, generator=generator) * (prototypes[labels] > 0)
+        images = (255 * (0.6 * prototypes[labels] + 0.4 * noise)).clamp(0, 255).to(torch.uint8)
+        labels = labels.to(torch.uint8)
+        save_tensors(
+            split_file(root, "mnist", split),
+            {"images": images, "labels": labels},
+            {"md5": fingerprint(images, labels)},
+        )
+
+
+def lobs(*words):
+    """Run a command and expect it to succeed."""
+    from lobs.pipeline.cli import main
+
+    assert main(list(words)) == 0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A working directory in which every stage has run for lobs, and prune and retrain for lwc_iterative."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_data("data")
+        for stage in ("train", "collect", "prune", "retrain", "evaluate"):
+            lobs(stage, *SMALL)
+        for stage in ("prune", "retrain"):
+            lobs(stage, "method=lwc_iterative", *SMALL)
+        yield folder

@@ -1,0 +1,120 @@
+"""The command line from outside: exit codes, one-line errors, nothing written, nothing heavy imported too early."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lobs.pipeline.cli import STAGES, main
+from lobs.pipeline.compose import load
+from lobs.pipeline.config import STAGE_KEYS
+from lobs.pipeline.files import write_text
+
+HEAVY = {"torch", "numpy", "pytorch_lightning", "mlflow", "matplotlib"}
+PROBE = """
+import sys
+from lobs.pipeline.cli import main
+code = main(sys.argv[1:])
+print(",".join(sorted({name.split(".")[0] for name in sys.modules})))
+sys.exit(code)
+"""
+
+
+def probe(folder, *words):
+    """Run the command line in a new process; its result and the top-level modules it imported."""
+    done = subprocess.run([sys.executable, "-c", PROBE, *words], cwd=folder, capture_output=True, text=True)
+    return done, set(done.stdout.strip().splitlines()[-1].split(","))
+
+
+@pytest.mark.parametrize("words", [["prune", "density=7"], ["train", "densty=1"], ["nonsense"], ["prune", "--fast"]])
+def test_a_mistake_ends_at_once_with_one_line_and_nothing_written(tmp_path, words):
+    start = time.perf_counter()
+    done, modules = probe(tmp_path, *words)
+    seconds = time.perf_counter() - start
+    assert done.returncode == 2
+    assert done.stderr.startswith("lobs: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not HEAVY & modules
+    assert not list(tmp_path.iterdir())
+    assert seconds < 5  # under a second on an idle machine; the import check above is what keeps it so
+
+
+def test_help_lists_every_stage(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {stage}" in text for stage in STAGES)
+    assert main(["prune", "--help"]) == 0
+    assert "method: lobs" in capsys.readouterr().out
+
+
+def test_every_configured_stage_can_be_called():
+    assert set(STAGE_KEYS) | {"resolve"} == set(STAGES)
+
+
+def test_cfg_prints_what_the_stage_reads(capsys):
+    import yaml
+
+    assert main(["fetch", "--cfg"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"data": {"name": "mnist"}, "paths": {"data": "data"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--resolved"], "--resolved needs a file"),
+        (["--resolved", "none.yaml"], "none.yaml does not exist yet: run `lobs resolve` first"),
+        (["--resolved", "x.yaml", "seed=1"], "takes no overrides"),
+        (["--resolved", "list.yaml"], "is no configuration"),
+        (["--resolved", "bad.yaml"], "unknown key colect={}: did you mean collect?"),
+    ],
+)
+def test_a_resolved_file_is_checked_like_any_configuration(tmp_path, monkeypatch, capsys, words, expected):
+    monkeypatch.chdir(tmp_path)
+    write_text("list.yaml", "- 1\n")
+    write_text("bad.yaml", "colect: {}\n")
+    assert main(["collect", *words]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_resolve_writes_nothing_when_one_composition_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["resolve", "train.epochs=0"]) == 2
+    assert "train.epochs=0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_from_inside_a_foreign_package_keeps_its_traceback(tmp_path, monkeypatch):
+    from lobs.pipeline import cli
+
+    def foreign(stage, config):
+        import json
+
+        json.loads("{")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run_stage", foreign)
+    with pytest.raises(ValueError, match="Expecting property name"):
+        main(["fetch"])
+
+
+def test_a_stage_imports_only_what_it_needs(project):
+    write_text("prune.yaml", _resolved("prune"))
+    write_text("collect.yaml", _resolved("collect"))
+    for stage in ("prune", "collect"):
+        done, modules = probe(project, stage, "--resolved", f"{stage}.yaml")
+        assert done.returncode == 0, done.stderr
+        assert "torch" in modules
+        assert not {"pytorch_lightning", "lightning", "mlflow", "hydra", "matplotlib", "dvc"} & modules
+
+
+def _resolved(stage):
+    import yaml
+
+    from lobs.pipeline.config import stage_config
+    from pipeline.conftest import SMALL
+
+    return yaml.safe_dump(stage_config(load(SMALL), stage))

@@ -1,0 +1,114 @@
+"""The configuration: what is accepted, what a mistake says, and which stage reads what."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lobs.pipeline.compose import load, points
+from lobs.pipeline.config import STAGE_KEYS, ConfigError, stage_config, validate
+
+
+def test_the_papers_densities_are_the_defaults_of_their_methods():
+    assert load([])["density"] == 0.07
+    assert load(["method=magnitude"])["density"] == 0.08
+    assert load(["method=magnitude", "density=0.2"])["density"] == 0.2
+
+
+def test_a_tolerance_takes_the_place_of_the_density():
+    config = load(["tolerance=0.1"])
+    assert (config["density"], config["tolerance"]) == (None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (["densty=0.1"], r"densty=0.1.*did you mean density\?.*accepted: name, seed"),
+        (["+densty=0.1"], r"densty=0.1.*did you mean density\?"),
+        (["method=lob"], r"method=lob is not accepted: one of lobs,"),
+        (["experiment=lenet3"], r"experiment=lenet3 is not accepted: one of lenet300"),
+        (["optimiser/x=adam"], r"unknown key optimiser/x='adam'"),
+        (["density=7"], r"density=7.0 is not accepted: the share of weights kept, a number from 0 to 1"),
+        (["density=nan"], r"density=nan is not accepted"),
+        (["density=abc"], r"density: Value 'abc'.*accepted: the share"),
+        (["tolerance=-1"], r"tolerance=-1.0 is not accepted: the tolerable error"),
+        (["tolerance=0.1", "density=0.1"], r"density=0.1 and tolerance=0.1: give exactly one"),
+        (["density=null"], r"density=None and tolerance=None: give exactly one"),
+        (["+method.foo=1"], r"unknown key method.foo=1: accepted: name, solver"),
+        (["method.solver=obss"], r"method.solver='obss' is not accepted: one of lobs"),
+        (["method.options.alpa=1"], r"method.options.alpa=1: did you mean method.options.alpha\?"),
+        (["method=magnitude", "method.options.alpha=1"], r"alpha=1: .*accepted by method.solver=magnitude"),
+        (["method.retrain.iteration=1"], r"did you mean method.retrain.iterations\?"),
+        (["method.retrain.batch_size=0"], r"method.retrain.batch_size=0 is not accepted: a whole number, 1 or more"),
+        (["method.allocation=even"], r"method.allocation='even' is not accepted: one of uniform"),
+        (["method=lwc_iterative", "density=0.3"], r"method.rounds=.* with density=0.3 is not accepted"),
+        (["method=lwc_iterative", "tolerance=0.3"], r"method.rounds=.* needs a density"),
+        (["method.rounds=[0.5,7]"], r"method.rounds=\[0.5, 7.0\] is not accepted"),
+        (["method_density.lobs=2", "density=0.1"], r"method_density.lobs=2.0 is not accepted"),
+        (["seed=null"], r"seed.*accepted: a whole number from 0"),
+        (["seed=-1"], r"seed=-1 is not accepted"),
+        (["name=a/b"], r"name='a/b' is not accepted: a name of letters"),
+        (["device=tpu"], r"device='tpu' is not accepted: one of auto, cpu, cuda"),
+        (["model.hiden=[3]"], r"unknown key model.hiden"),
+        (["train.learning_rate=0"], r"train.learning_rate=0.0 is not accepted: a number above 0"),
+        (["data.name=cifar"], r"data.name='cifar' is not accepted: one of mnist"),
+        (["density=0.1,0.2"], r"density=0.1,0.2 gives several values: add -m"),
+        (["~density"], r"no key can be removed"),
+        (["density"], r"'density' cannot be read: write key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_what_is_accepted(override, expected):
+    with pytest.raises(ConfigError) as error:
+        load(override)
+    assert re.search(expected, str(error.value))
+    assert "\n" not in str(error.value)
+
+
+def test_open_mappings_take_new_keys_without_a_plus():
+    assert load(["method.options.alpha=1e6"])["method"]["options"] == {"alpha": 1e6}
+    assert load(["method.retrain.iterations=3"])["method"]["retrain"] == {"iterations": 3}
+
+
+def test_retraining_given_by_hand_wins_over_the_methods_own():
+    assert stage_config(load(["method=magnitude"]), "retrain")["retrain"]["iterations"] == 4000
+    by_hand = load(["method=magnitude", "retrain.iterations=7"])
+    assert stage_config(by_hand, "retrain")["retrain"]["iterations"] == 7
+
+
+def test_every_stages_part_is_valid_by_itself():
+    for method in ("lobs", "magnitude", "lwc_iterative", "random"):
+        config = load([f"method={method}"])
+        for stage in STAGE_KEYS:
+            validate(stage_config(config, stage))
+
+
+def test_a_part_with_a_foreign_key_is_refused():
+    part = stage_config(load([]), "collect")
+    part["collect"]["batchsize"] = 3
+    with pytest.raises(ConfigError, match=r"did you mean collect.batch_size"):
+        validate(part)
+
+
+def changed_stages(*overrides, method="lobs"):
+    before, after = (load([f"method={method}", *extra]) for extra in ((), overrides))
+    return [stage for stage in STAGE_KEYS if stage_config(before, stage) != stage_config(after, stage)]
+
+
+def test_a_value_reaches_exactly_the_stages_that_use_it():
+    assert changed_stages("train.epochs=3") == ["train"]
+    assert changed_stages("collect.batch_size=7") == ["collect"]
+    assert changed_stages("collect.images=7") == ["collect", "evaluate"]
+    assert changed_stages("method.options.alpha=1e5") == ["prune"]
+    assert changed_stages("retrain.iterations=7") == ["retrain"]
+    assert changed_stages("density=0.3") == ["prune", "retrain", "evaluate"]
+    assert changed_stages("paths.reports=elsewhere") == ["report", "track"]
+    assert changed_stages("method_density.magnitude=0.3") == []
+    # Rounds prune and collect again while retraining.
+    assert changed_stages("collect.batch_size=7", method="lwc_iterative") == ["collect", "retrain"]
+
+
+def test_points_of_a_sweep_are_the_product_of_its_values():
+    found = points(["method=lobs,magnitude", "density=0.05,0.1", "seed=3", "hydra/launcher=joblib"])
+    assert found[1] == ["method=lobs", "density=0.1", "seed=3"]
+    assert len(found) == 4

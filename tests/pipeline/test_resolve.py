@@ -1,0 +1,88 @@
+"""The fire wall: which files `lobs resolve` writes, and which of them a change in conf/ touches."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lobs.pipeline.cli import main
+from lobs.pipeline.config import validate
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def resolve(folder):
+    """Resolve from nothing; the files' contents by their path."""
+    shutil.rmtree(folder / "resolved", ignore_errors=True)
+    assert main(["resolve"]) == 0
+    return {
+        str(path.relative_to(folder / "resolved")): path.read_text() for path in (folder / "resolved").rglob("*.yaml")
+    }
+
+
+def changed(folder, file, old, new):
+    """The resolved files that differ after an edit in conf/."""
+    before = resolve(folder)
+    path = folder / "conf" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    after = resolve(folder)
+    assert before.keys() == after.keys()
+    return {name.split("/")[-1] for name in before if before[name] != after[name]}
+
+
+def test_every_stage_instance_of_dvc_yaml_finds_its_file(checkout):
+    files = resolve(checkout)
+    lists = yaml.safe_load((ROOT / "conf/matrix.yaml").read_text())
+    expected = {"report.yaml"} | {f"fetch/{data}.yaml" for data in lists["datasets"]}
+    for experiment in lists["experiments"]:
+        for seed in lists["seeds"]:
+            folder = f"{experiment}/seed{seed}"
+            expected |= {f"{folder}/train.yaml", f"{folder}/collect.yaml"}
+            for method in lists["methods"]:
+                expected |= {f"{folder}/{stage}.{method}.yaml" for stage in ("prune", "retrain", "evaluate")}
+    assert set(files) == expected
+    for text in files.values():
+        validate(yaml.safe_load(text))
+
+
+def test_a_comment_touches_no_file(checkout):
+    assert changed(checkout, "train/sgd.yaml", "optimizer:", "# a remark\noptimizer:") == set()
+
+
+def test_a_value_touches_exactly_the_stages_that_use_it(checkout):
+    assert changed(checkout, "train/sgd.yaml", "epochs: 20", "epochs: 21") == {"train.yaml"}
+    assert changed(checkout, "method/lobs.yaml", "options: {}", "options: {alpha: 1.0e+5}") == {"prune.lobs.yaml"}
+    assert changed(checkout, "retrain/sgd.yaml", "momentum: 0.9", "momentum: 0.8") == {
+        "retrain.lobs.yaml",
+        "retrain.magnitude.yaml",
+        "retrain.lwc_iterative.yaml",
+    }
+    assert changed(checkout, "experiment/lenet300.yaml", "lobs: 0.07", "lobs: 0.06") == {
+        "prune.lobs.yaml",
+        "retrain.lobs.yaml",
+        "evaluate.lobs.yaml",
+    }
+
+
+def test_a_swapped_default_group_is_seen(checkout):
+    shutil.copy(checkout / "conf/train/sgd.yaml", checkout / "conf/train/long.yaml")
+    path = checkout / "conf/train/long.yaml"
+    path.write_text(path.read_text().replace("epochs: 20", "epochs: 40"))
+    assert changed(checkout, "config.yaml", "train: sgd", "train: long") == {"train.yaml"}
+
+
+def test_a_missing_list_is_named(checkout, capsys):
+    (checkout / "conf/matrix.yaml").write_text("datasets: [mnist]\n")
+    assert main(["resolve"]) == 2
+    assert "experiments is missing or no list" in capsys.readouterr().err

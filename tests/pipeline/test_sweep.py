@@ -1,0 +1,62 @@
+"""`-m`: every point in its own folder, all checked first, one table, and no point lost to another's failure."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+from lobs.pipeline.cli import main
+from pipeline.conftest import SMALL
+
+
+def test_every_point_has_its_own_folder_and_a_row_in_the_table(project, capsys):
+    words = ["experiment=lenet300", "method=lobs,magnitude", "density=0.1,0.2,0.5", "model.hidden=[16,8]"]
+    assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
+    shown = capsys.readouterr().out
+    results = {}
+    for method in ("lobs", "magnitude"):
+        for density in ("0.1", "0.2", "0.5"):
+            (folder,) = (project / "multirun").glob(f"density={density},*method={method},*")
+            path = folder / f"lenet300/seed0/{method}/prune/metrics.json"
+            results[method, density] = json.loads(path.read_text())
+            assert results[method, density]["requested_density"] == float(density)
+            assert (results[method, density]["method"], f"{density}" in shown) == (method, True)
+    assert results["lobs", "0.5"]["layer_error_sum"] < results["magnitude", "0.5"]["layer_error_sum"]
+    with (project / "multirun/prune.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["density"]) for row in rows] == list(results)
+    for row in rows:
+        expected = results[row["method"], row["density"]]
+        assert float(row["error_after_pruning_percent"]) == expected["error_after_pruning_percent"]
+
+
+def test_a_later_stage_finds_its_own_points_files(project):
+    words = ["density=0.3,0.6", *SMALL]
+    assert main(["prune", "-m", *words]) == 0
+    assert main(["retrain", "-m", *words]) == 0
+    for density in (0.3, 0.6):
+        (folder,) = (project / "multirun").glob(f"*density={density},*iterations=22*")
+        metrics = json.loads((folder / "lenet300/seed0/lobs/retrain/metrics.json").read_text())
+        assert abs(metrics["density"] - density) < 2e-3
+
+
+def test_one_wrong_point_stops_the_sweep_before_anything_runs(project, capsys):
+    before = sorted(project.rglob("*"))
+    assert main(["prune", "-m", "density=0.4,7", *SMALL]) == 2
+    message = capsys.readouterr().err
+    assert "density=7.0 is not accepted" in message
+    assert message.count("\n") == 1
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_failing_point_is_listed_and_does_not_lose_the_others(project, capsys):
+    assert main(["prune", "-m", "seed=0,7", "density=0.45", *SMALL]) == 1
+    shown = capsys.readouterr().out
+    assert "failed: seed=7" in shown
+    assert "lobs train experiment=lenet300 seed=7" in shown
+    assert list((project / "multirun").glob("*density=0.45*seed=0*/lenet300/seed0/lobs/prune/metrics.json"))
+
+
+def test_stages_that_run_once_take_no_sweep(capsys):
+    assert main(["report", "-m", "seed=0,1"]) == 2
+    assert "-m is not accepted" in capsys.readouterr().err
