@@ -183,7 +183,7 @@ def test_errors_name_what_is_wrong(network, statistics):
         lobs.prune(network, statistics, density=0.1, tolerance=0.2)
     with pytest.raises(ValueError, match="unknown method 'obs': accepted are lobs"):
         lobs.prune(network, statistics, "obs", density=0.1)
-    with pytest.raises(ValueError, match="unknown allocation 'x': accepted are uniform"):
+    with pytest.raises(ValueError, match="unknown allocation 'x': accepted are uniform, global"):
         lobs.prune(network, statistics, density=0.1, allocation="x")
     with pytest.raises(ValueError, match="unknown: tail; missing: head"):
         lobs.prune(network, statistics, densities={"stem": 1, "body.0": 1, "body.2": 1, "tail": 1})

@@ -73,6 +73,7 @@ METHODS: dict[str, Method] = {
 
 ALLOCATIONS: dict[str, str] = {
     "uniform": "the same density in every layer",
+    "global": "equal slopes of the layers' relative errors: the next weight leaves where it hurts its layer least",
 }
 
 

@@ -91,6 +91,19 @@ class PruningPath(ABC):
         self._check(count)
         return float(self._interpolate(torch.tensor([count]))[0])
 
+    def curve_points(self, most: int = 2000) -> tuple[Tensor, Tensor]:
+        """Counts and `layer_error` there: where a measured curve was measured, or at most about so many counts.
+
+        Returns:
+            counts: increasing, from 0 to `total`, denser towards the sparse end.
+            errors: float64, non-decreasing.
+        """
+        counts, errors = self._knots
+        if len(counts) > most:
+            chosen = torch.tensor(knot_counts(self.total, most))
+            counts, errors = chosen, errors[chosen]
+        return counts, errors
+
     def within(self, tolerance: float, rule: str = "error") -> int:
         """The largest count allowed by the paper's tolerable error (Algorithm 1).
 

@@ -1,0 +1,72 @@
+"""Collecting statistics against its floor: the forward pass and the bare products of the layers' inputs.
+
+    python benchmarks/statistics.py [--run runs/lenet300/seed0]
+
+Seconds for all training images, the ratio, and how the peak memory moves with the number of images.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from common import arguments, matrix_rate, seconds
+
+import lobs
+from lobs.experiment.data import load_split
+from lobs.experiment.networks import build
+from lobs.layers import input_samples, prunable_layers
+
+BATCH = 1000
+MODEL = {"_target_": "lobs.experiment.networks.LeNet300"}
+
+
+def main() -> None:
+    """Print the comparison; with ``--images`` only the peak memory of one collection, for a process of its own."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--images", type=int, help="collect this many images and print the peak memory")
+    options = parser.parse_args()
+    images = load_split(options.data, "mnist", "train")
+    model = build(MODEL).eval()
+    if options.images:
+        lobs.collect_statistics(model, (images[start : start + BATCH][0] for start in range(0, options.images, BATCH)))
+        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        return
+    batches = [batch for batch, _ in images.batches(BATCH)]
+    inputs = layer_inputs(model, batches)
+    print(f"float32 matrix product: {matrix_rate() / 1e9:.0f} Gop/s, {torch.get_num_threads()} threads")
+    with torch.no_grad():
+        forward = seconds(lambda: [model(batch) for batch in batches])
+        bare = seconds(lambda: [samples.mT @ samples for samples in inputs])
+    collect = seconds(lambda: lobs.collect_statistics(model, batches))
+    print(f"{len(images)} images: forward {forward:.2f} s, bare products {bare:.2f} s, collect {collect:.2f} s")
+    print(f"collect is {collect / (forward + bare):.2f} times their sum (aim: 1.5)")
+    for count in (len(images) // 6, len(images)):
+        command = [sys.executable, __file__, "--data", str(options.data), "--images", str(count)]
+        peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"peak memory with {count} images: {peak:.0f} MiB (the images themselves: {images.images.nbytes >> 20})")
+
+
+@torch.no_grad()
+def layer_inputs(model: torch.nn.Module, batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Every layer's samples of every batch, so that only the products are timed."""
+    collected = []
+
+    def keep(module: torch.nn.Module, args: tuple) -> None:
+        collected.extend(input_samples(module, args[0]))
+
+    handles = [module.register_forward_pre_hook(keep) for module in prunable_layers(model).values()]
+    for batch in batches:
+        model(batch)
+    for handle in handles:
+        handle.remove()
+    return collected
+
+
+if __name__ == "__main__":
+    main()
