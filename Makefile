@@ -17,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint format ui
+.PHONY: help repro test lint format bench ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,10 @@ lint: $(STAMP) ## ruff (rules, format) and mypy
 format: $(STAMP) ## rewrite the sources in the house format
 	ruff check --fix
 	ruff format
+
+bench: $(STAMP) ## measure the solvers on the trained network: reports/solvers.md, speed.txt (large_layer.txt: by hand)
+	python benchmarks/solvers.py
+	(python benchmarks/exact_obs.py && echo && python benchmarks/statistics.py) | tee reports/speed.txt
 
 ui: $(STAMP) ## rebuild MLflow's store from the metrics files and open its UI on 127.0.0.1
 	lobs track

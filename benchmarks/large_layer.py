@@ -1,6 +1,6 @@
 """VGG-16's first classifier (25,088 inputs x 4,096 outputs) in 20 GiB: L-OBS scores, weights re-solved on the support.
 
-    python benchmarks/large_layer.py [inputs] [outputs] [density]
+    python benchmarks/large_layer.py [inputs] [outputs] [density] | tee reports/large_layer.txt
 
 Weights are drawn at random and the statistics come from rectified random features with fewer samples than inputs, as
 calibrating on some hundred images gives: speed and memory are those of a trained layer, the errors are not.

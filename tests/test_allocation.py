@@ -88,6 +88,20 @@ def test_global_beats_uniform_on_a_network_with_an_easy_layer():
     assert errors["global"] < 0.5 * errors["uniform"]
 
 
+@pytest.mark.parametrize("method", ["magnitude", "lobs", "exact_obs"])
+def test_a_network_that_is_pruned_already_loses_its_zeros_first(method):
+    """Rounds of pruning are nested whatever the allocation: removing a weight that is zero costs nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20))
+    inputs = torch.randn(300, 40)
+    statistics = lobs.collect_statistics(model, [inputs])
+    first = lobs.prune(model, statistics, method, density=0.313, allocation="global")
+    again = lobs.collect_statistics(first.model, [inputs])
+    second = lobs.prune(first.model, again, method, density=0.3, allocation="global")
+    for name, mask in second.masks.items():
+        assert not (mask & ~first.masks[name]).any()
+
+
 def test_budgets_out_of_reach_are_named():
     paths = make_paths(0)
     with pytest.raises(ValueError, match=r"27 weights cannot leave: the layers' paths end after 26"):

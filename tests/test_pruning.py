@@ -152,9 +152,7 @@ def test_units_of_a_branching_network_are_refused():
 
 
 def test_in_place_and_solver_objects(network, statistics):
-    from lobs.solvers import make
-
-    solver = make("lobs", resolve=True)
+    solver = lobs.solvers.make("lobs", resolve=True)
     expected = lobs.prune(network, statistics, solver, density=0.3)
     result = lobs.prune(network, statistics, solver, density=0.3, in_place=True)
     assert result.model is network

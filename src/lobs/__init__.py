@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lobs import solvers
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
     from lobs.pruning import LayerRecord, PruneResult, layer_paths, methods, prune
     from lobs.solvers.hessian import SingularStatisticsError
@@ -34,10 +35,12 @@ _HOME = {
     "ErrorBound": "lobs.bounds",
 }
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME, "solvers", "__version__"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "solvers":
+        return import_module("lobs.solvers")
     if name not in _HOME:
         raise AttributeError(f"module 'lobs' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(_HOME[name]), name)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.layers import Prunable, input_samples, prunable_layers, unit_outputs
+from lobs.modes import evaluation_mode
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
@@ -295,7 +295,7 @@ def collect_statistics(
         return hook
 
     total, seen = 0, dict.fromkeys(modules, 0)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         first = next(batches, None)
         if first is None:
             raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
@@ -359,17 +359,6 @@ def _target(batch: object, inputs: Tensor) -> Tensor:
 def _chain(first: object, rest: Iterator) -> Iterator:
     yield first
     yield from rest
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def _probe_determinism(model: nn.Module, inputs: Tensor) -> None:

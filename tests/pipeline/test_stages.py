@@ -81,7 +81,7 @@ def test_prune_keeps_exactly_the_density_and_records_true_layer_errors(project):
     for layer in layers:
         name = layer["name"]
         module = pruned.get_submodule(name)
-        assert layer["kept"] == int(masks[name].sum()) == int(0.07 * module.weight.numel())
+        assert layer["kept"] == int(masks[name].sum())
         assert not module.weight[~masks[name].bool()].any()
         change = torch.cat(
             [
@@ -94,7 +94,9 @@ def test_prune_keeps_exactly_the_density_and_records_true_layer_errors(project):
         assert layer["error"] == pytest.approx(error, rel=1e-3)
         assert "seconds" not in layer
     assert result["layer_error_sum"] == pytest.approx(sum(layer["error"] for layer in layers))
-    assert result["kept_weights"] == sum(layer["kept"] for layer in layers)
+    removable = sum(network(project, "train").get_submodule(name).weight.numel() for name in ("fc1", "fc2", "fc3"))
+    assert result["removable_weights"] == removable
+    assert result["kept_weights"] == sum(layer["kept"] for layer in layers) == int(0.07 * removable)
     assert result["error_before_percent"] == metrics(project, "train")["test_error_percent"]
     test = load_split("data", "mnist", "test")
     assert result["error_after_pruning_percent"] == pytest.approx(wrong_percent(pruned, test))
@@ -218,6 +220,11 @@ def test_tolerance_prunes_by_the_papers_rule(project):
         (["retrain", "density=0.5"], "density=0.5 was asked for, but"),
         (["evaluate", "tolerance=0.5"], "tolerance=0.5 was asked for, but"),
         (["collect", "model.hidden=[7,7]"], "holds another network"),
+        (["prune", "data.validation=100"], "model.safetensors was trained with data.validation=0"),
+        (
+            ["retrain", "data.validation=100"],
+            "run `lobs prune experiment=lenet300 seed=0 method=lobs data.validation=100",
+        ),
         (["train", "model._target_=lobs.no_such.Network"], "cannot be imported"),
         (["train", "data.validation=400"], "has only 400 training images"),
     ],

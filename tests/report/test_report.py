@@ -80,6 +80,16 @@ def test_an_experiment_that_was_only_trained_is_shown(tmp_path: Path) -> None:
     assert "### Layers" not in page and "figure2" not in page
 
 
+def test_a_benchmarks_page_in_the_folder_is_linked(tmp_path: Path) -> None:
+    runs, reports = write_runs(tmp_path / "runs"), tmp_path / "reports"
+    write_report(runs, reports)
+    assert "solvers.md" not in (reports / "README.md").read_text()
+    (reports / "solvers.md").write_text("measured elsewhere\n")
+    write_report(runs, reports)
+    assert "[layer error and seconds of every solver](solvers.md)" in (reports / "README.md").read_text()
+    assert (reports / "solvers.md").read_text() == "measured elsewhere\n"
+
+
 def test_errors_on_validation_images_are_said_to_be(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     path = runs / "lenet300/seed0/train/metrics.json"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 
@@ -36,10 +35,6 @@ class Split:
     def part(self, start: int, stop: int | None = None) -> Split:
         """The images from ``start`` to ``stop``."""
         return Split(self.images[start:stop], self.labels[start:stop])
-
-    def to(self, device: torch.device | str) -> Split:
-        """The same split on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in their order, ``size`` at a time."""

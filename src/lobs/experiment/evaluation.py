@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
 from lobs.experiment.data import Split
+from lobs.modes import evaluation_mode
 
 # Large enough to keep two cores busy, small enough to stay in the cache of none but the largest layer.
 BATCH_SIZE = 2000
@@ -52,17 +50,6 @@ def output_error(dense: nn.Module, pruned: nn.Module, split: Split) -> float:
             inputs = inputs.to(device)
             total += float((pruned(inputs).double() - dense(inputs).double()).square().sum())
     return (total / len(split)) ** 0.5
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Dropout off and batch norm fixed inside the block."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
 
 
 def _device(network: nn.Module) -> torch.device:

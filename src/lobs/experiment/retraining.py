@@ -117,7 +117,7 @@ def retrain(
                 "round": number,
                 "density": _density(kept),
                 "error_after_pruning_percent": after_pruning,
-                "error_after_retraining_percent": result.points[-1]["test_error_percent"],
+                "error_after_retraining_percent": result.error_percent,
                 "iterations": recipe.iterations,
             }
         )

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -157,7 +157,7 @@ class Fit:
         points: the curve: iteration, mean training loss since the point before, error in percent.
     """
 
-    points: list[dict[str, Any]] = field(default_factory=list)
+    points: list[dict[str, Any]]
 
     @property
     def error_percent(self) -> float:
@@ -209,8 +209,7 @@ def fit(
             enable_model_summary=False,
             enable_progress_bar=sys.stdout.isatty(),
         )
-        if recipe.iterations:
-            trainer.fit(Classifier(network, recipe), datamodule=InMemoryData(train, recipe.batch_size, seed))
+        trainer.fit(Classifier(network, recipe), datamodule=InMemoryData(train, recipe.batch_size, seed))
     network.cpu()
     return Fit(curve.points)
 

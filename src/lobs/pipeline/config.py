@@ -313,6 +313,6 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{f"train.{key}": check for key, check in _RECIPE.items()},
     "train.epochs": _POSITIVE,
     **{f"retrain.{key}": check for key, check in _RECIPE.items()},
-    "retrain.iterations": (_whole(0), "a whole number of minibatches, 0 or more"),
+    "retrain.iterations": _POSITIVE,
     "retrain.measure_every": _POSITIVE,
 }

@@ -79,6 +79,14 @@ def load_tensors(path: str | Path, made_by: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({error}): delete it and run `{made_by}`") from None
 
 
+def tensor_metadata(path: str | Path) -> dict[str, str]:
+    """The texts that `save_tensors` stored beside the tensors."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def read_json(path: str | Path, made_by: str) -> Any:
     """Read a JSON file that another stage wrote."""
     return json.loads(require(path, made_by).read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from lobs.experiment.data import Split, load_training_data
 from lobs.experiment.evaluation import error_percent
 from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.pipeline.files import save_tensors, write_csv, write_json
-from lobs.pipeline.stage import Folders, Stopwatch, first_density, load_network, prepare, progress
+from lobs.pipeline.stage import Folders, Stopwatch, first_density, load_network, prepare, progress, save_network
 from lobs.pruning import PruneResult, layer_paths, prune
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath, layer_error
@@ -68,7 +68,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     metrics = _metrics(config, dense, result, measured)
     first = next(iter(paths))
     folder = folders.output("prune")
-    save_tensors(folder / "model.safetensors", result.model.state_dict())
+    save_network(config, folder / "model.safetensors", result.model)
     save_tensors(folder / "masks.safetensors", result.masks)
     write_json(folder / "layers.json", layer_rows(result))
     write_csv(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lobs.experiment.data import Split, load_training_data
-from lobs.pipeline.files import load_tensors, save_tensors, write_csv, write_json
-from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget
+from lobs.pipeline.files import load_tensors, write_csv, write_json
+from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
 from lobs.pruning import prune
 from lobs.solvers import make
 from lobs.statistics import collect_statistics
@@ -66,7 +66,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         "rounds": result.rounds,
     }
     folder = folders.output("retrain")
-    save_tensors(folder / "model.safetensors", result.network.state_dict())
+    save_network(config, folder / "model.safetensors", result.network)
     write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
     write_json(folder / "timings.json", watch.result(config, device))
     write_json(folder / "metrics.json", metrics)

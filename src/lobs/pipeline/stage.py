@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# Metadata of a network's file: the training images held out (data.validation) when it was trained.
+HELD_OUT = "validation"
+
 
 class Folders:
     """The folders of one experiment and seed: `runs/<name>/seed<k>/<stage>` or `.../<method>/<stage>`.
@@ -101,28 +104,42 @@ def prepare(config: Mapping[str, Any]) -> torch.device:
     return torch.device("cuda" if config["device"] != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def save_network(config: Mapping[str, Any], path: Path, network: nn.Module) -> None:
+    """Write a network's weights, marked with how many training images were held out from them."""
+    from lobs.pipeline.files import save_tensors
+
+    save_tensors(path, network.state_dict(), {HELD_OUT: str(config["data"]["validation"])})
+
+
 def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Module:
     """The experiment's network with the weights of a file.
 
     Args:
         config: of the stage.
-        path: a state dict.
+        path: a state dict that `save_network` wrote.
         made_by: the command that writes it.
 
     Returns:
         The network, on the CPU.
 
     Raises:
-        ValueError: the weights belong to another network.
+        ValueError: the weights belong to another network, or have seen the images that are to be held out.
     """
     from lobs.experiment.networks import build
-    from lobs.pipeline.files import load_tensors
+    from lobs.pipeline.files import load_tensors, tensor_metadata
 
     network = build(config["model"])
     try:
         network.load_state_dict(load_tensors(path, made_by))
     except RuntimeError:
         raise ValueError(f"{path} holds another network than model={config['model']}: run `{made_by}`") from None
+    held_out, asked = tensor_metadata(path).get(HELD_OUT), str(config["data"]["validation"])
+    if held_out != asked:
+        raise ValueError(
+            f"data.validation={asked} was asked for, but {path} was trained with data.validation={held_out}, so its "
+            f"error there would mean nothing: run `{made_by} data.validation={asked} paths.runs=...` and give the same "
+            f"paths.runs here"
+        )
     return network
 
 

@@ -27,9 +27,6 @@ from lobs.pipeline.config import ConfigError, stage_config
 from lobs.pipeline.files import write_csv
 from lobs.pipeline.stage import flat, print_table
 
-# Where conf/config.yaml puts the points.
-SWEEPS = Path("multirun")
-
 
 def sweep(stage: str, overrides: Sequence[str]) -> int:
     """Run a stage at every point. All points are checked before the first one runs.
@@ -69,15 +66,16 @@ class _Point:
     def __call__(self, composed: DictConfig) -> dict[str, Any]:
         job = HydraConfig.get()
         overrides = list(job.overrides.task)
+        result: dict[str, Any] = {"point": overrides, "folder": job.sweep.dir, "metrics": {}, "error": None}
         try:
             config = finish(composed, parse(overrides))
             config["paths"]["output"] = str(Path(job.runtime.output_dir))
-            metrics = run_stage(self.stage, stage_config(config, self.stage))
+            result["metrics"] = flat(run_stage(self.stage, stage_config(config, self.stage)))
         except Exception as error:
             if not is_user_error(error):
                 traceback.print_exc()
-            return {"point": overrides, "metrics": {}, "error": f"{type(error).__name__}: {error}"}
-        return {"point": overrides, "metrics": flat(metrics), "error": None}
+            result["error"] = f"{type(error).__name__}: {error}"
+        return result
 
 
 def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
@@ -88,7 +86,7 @@ def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
         own = {key: value for key, value in result["metrics"].items() if key not in point}
         rows.append({**point, **own, "error": result["error"]})
     columns = [*dict.fromkeys(key for row in rows for key in row if key != "error"), "error"]
-    file = SWEEPS / f"{stage}.csv"
+    file = Path(results[0]["folder"]) / f"{stage}.csv"
     write_csv(file, rows, columns)
     succeeded = [row for row in rows if not row["error"]]
     shown = [key for key in columns if len({str(row.get(key)) for row in succeeded}) > 1] or columns[:-1]

@@ -6,8 +6,8 @@ from math import ceil
 from typing import Any
 
 from lobs.experiment.data import load_training_data
-from lobs.pipeline.files import save_tensors, write_csv, write_json
-from lobs.pipeline.stage import Folders, Stopwatch, prepare
+from lobs.pipeline.files import write_csv, write_json
+from lobs.pipeline.stage import Folders, Stopwatch, prepare, save_network
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         "device": device.type,
     }
     folder = Folders(config).output("train")
-    save_tensors(folder / "model.safetensors", network.state_dict())
+    save_network(config, folder / "model.safetensors", network)
     curve = [{"epoch": point.pop("iteration") // epoch, **point} for point in result.points]
     write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
     write_json(folder / "timings.json", watch.result(config, device))

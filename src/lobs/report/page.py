@@ -15,6 +15,13 @@ from lobs.report.paper import NETWORKS, RECALLED, VERIFIED
 from lobs.report.results import Experiment
 from lobs.report.statistic import fixed, over_seeds, whole
 
+# Pages that benchmarks/ writes, not the report stage.
+BENCHMARKS = {
+    "solvers.md": "layer error and seconds of every solver",
+    "speed.txt": "exact OBS and statistics against their floors",
+    "large_layer.txt": "VGG-16's first classifier",
+}
+
 _PROVENANCE = (
     f'Figures marked "{RECALLED}" are recalled from the published tables and not verified; "{VERIFIED}" means found in '
     "a second public source. A dash: not published, or not measured here."
@@ -33,7 +40,7 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
     """
     drawings = {experiment.name: draw_all(experiment) for experiment in experiments}
     paths = [
-        write_text(reports_dir / "README.md", readme(experiments, drawings)),
+        write_text(reports_dir / "README.md", readme(experiments, drawings, _benchmarks(reports_dir))),
         write_text(reports_dir / "table1.md", table1_page(experiments)),
     ]
     for name, records, columns in (
@@ -51,14 +58,20 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
     return paths
 
 
-def readme(experiments: Sequence[Experiment], drawings: dict[str, list[Drawing]]) -> str:
+def _benchmarks(reports_dir: Path) -> str:
+    """A sentence with links to the pages that benchmarks have written into the same folder; empty without any."""
+    links = [f"[{title}]({name})" for name, title in BENCHMARKS.items() if (reports_dir / name).exists()]
+    return f" From the benchmarks: {', '.join(links)}." if links else ""
+
+
+def readme(experiments: Sequence[Experiment], drawings: dict[str, list[Drawing]], benchmarks: str = "") -> str:
     """Compose the main page: per experiment Table 1, figures, layers, bound and retraining."""
     parts = [
         "# Results",
         "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors. "
         "Density is the share of weights kept (the paper's CR). With several seeds: mean ± sample standard deviation.",
         "Files: Table 1 ([page](table1.md), [CSV](table1.csv)), [layers](layers.csv), [bound](bound.csv), "
-        "[retraining](retraining.csv), [seconds and memory](timings.md).",
+        "[retraining](retraining.csv), [seconds and memory](timings.md)." + benchmarks,
     ]
     for experiment in experiments:
         parts += [f"## {title_of(experiment)}", _dense_network(experiment)]

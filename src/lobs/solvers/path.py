@@ -100,8 +100,8 @@ class PruningPath(ABC):
         """
         counts, errors = self._knots
         if len(counts) > most:
-            chosen = torch.tensor(knot_counts(self.total, most))
-            counts, errors = chosen, errors[chosen]
+            counts = torch.tensor(self._knot_counts(most))
+            errors = errors[counts]
         return counts, errors
 
     def within(self, tolerance: float, rule: str = "error") -> int:
@@ -165,9 +165,14 @@ class PruningPath(ABC):
         exact = self._exact_curve()
         if exact is not None:
             return torch.arange(self.total + 1), exact.cummax(0).values
-        counts = knot_counts(self.total)
+        counts = self._knot_counts(KNOTS)
         errors = [self.measured_error(self.at(count)[0]) for count in counts]
         return torch.tensor(counts), torch.tensor(errors, dtype=torch.float64).cummax(0).values
+
+    def _knot_counts(self, knots: int) -> list[int]:
+        """Where a curve is looked at; the end of the weights that are zero already is one of these places."""
+        zeros = int((self.weight[:, : self.statistics.features] == 0).sum())
+        return sorted({*knot_counts(self.total, knots), min(zeros, self.total)})
 
     def _interpolate(self, counts: Tensor) -> Tensor:
         knots, errors = self._knots
@@ -290,7 +295,7 @@ def with_bias_column(kept: Tensor, bias: bool) -> Tensor:
     return torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1) if bias else kept
 
 
-def knot_counts(total: int, knots: int = KNOTS) -> list[int]:
+def knot_counts(total: int, knots: int) -> list[int]:
     """Counts at which a curve is measured: all of a small layer's, else denser towards the sparse end."""
     if total <= 4 * knots:
         return list(range(total + 1))
