@@ -251,3 +251,22 @@ def test_damaged_data_is_recognised(tmp_path, monkeypatch, capsys):
     path.write_bytes(b"not a tensor file")
     assert main(["train", *SMALL]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["random", "obd", "apoz", "exact_obs", "magnitude"])
+def test_every_one_shot_baseline_runs_from_its_file(project, method):
+    lobs("prune", f"method={method}", *SMALL)
+    result = metrics(project, f"{method}/prune")
+    assert 0 < result["density"] <= result["requested_density"]
+    masks = load_file(project / RUN / f"{method}/prune/masks.safetensors")
+    assert result["kept_weights"] == sum(int(mask.sum()) for mask in masks.values())
+    assert (project / RUN / f"{method}/prune/first_layer_curve.csv").exists()
+
+
+def test_the_curvature_of_the_loss_is_collected_unless_it_is_not_wanted(project):
+    stored = load_file(project / RUN / "collect" / "statistics.safetensors")
+    assert stored["fc1/loss_curvature"].shape == (16, 785)
+    assert main(["collect", "collect.loss=null", "collect.samples=9", "paths.output=elsewhere", *SMALL]) == 0
+    stored = load_file(project / "elsewhere/lenet300/seed0/collect" / "statistics.safetensors")
+    assert "fc1/loss_curvature" not in stored
+    assert stored["fc1/inputs_sample"].shape == (9, 785)

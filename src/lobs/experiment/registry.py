@@ -8,3 +8,5 @@ DATASETS: dict[str, str] = {"mnist": "lobs.experiment.mnist"}
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
 SCHEDULES: tuple[str, ...] = ("constant", "cosine")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
+# Those whose curvature `lobs.curvature` can collect.
+LOSSES = ("cross_entropy", "mse")

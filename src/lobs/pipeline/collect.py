@@ -6,9 +6,10 @@ from math import ceil
 from typing import Any
 
 from lobs.experiment.data import load_training_data
+from lobs.pipeline.calibration import calibrate
 from lobs.pipeline.files import write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress
-from lobs.statistics import LayerStatistics, collect_statistics
+from lobs.statistics import LayerStatistics
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -24,19 +25,18 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     folders = Folders(config)
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
     train, _ = load_training_data(config["paths"]["data"], **config["data"])
-    calibration, size = train.part(0, config["collect"]["images"]), config["collect"]["batch_size"]
+    images = len(train.part(0, config["collect"]["images"]))
+    batches = ceil(images / config["collect"]["batch_size"])
 
     watch = Stopwatch()
     bar = progress("calibrating")
-    statistics = collect_statistics(
-        network.to(device),
-        calibration.batches(size),
-        progress=lambda batches: bar(batches, total=ceil(len(calibration) / size)),
+    statistics = calibrate(
+        network.to(device), train, config["collect"], progress=lambda items: bar(items, total=batches)
     )
     metrics = {
         "experiment": config["name"],
         "seed": config["seed"],
-        "images": len(calibration),
+        "images": images,
         "layers": [_digest(name, layer) for name, layer in statistics.items()],
     }
     folder = folders.output("collect")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from lobs.experiment.registry import DATASETS, DEVICES, OPTIMIZERS, SCHEDULES
+from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES
 from lobs.registry import ALLOCATIONS, METHODS
 
 
@@ -60,6 +60,8 @@ class Collect:
 
     batch_size: int
     images: int | None
+    loss: str | None
+    samples: int
 
 
 @dataclass
@@ -304,6 +306,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.validation": (_whole(0), "a whole number of training images, 0 or more"),
     "collect.batch_size": _POSITIVE,
     "collect.images": _or_null(_POSITIVE),
+    "collect.loss": _or_null(_one_of(LOSSES)),
+    "collect.samples": (_whole(0), "a whole number of input vectors per layer, 0 or more"),
     "method.name": _NAME,
     "method.solver": _one_of(METHODS),
     "method.allocation": _one_of(ALLOCATIONS),

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lobs.experiment.data import Split, load_training_data
+from lobs.pipeline.calibration import calibrate
 from lobs.pipeline.files import load_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
 from lobs.pruning import prune
 from lobs.solvers import make
-from lobs.statistics import collect_statistics
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -88,12 +88,11 @@ def prune_again(
     Returns:
         The pruned network and its masks, on the CPU.
     """
-    collect, method = config["collect"], config["method"]
-    calibration = train.part(0, collect["images"])
+    method = config["method"]
     network = network.to(device)
     result = prune(
         network,
-        collect_statistics(network, calibration.batches(collect["batch_size"])),
+        calibrate(network, train, config["collect"]),
         make(method["solver"], **method["options"]),
         density=density,
         allocation=method["allocation"],

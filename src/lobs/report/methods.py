@@ -24,10 +24,12 @@ STYLES: dict[str, MethodStyle] = {
     "lwc_iterative": MethodStyle("LWC (iterative)", "#E69F00", "D"),
     "lobs": MethodStyle("L-OBS", "#0072B2", "o"),
     "exact_obs": MethodStyle("exact OBS", "#009E73", "^"),
+    "obd": MethodStyle("OBD", "#56B4E9", "v"),
+    "apoz": MethodStyle("ApoZ", "#CC79A7", "P"),
     "random": MethodStyle("Random", "#7F7F7F", "x"),
 }
-_SPARE_COLORS = ("#CC79A7", "#56B4E9", "#000000", "#F0E442")
-_SPARE_MARKERS = ("v", "P", "X", "*")
+_SPARE_COLORS = ("#000000", "#F0E442", "#882255", "#44AA99")
+_SPARE_MARKERS = ("X", "*", "<", ">")
 
 
 def style_of(method: str, folder: str | None = None) -> MethodStyle:
