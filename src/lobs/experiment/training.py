@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -175,6 +175,7 @@ def fit(
     device: str = "auto",
     measure_every: int,
     masks: Mapping[str, Tensor] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Fit:
     """Train a network in place.
 
@@ -189,12 +190,13 @@ def fit(
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         measure_every: minibatches between two points of the curve.
         masks: removed weights to keep at zero, by layer name; None trains every weight.
+        callbacks: that act before each measurement.
 
     Returns:
         The error curve.
     """
     curve = ErrorCurve(measured, measure_every)
-    callbacks: list[pl.Callback] = [] if masks is None else [FixedMasks(masks)]
+    fixed: list[pl.Callback] = [] if masks is None else [FixedMasks(masks)]
     with _quiet_lightning():
         pl.seed_everything(seed, verbose=False)
         trainer = pl.Trainer(
@@ -203,7 +205,7 @@ def fit(
             max_epochs=-1,
             max_steps=recipe.iterations,
             deterministic=True,
-            callbacks=[*callbacks, curve],
+            callbacks=[*fixed, *callbacks, curve],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
