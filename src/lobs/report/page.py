@@ -24,7 +24,9 @@ BENCHMARKS = {
 
 _PROVENANCE = (
     f'Figures marked "{RECALLED}" are recalled from the published tables and not verified; "{VERIFIED}" means found in '
-    "a second public source. A dash: not published, or not measured here."
+    "a second public source. A dash: not published, or not measured here. The settings of our rows, each with its "
+    "source, are in `conf/method/`: L-OBS damps its inverse more than the paper says it does, and L-OBS, OBD and LWC "
+    "share one budget out between the layers by the same automatic rule."
 )
 
 
