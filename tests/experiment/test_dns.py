@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lobs.experiment.data import Split
+from experiment.synthetic import data, network
 from lobs.experiment.dns import (
     NetworkSurgery,
     Scale,
@@ -29,20 +29,6 @@ from lobs.experiment.training import Recipe, fit
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-3, schedule="constant", batch_size=16, iterations=30)
 SETTINGS = SurgerySettings(density=0.25, stop=20)
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-def data(count=90, seed=0):
-    """Three separable classes: one bright row each."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (count, 3, 4), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % 3
-    images[torch.arange(count), labels] += 100
-    return Split(images, labels)
 
 
 def operated(model, chosen=SETTINGS, recipe=RECIPE, **options):

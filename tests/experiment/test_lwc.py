@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lobs.experiment.data import Split
+from experiment.synthetic import data
 from lobs.experiment.lwc import (
     Connections,
     dropout_after_pruning,
@@ -33,15 +33,6 @@ def network(seed=0):
     torch.manual_seed(seed)
     layers = [nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.25)]
     return nn.Sequential(*layers, nn.Linear(6, 3))
-
-
-def data(count=90, seed=0):
-    """Three separable classes: one bright row each."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (count, 3, 4), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % 3
-    images[torch.arange(count), labels] += 100
-    return Split(images, labels)
 
 
 def weights(seed=0):
