@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from experiment.synthetic import data, network
-from lobs.experiment.dns import (
-    NetworkSurgery,
+from lobs.experiment.dns import NetworkSurgery, surgery
+from lobs.experiment.evaluation import error_percent
+from lobs.experiment.lwc import layer_weights
+from lobs.experiment.splicing import (
     Scale,
     SurgerySettings,
     first_masks,
     operate,
     rates_for_density,
-    surgery,
     updated_masks,
 )
-from lobs.experiment.evaluation import error_percent
-from lobs.experiment.lwc import layer_weights
 from lobs.experiment.training import Recipe, fit
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-3, schedule="constant", batch_size=16, iterations=30)

@@ -16,7 +16,6 @@ from lobs.experiment.lwc import (
     dropout_after_pruning,
     dropouts,
     layer_weights,
-    learn_connections,
     per_layer,
     qualities_for_densities,
     quality_for_density,
@@ -24,6 +23,7 @@ from lobs.experiment.lwc import (
     threshold_masks,
     thresholds,
 )
+from lobs.experiment.retraining import retrain
 from lobs.experiment.training import Recipe
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-3, schedule="constant", batch_size=16, iterations=20)
@@ -44,9 +44,13 @@ def weights(seed=0):
     }
 
 
-def learn(model, densities, **options):
-    options = {"seed": 0, "device": "cpu", "measure_every": 10, **options}
-    return learn_connections(model, data(), data(30, seed=1), RECIPE, densities, **options)
+def learn(model, densities, seed=0):
+    prune = Connections(model)
+    first, *further = densities
+    pruned, masks = prune(model, first)
+    splits = data(), data(30, seed=1)
+    options = {"seed": seed, "device": "cpu", "measure_every": 10, "further": further, "prune": prune}
+    return retrain(pruned, masks, *splits, RECIPE, **options)
 
 
 def test_a_threshold_is_the_quality_parameter_times_the_standard_deviation():

@@ -19,6 +19,13 @@ SMALL = [
     "device=cpu",
 ]
 
+# The methods that prune and train in turn: by L-OBS in rounds, by thresholds in rounds, by surgery.
+TRAINED = [
+    ["method=lobs_iterative"],
+    ["method=lwc"],
+    ["method=dns", "method.surgery.stop=15", "density=0.1"],
+]
+
 
 def write_data(root, train=400, test=200):
     """Ten random prototypes plus noise: learnable at once, but not without errors."""
@@ -51,13 +58,14 @@ def lobs(*words):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A working directory in which every stage has run for lobs, and prune and retrain for lwc_iterative."""
+    """A working directory in which every stage has run for lobs, and prune and retrain for the methods that train."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_data("data")
         for stage in ("train", "collect", "prune", "retrain", "evaluate"):
             lobs(stage, *SMALL)
-        for stage in ("prune", "retrain"):
-            lobs(stage, "method=lwc_iterative", *SMALL)
+        for words in TRAINED:
+            for stage in ("prune", "retrain"):
+                lobs(stage, *words, *SMALL)
         yield folder

@@ -42,10 +42,19 @@ def test_a_tolerance_takes_the_place_of_the_density():
         (["method.retrain.iteration=1"], r"did you mean method.retrain.iterations\?"),
         (["method.retrain.batch_size=0"], r"method.retrain.batch_size=0 is not accepted: a whole number, 1 or more"),
         (["method.allocation=even"], r"method.allocation='even' is not accepted: one of uniform"),
-        (["method=lwc_iterative", "density=0.3"], r"method.rounds=.* with density=0.3 is not accepted"),
-        (["method=lwc_iterative", "tolerance=0.3"], r"method.rounds=.* needs a density"),
+        (["method=lwc", "density=0.3"], r"method.rounds=.* with density=0.3 is not accepted"),
+        (["method=lobs_iterative", "tolerance=0.3"], r"method.rounds=.* needs a density"),
+        (["method=lwc", "tolerance=0.3"], r"method.allocation=quality needs a density"),
+        (["method=lwc", "method.relative.fc1=0"], r"method.relative=\{.*\} is not accepted: a number above 0, or"),
+        (["method=lwc", "method.solver=obd"], r"method.solver=obd with method.allocation=quality is not accepted"),
+        (["method=magnitude", "method.allocation=surgery"], r"needs both, method.allocation=surgery and"),
+        (["method.surgery.stop=5"], r"method.surgery=\{'stop': 5\} with method.allocation=global"),
+        (["method=dns", "method.surgery.stop=0"], r"method.surgery.stop=0 is not accepted: a whole number, 1 or more"),
+        (["method=dns", "method.surgery.gama=1"], r"did you mean method.surgery.gamma\?"),
+        (["method=dns", "method.rounds=[0.5]"], r"method.rounds=\[0.5\] with method.allocation=surgery"),
         (["method.rounds=[0.5,7]"], r"method.rounds=\[0.5, 7.0\] is not accepted"),
-        (["method_density.lobs=2", "density=0.1"], r"method_density.lobs=2.0 is not accepted"),
+        (["methods.lobs.density=2", "density=0.1"], r"methods.lobs.density=2 is not accepted"),
+        (["methods.lobs.densty=2"], r"did you mean methods.lobs.density\?"),
         (["seed=null"], r"seed.*accepted: a whole number from 0"),
         (["seed=-1"], r"seed=-1 is not accepted"),
         (["name=a/b"], r"name='a/b' is not accepted: a name of letters"),
@@ -79,7 +88,7 @@ def test_retraining_given_by_hand_wins_over_the_methods_own():
 
 
 def test_every_stages_part_is_valid_by_itself():
-    for method in ("lobs", "magnitude", "lwc_iterative", "random"):
+    for method in ("lobs", "lobs_iterative", "magnitude", "lwc", "dns", "random"):
         config = load([f"method={method}"])
         for stage in STAGE_KEYS:
             validate(stage_config(config, stage))
@@ -105,9 +114,21 @@ def test_a_value_reaches_exactly_the_stages_that_use_it():
     assert changed_stages("retrain.iterations=7") == ["retrain"]
     assert changed_stages("density=0.3") == ["prune", "retrain", "evaluate"]
     assert changed_stages("paths.reports=elsewhere") == ["report", "track"]
-    assert changed_stages("method_density.magnitude=0.3") == []
+    assert changed_stages("methods.magnitude.density=0.3") == []
+    assert changed_stages("method.surgery.stop=9", method="dns") == ["retrain"]
     # Rounds prune and collect again while retraining.
-    assert changed_stages("collect.batch_size=7", method="lwc_iterative") == ["collect", "retrain"]
+    assert changed_stages("collect.batch_size=7", method="lobs_iterative") == ["collect", "retrain"]
+
+
+def test_an_experiment_sets_values_for_single_methods_and_the_command_line_wins():
+    assert load(["method=lobs_iterative"])["method"]["retrain"]["iterations"] == 214
+    by_hand = load(["method=lobs_iterative", "method.retrain.iterations=7"])
+    assert by_hand["method"]["retrain"]["iterations"] == 7
+    assert (
+        stage_config(load(["method=lobs_iterative", "retrain.iterations=7"]), "retrain")["retrain"]["iterations"] == 7
+    )
+    assert load(["method=lwc", "method.relative=0.5"])["method"]["relative"] == 0.5
+    assert load(["method=lobs", "methods.lobs.options.resolve=true"])["method"]["options"]["resolve"] is True
 
 
 def test_points_of_a_sweep_are_the_product_of_its_values():

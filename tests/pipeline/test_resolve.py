@@ -66,7 +66,7 @@ def test_a_value_touches_exactly_the_stages_that_use_it(checkout):
     assert changed(checkout, "retrain/sgd.yaml", "momentum: 0.9", "momentum: 0.8") == {
         f"retrain.{method}.yaml" for method in yaml.safe_load((checkout / "conf/matrix.yaml").read_text())["methods"]
     }
-    assert changed(checkout, "experiment/lenet300.yaml", "lobs: 0.07", "lobs: 0.06") == {
+    assert changed(checkout, "experiment/lenet300.yaml", "lobs: {density: 0.07}", "lobs: {density: 0.06}") == {
         "prune.lobs.yaml",
         "retrain.lobs.yaml",
         "evaluate.lobs.yaml",

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lobs.experiment.data import load_split
 from lobs.experiment.networks import LeNet300
 from lobs.pipeline.cli import main
+from lobs.pipeline.compose import load
 from pipeline.conftest import SMALL, lobs, write_data
 
 RUN = "runs/lenet300/seed0"
@@ -141,18 +142,43 @@ def test_retrain_keeps_the_masks_exactly_and_the_whole_curve(project):
     assert result["error_after_retraining_percent"] < result["error_after_pruning_percent"]
 
 
-def test_iterative_retraining_prunes_step_by_step_to_the_density(project):
-    result = metrics(project, "lwc_iterative/retrain")
-    expected = [0.5, 0.25, 0.15, 0.08]
+@pytest.mark.parametrize(
+    ("method", "expected"), [("lwc", [0.5, 0.25, 0.15, 0.08]), ("lobs_iterative", [0.07, 0.03, 0.015]), ("dns", [0.1])]
+)
+def test_iterative_retraining_prunes_step_by_step_to_the_density(project, method, expected):
+    result = metrics(project, f"{method}/retrain")
     assert [entry["density"] for entry in result["rounds"]] == pytest.approx(expected, abs=2e-3)
-    assert result["iterations"] == 88
-    model = network(project, "lwc_iterative/retrain")
+    iterations = result["iterations"]
+    assert iterations == sum(entry["iterations"] for entry in result["rounds"])
+    assert result["masks_exact"] is True
+    model = network(project, f"{method}/retrain")
+    masks = load_file(project / RUN / method / "retrain/masks.safetensors")
+    assert all(not model.get_submodule(name).weight[~mask].any() for name, mask in masks.items())
     kept = sum(int((model.get_submodule(name).weight != 0).sum()) for name in ("fc1", "fc2", "fc3"))
     total = sum(model.get_submodule(name).weight.numel() for name in ("fc1", "fc2", "fc3"))
     assert kept / total == pytest.approx(result["density"], abs=1e-3)
-    iterations = [int(row["iteration"]) for row in rows(project / RUN / "lwc_iterative/retrain/curve.csv")]
-    assert iterations[-1] == 88
-    assert iterations == sorted(iterations)
+    curve = rows(project / RUN / method / "retrain/curve.csv")
+    counted = [int(row["iteration"]) for row in curve]
+    assert counted[-1] == iterations
+    assert counted == sorted(counted)
+    # The curve begins with the pruned network, also where surgery starts from the dense one.
+    assert float(curve[0]["test_error_percent"]) == result["rounds"][0]["error_after_pruning_percent"]
+    assert result["rounds"][0]["error_after_pruning_percent"] == pytest.approx(
+        metrics(project, f"{method}/prune")["error_after_pruning_percent"], abs=1e-9
+    )
+
+
+def test_thresholds_decide_between_the_layers(project):
+    layers = json.loads((project / RUN / "lwc/prune/layers.json").read_text())
+    first = {entry["name"]: entry["density"] for entry in layers}
+    dense = {name: network(project, "train").get_submodule(name).weight.detach() for name in first}
+    # One quality parameter per layer, in the proportions of methods.lwc.relative.
+    shares = load(["method=lwc"])["method"]["relative"]
+    quality = {
+        name: float((weight.abs() / weight.double().std(correction=0)).flatten().quantile(1 - first[name]))
+        for name, weight in dense.items()
+    }
+    assert quality["fc2"] / quality["fc1"] == pytest.approx(shares["fc2"] / shares["fc1"], rel=0.05)
 
 
 def test_evaluate_measures_the_output_error_and_bounds_it(project):

@@ -1,8 +1,8 @@
 """LWC, learning both weights and connections (Han et al. 2015): thresholds by layer, and dropout that shrinks.
 
 A layer's threshold is a quality parameter times the standard deviation of the layer's weights; what lies below it is
-removed, the rest is retrained, and so on with a larger quality parameter. Retraining is done by `retrain`, which takes
-a `Connections` as its ``prune``. Everything else here is a function of tensors.
+removed, the rest is retrained, and so on with a larger quality parameter. Retraining is done by
+`lobs.experiment.retraining.retrain`, which takes a `Connections` as its ``prune``; nothing here trains.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lobs.experiment.data import Split
-from lobs.experiment.retraining import Retrained, retrain
-from lobs.experiment.training import Recipe
 from lobs.layers import prunable_layers
 
 # One value for all layers, or values by layer name or shell pattern ("conv*").
@@ -238,48 +235,3 @@ class Connections:
         for name, (dropout, layer) in dropouts(network).items():
             mask = masks[layer]
             dropout.p = dropout_after_pruning(self._rates[name], mask.numel(), int(mask.sum()))
-
-
-def learn_connections(
-    network: nn.Module,
-    train: Split,
-    measured: Split,
-    recipe: Recipe,
-    densities: Sequence[float],
-    *,
-    seed: int,
-    device: str = "auto",
-    measure_every: int,
-    relative: PerLayer = 1.0,
-) -> Retrained:
-    """LWC as published: prune a part, retrain, prune more, retrain.
-
-    Args:
-        network: trained; is pruned and retrained in place.
-        train: the images to learn from.
-        measured: the images to measure the curve on; they influence nothing.
-        recipe: of each round's retraining. Its L2 decay belongs to the method.
-        densities: falling, one per round; a single one is pruning in one shot.
-        seed: of the order of the images.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        measure_every: minibatches between two points of the curve.
-        relative: what the layers' quality parameters are proportional to.
-
-    Returns:
-        The network, its masks and the history.
-    """
-    first, *further = densities
-    prune = Connections(network, relative)
-    pruned, masks = prune(network, first)
-    return retrain(
-        pruned,
-        masks,
-        train,
-        measured,
-        recipe,
-        seed=seed,
-        device=device,
-        measure_every=measure_every,
-        further=further,
-        prune=prune,
-    )

@@ -8,5 +8,10 @@ DATASETS: dict[str, str] = {"mnist": "lobs.experiment.mnist"}
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
 SCHEDULES: tuple[str, ...] = ("constant", "cosine")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
+# Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
+THRESHOLDS: dict[str, str] = {
+    "quality": "a quality parameter times the standard deviation of the layer's weights (LWC)",
+    "surgery": "mean + rate x standard deviation of the layer's |w|, updated while the network trains (DNS)",
+}
 # Those whose curvature `lobs.curvature` can collect.
 LOSSES = ("cross_entropy", "mse")

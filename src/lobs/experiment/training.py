@@ -211,8 +211,11 @@ def fit(
             enable_model_summary=False,
             enable_progress_bar=sys.stdout.isatty(),
         )
+        # Convolutions are about 1.5 times as fast this way; filling fresh memory is for finding bugs, not for results.
+        network.to(memory_format=torch.channels_last)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         trainer.fit(Classifier(network, recipe), datamodule=InMemoryData(train, recipe.batch_size, seed))
-    network.cpu()
+    network.cpu().to(memory_format=torch.contiguous_format)
     return Fit(curve.points)
 
 

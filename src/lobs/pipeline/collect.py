@@ -37,6 +37,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         "experiment": config["name"],
         "seed": config["seed"],
         "images": images,
+        "samples": config["collect"]["samples"],
         "layers": [_digest(name, layer) for name, layer in statistics.items()],
     }
     folder = folders.output("collect")

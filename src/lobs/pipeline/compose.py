@@ -14,7 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lobs.pipeline.config import OPEN_KEYS, Config, ConfigError, accepted, check_key, unknown_key, validate
+from lobs.pipeline.config import (
+    OPEN_KEYS,
+    Config,
+    ConfigError,
+    accepted,
+    check_key,
+    check_tuned,
+    unknown_key,
+    validate,
+)
 
 ROOT_CONFIG = "config"
 HYDRA_VERSION_BASE = "1.3"
@@ -65,7 +74,8 @@ def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
 def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any]:
     """A composed configuration as a validated dict.
 
-    What is given by hand wins over conf/: a tolerance takes the place of the density (who gives both is told so), and
+    `methods.<name>` adds what the experiment sets for the method chosen. What is given by hand wins over conf/: a
+    tolerance takes the place of the density (who gives both is told so), `method.x=...` that of `methods.<name>.x`, and
     `retrain.x=...` that of the method's own `method.retrain.x`.
 
     Args:
@@ -86,12 +96,27 @@ def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any
     given = {override.key_or_group for override in overrides}
     if config.get("tolerance") is not None and "density" not in given:
         config["density"] = None
+    check_tuned(config["methods"])
+    _tune(config, given)
     for key in given:
         group, _, leaf = key.partition(".")
         if group == "retrain" and f"method.{key}" not in given:
             config["method"]["retrain"].pop(leaf, None)
     validate(config)
     return config
+
+
+def _tune(config: dict[str, Any], given: set[str]) -> None:
+    """Put the experiment's settings for the chosen method, `methods.<name>`, into `method`."""
+    method, tuned = config["method"], config["methods"].get(config["method"]["name"])
+    for key, value in (tuned if isinstance(tuned, dict) else {}).items():
+        if key == "density" or f"method.{key}" in given:
+            continue  # the density's interpolation has been resolved by now
+        if isinstance(value, dict):
+            fresh = {name: entry for name, entry in value.items() if f"method.{key}.{name}" not in given}
+            method[key] = {**(method[key] if isinstance(method[key], dict) else {}), **fresh}
+        else:
+            method[key] = value
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -145,7 +170,7 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
     """The points of a sweep, each as overrides without sweeps, in the order in which Hydra runs them.
 
     Args:
-        overrides: as on Hydra's command line.
+        overrides: as on Hydra's command line; `+sweep=<name>` adds the parameters of conf/sweep/<name>.yaml.
 
     Returns:
         A list of overrides per point.
@@ -156,10 +181,22 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     try:
-        (batch,) = BasicSweeper.split_arguments(parse(opened(overrides)), max_batch_size=None)
+        everything = [*_sweep_parameters(overrides), *opened(overrides)]
+        (batch,) = BasicSweeper.split_arguments(parse(everything), max_batch_size=None)
     except HydraException as error:
         raise ConfigError(_one_line(error)) from None
     return [[item for item in point if not item.startswith("hydra")] for point in batch]
+
+
+def _sweep_parameters(overrides: Sequence[str]) -> list[str]:
+    """What Hydra's sweeper adds to the overrides by itself: `hydra.sweeper.params` of the sweep that is named."""
+    parsed = parse(overrides)
+    named = [override.input_line for override in parsed if override.key_or_group == "sweep"]
+    if not named:
+        return []
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        composed = compose(ROOT_CONFIG, named, return_hydra_config=True)
+    return [f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items()]
 
 
 def _one_line(error: Exception) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES
+from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
 from lobs.registry import ALLOCATIONS, METHODS
 
 
@@ -66,7 +66,10 @@ class Collect:
 
 @dataclass
 class Method:
-    """Group `method`: a solver, its options, and how it is applied."""
+    """Group `method`: a solver, its options, and how it is applied.
+
+    `relative` and `surgery` are read where thresholds decide between the layers (`THRESHOLDS`).
+    """
 
     name: str
     solver: str
@@ -74,6 +77,8 @@ class Method:
     allocation: str
     rounds: list[float] | None
     retrain: dict[str, Any]
+    relative: Any = 1.0
+    surgery: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Config:
     seed: int
     density: float | None
     tolerance: float | None
-    method_density: dict[str, float]
+    methods: dict[str, Any]
     device: str
     threads: int
     model: dict[str, Any]
@@ -110,7 +115,8 @@ class Config:
 _COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
 _NETWORK = (*_COMPUTE, "model", "data", "paths.data")
 _BUDGET = ("density", "tolerance", "method.name", "method.rounds")
-_SOLVER = ("method.solver", "method.options", "method.allocation")
+_THRESHOLDS = ("method.allocation", "method.relative")
+_SOLVER = ("method.solver", "method.options", *_THRESHOLDS)
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -118,13 +124,16 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "train": (*_NETWORK, "train"),
     "collect": (*_NETWORK, "collect"),
     "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
-    "retrain": (*_NETWORK, *_BUDGET, "retrain"),
+    "retrain": (*_NETWORK, *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
     "report": ("paths.runs", "paths.reports", "paths.mlflow"),
     "track": ("paths.runs", "paths.reports", "paths.mlflow"),
 }
 # Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
-OPEN_KEYS = ("method.options.", "method.retrain.", "method_density.")
+OPEN_KEYS = ("method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
+# What an experiment may set for a single method under `methods.<name>`.
+TUNED_KEYS = ("density", "options", "allocation", "rounds", "retrain", "relative", "surgery")
+SURGERY_KEYS = ("gamma", "power", "stop")
 # Only a retraining in rounds prunes and collects again.
 _ROUNDS_KEYS = (*_SOLVER, "collect")
 
@@ -166,13 +175,13 @@ def validate(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={value!r} is not accepted: {check[1]}")
     if "model" in config and not isinstance(config["model"].get("_target_"), str):
         raise ConfigError("model._target_ is missing: the class of the network, such as package.module.Class")
-    for name, density in config.get("method_density", {}).items():
-        if not _share(density):
-            raise ConfigError(f"method_density.{name}={density!r} is not accepted: {_SHARE}")
+    check_tuned(config.get("methods", {}))
     if "density" in config:
         _check_budget(config)
     if "solver" in config.get("method", {}):
         _check_method(config["method"])
+    if "surgery" in config.get("method", {}):
+        _check_surgery(config["method"])
     for key, value in config.get("method", {}).get("retrain", {}).items():
         if key not in _names(Retrain):
             raise ConfigError(unknown_key(f"method.retrain.{key}", value, _names(Retrain)))
@@ -181,8 +190,46 @@ def validate(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"method.retrain.{key}={value!r} is not accepted: {check[1]}")
 
 
+def check_tuned(methods: Mapping[str, Any]) -> None:
+    """Check what an experiment sets for single methods; the values themselves are checked once they are in `method`.
+
+    Raises:
+        ConfigError: a key that no method has, or a density out of range.
+    """
+    for name, settings in methods.items():
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"methods.{name}={settings!r} is not accepted: a mapping of {', '.join(TUNED_KEYS)}")
+        for key, value in settings.items():
+            if key not in TUNED_KEYS:
+                raise ConfigError(unknown_key(f"methods.{name}.{key}", value, TUNED_KEYS))
+        if not _share(settings.get("density", 1.0)):
+            raise ConfigError(f"methods.{name}.density={settings['density']!r} is not accepted: {_SHARE}")
+
+
+def _check_surgery(method: Mapping[str, Any]) -> None:
+    settings = method["surgery"]
+    if (method["allocation"] == "surgery") != bool(settings):
+        raise ConfigError(
+            f"method.surgery={settings} with method.allocation={method['allocation']} is not accepted: "
+            f"dynamic network surgery needs both, method.allocation=surgery and method.surgery.stop"
+        )
+    if settings and method["rounds"]:
+        raise ConfigError(f"method.rounds={method['rounds']} with method.allocation=surgery is not accepted: null")
+    for key, value in settings.items():
+        if key not in SURGERY_KEYS:
+            raise ConfigError(unknown_key(f"method.surgery.{key}", value, SURGERY_KEYS))
+        check, rule = _POSITIVE if key == "stop" else _AT_LEAST_ZERO
+        if not check(value):
+            raise ConfigError(f"method.surgery.{key}={value!r} is not accepted: {rule}")
+    if settings and "stop" not in settings:
+        raise ConfigError("method.surgery.stop is missing: the iteration from which the masks stay as they are")
+
+
 def _check_budget(config: Mapping[str, Any]) -> None:
     density, tolerance, rounds = config["density"], config["tolerance"], config["method"]["rounds"]
+    allocation = config["method"].get("allocation")
+    if density is None and allocation in THRESHOLDS:
+        raise ConfigError(f"method.allocation={allocation} needs a density, got tolerance={tolerance}")
     if (density is None) == (tolerance is None):
         raise ConfigError(
             f"density={density} and tolerance={tolerance}: give exactly one of them, and null for the other"
@@ -199,6 +246,11 @@ def _check_budget(config: Mapping[str, Any]) -> None:
 
 def _check_method(method: Mapping[str, Any]) -> None:
     solver = method["solver"]
+    if method["allocation"] in THRESHOLDS and solver != "magnitude":
+        raise ConfigError(
+            f"method.solver={solver} with method.allocation={method['allocation']} is not accepted: thresholds for "
+            f"weights are those of magnitude"
+        )
     for option, value in method["options"].items():
         options = METHODS[solver].options
         if option not in options:
@@ -272,6 +324,11 @@ def _shares(value: Any) -> bool:
     return isinstance(value, list) and all(map(_share, value))
 
 
+def _relative(value: Any) -> bool:
+    values = value.values() if isinstance(value, Mapping) else [value]
+    return all(_number(entry) and entry > 0 for entry in values)
+
+
 def _one_of(names: Mapping | tuple) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), f"one of {', '.join(names)}"
 
@@ -310,7 +367,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "collect.samples": (_whole(0), "a whole number of input vectors per layer, 0 or more"),
     "method.name": _NAME,
     "method.solver": _one_of(METHODS),
-    "method.allocation": _one_of(ALLOCATIONS),
+    "method.allocation": _one_of({**ALLOCATIONS, **THRESHOLDS}),
+    "method.relative": (_relative, "a number above 0, or numbers by layer name or pattern"),
     "method.rounds": _or_null(
         (lambda value: isinstance(value, list) and all(map(_share, value)), "a list of densities")
     ),

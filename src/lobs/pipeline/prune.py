@@ -15,6 +15,7 @@ from lobs.experiment.evaluation import error_percent
 from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, first_density, load_network, prepare, progress, save_network
+from lobs.pipeline.thresholds import threshold_densities
 from lobs.pruning import PruneResult, layer_paths, prune
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath, layer_error
@@ -53,12 +54,15 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         make(method["solver"], **method["options"]),
         progress=lambda names: watch.each(bar(names)),
     )
+    density = first_density(config)
+    densities = None if density is None else threshold_densities(dense, method, density)
     result = prune(
         dense,
         statistics,
-        density=first_density(config),
+        density=density if densities is None else None,
         tolerance=config["tolerance"],
-        allocation=method["allocation"],
+        densities=densities,
+        allocation=method["allocation"] if densities is None else "uniform",
         paths=paths,
     )
     for record in result.layers:

@@ -1,23 +1,26 @@
-"""Stage retrain: light retraining with fixed masks, and further rounds of pruning where the method has them."""
+"""Stage retrain: training with fixed masks, further rounds of pruning, or surgery, as the method has it."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lobs.experiment.data import Split, load_training_data
 from lobs.pipeline.calibration import calibrate
-from lobs.pipeline.files import load_tensors, write_csv, write_json
+from lobs.pipeline.files import load_tensors, save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
 from lobs.pruning import prune
 from lobs.solvers import make
 
+if TYPE_CHECKING:
+    from lobs.experiment.retraining import Retrained
+
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    """Retrain the pruned network and write it with its metrics and its whole error curve.
+    """Retrain the pruned network and write it with its masks, its metrics and its whole error curve.
 
     Args:
         config: what `STAGE_KEYS["retrain"]` lists.
@@ -28,29 +31,11 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     folders = Folders(config)
     before = require_same_budget(config, folders)
-    model, masks = (folders.input("prune", f"{file}.safetensors") for file in ("model", "masks"))
-    network = load_network(config, model, folders.command("prune"))
-    train, measured = load_training_data(config["paths"]["data"], **config["data"])
-
-    from lobs.experiment.retraining import retrain
-    from lobs.experiment.training import Recipe
+    splits = load_training_data(config["paths"]["data"], **config["data"])
 
     watch = Stopwatch()
-    recipe = dict(config["retrain"])
-    measure_every = recipe.pop("measure_every")
-    rounds = config["method"]["rounds"]
-    result = retrain(
-        network,
-        load_tensors(masks, folders.command("prune")),
-        train,
-        measured,
-        Recipe(**recipe),
-        seed=config["seed"],
-        device=device.type,
-        measure_every=measure_every,
-        further=[*rounds[1:], config["density"]] if rounds else [],
-        prune=partial(prune_again, config=config, train=train, device=device) if rounds else None,
-    )
+    learn = operate if config["method"]["allocation"] == "surgery" else retrain_pruned
+    result = learn(config, folders, *splits, device)
     last = result.rounds[-1]
     metrics = {
         "experiment": config["name"],
@@ -67,10 +52,85 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     }
     folder = folders.output("retrain")
     save_network(config, folder / "model.safetensors", result.network)
+    save_tensors(folder / "masks.safetensors", result.masks)
     write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
     write_json(folder / "timings.json", watch.result(config, device))
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def retrain_pruned(
+    config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device
+) -> Retrained:
+    """Retrain what stage prune left, in as many rounds as the method has.
+
+    Args:
+        config: of the stage.
+        folders: of the stage.
+        train: the images to learn from.
+        measured: the images to measure the curve on.
+        device: where to compute.
+
+    Returns:
+        The retrained network and its history.
+    """
+    from lobs.experiment.lwc import Connections
+    from lobs.experiment.retraining import retrain
+    from lobs.experiment.training import Recipe
+
+    made_by = folders.command("prune")
+    network = load_network(config, folders.input("prune", "model.safetensors"), made_by)
+    masks = load_tensors(folders.input("prune", "masks.safetensors"), made_by)
+    method, rounds = config["method"], config["method"]["rounds"]
+    prune_on: Any = partial(prune_again, config=config, train=train, device=device)
+    if method["allocation"] == "quality":
+        prune_on = Connections(network, method["relative"])
+        prune_on.adjust_dropout(network, masks)
+    recipe = dict(config["retrain"])
+    return retrain(
+        network,
+        masks,
+        train,
+        measured,
+        seed=config["seed"],
+        device=device.type,
+        measure_every=recipe.pop("measure_every"),
+        recipe=Recipe(**recipe),
+        further=[*rounds[1:], config["density"]] if rounds else [],
+        prune=prune_on,
+    )
+
+
+def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device) -> Retrained:
+    """Dynamic network surgery: starts from the dense network, cuts and splices while it trains.
+
+    Args:
+        config: of the stage.
+        folders: of the stage.
+        train: the images to learn from.
+        measured: the images to measure the curve on.
+        device: where to compute.
+
+    Returns:
+        The trained network and its history.
+    """
+    from lobs.experiment.dns import surgery
+    from lobs.experiment.splicing import SurgerySettings
+    from lobs.experiment.training import Recipe
+
+    network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
+    method, recipe = config["method"], dict(config["retrain"])
+    settings = SurgerySettings(density=config["density"], rate=method["relative"], **method["surgery"])
+    return surgery(
+        network,
+        train,
+        measured,
+        settings=settings,
+        seed=config["seed"],
+        device=device.type,
+        measure_every=recipe.pop("measure_every"),
+        recipe=Recipe(**recipe),
+    )
 
 
 def prune_again(
