@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning method: where its solver lives, what it does in one line, which options it takes."""
+    """A pruning method: where its solver lives, what it does in one line, which options it takes.
+
+    `needs` names what it reads of `lobs.statistics.LayerStatistics` beyond what is always collected.
+    """
 
     module: str
     solver: str
     line: str
     options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 METHODS: dict[str, Method] = {
@@ -50,12 +54,14 @@ METHODS: dict[str, Method] = {
         "OBD",
         "optimal brain damage: the loss's second derivative times the squared weight (LeCun et al. 1990)",
         ("pattern",),
+        ("loss_curvature",),
     ),
     "net_trim": Method(
         "lobs.solvers.net_trim",
         "NetTrim",
         "the sparsest weights that keep a layer's activations, a convex program (Aghasi et al. 2017)",
         ("iterations", "tolerance", "bisections", "resolve"),
+        ("inputs_sample",),
     ),
     "wanda": Method(
         "lobs.solvers.wanda",

@@ -8,8 +8,8 @@ from torch import nn
 from lobs.experiment.data import Split
 from lobs.modes import evaluation_mode
 
-# Large enough to keep two cores busy, small enough to stay in the cache of none but the largest layer.
-BATCH_SIZE = 2000
+# Large enough to keep two cores busy; a convolution's maps of more images no longer fit into the cache.
+BATCH_SIZE = 1000
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lobs.experiment.data import Split
+from lobs.registry import METHODS
 from lobs.statistics import Statistics, collect_statistics
 
 
@@ -16,6 +17,7 @@ def calibrate(
     train: Split,
     collect: Mapping[str, Any],
     progress: Callable[[Iterable], Iterable] | None = None,
+    solver: str | None = None,
 ) -> Statistics:
     """Statistics of a network as key `collect` describes them.
 
@@ -24,14 +26,16 @@ def calibrate(
         train: the training images; the calibration images are its first ones.
         collect: the key's values.
         progress: wraps the batches.
+        solver: collect for this one alone, and leave out what costs time and it does not need.
 
     Returns:
         The statistics of every layer.
     """
+    needs = ("loss_curvature", "inputs_sample") if solver is None else METHODS[solver].needs
     return collect_statistics(
         network,
         train.part(0, collect["images"]).batches(collect["batch_size"]),
         progress=progress,
-        loss=collect["loss"],
-        keep_samples=collect["samples"],
+        loss=collect["loss"] if "loss_curvature" in needs else None,
+        keep_samples=collect["samples"] if "inputs_sample" in needs else 0,
     )

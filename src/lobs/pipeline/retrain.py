@@ -152,7 +152,7 @@ def prune_again(
     network = network.to(device)
     result = prune(
         network,
-        calibrate(network, train, config["collect"]),
+        calibrate(network, train, config["collect"], solver=method["solver"]),
         make(method["solver"], **method["options"]),
         density=density,
         allocation=method["allocation"],

@@ -125,10 +125,13 @@ def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Modu
     Raises:
         ValueError: the weights belong to another network, or have seen the images that are to be held out.
     """
+    import torch
+
     from lobs.experiment.networks import build
     from lobs.pipeline.files import load_tensors, tensor_metadata
 
-    network = build(config["model"])
+    # Convolutions are up to four times as fast this way on a CPU.
+    network = build(config["model"]).to(memory_format=torch.channels_last)
     try:
         network.load_state_dict(load_tensors(path, made_by))
     except RuntimeError:
