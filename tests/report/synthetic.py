@@ -5,24 +5,62 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LAYERS = (("fc1", (300, 784)), ("fc2", (100, 300)), ("fc3", (10, 100)))
-# Per method: solver, density, error after pruning and after retraining, iterations and those to the original error.
-METHODS: dict[str, tuple[str, float, float, float, int, int | None]] = {
-    "lobs": ("lobs", 0.07, 3.3, 1.85, 510, 400),
-    "magnitude": ("magnitude", 0.08, 57.0, 2.6, 4000, None),
+
+
+class Method(NamedTuple):
+    """What a method's runs show."""
+
+    solver: str
+    density: float
+    pruned: float
+    retrained: float
+    iterations: int
+    to_original: int | None
+    hardness: float = 4.0
+    rounds: int = 1
+    noise: float = 0.0
+
+
+# The two that most tests use: solver, density, errors after pruning and retraining, iterations, those to the original.
+METHODS: dict[str, Method] = {
+    "lobs": Method("lobs", 0.07, 3.3, 1.85, 510, 400, hardness=8.0),
+    "magnitude": Method("magnitude", 0.08, 57.0, 2.6, 4000, None),
 }
+# Every method of the project, with noisy curves: for figures that must stay legible.
+EVERY: dict[str, Method] = {
+    "lobs": Method("lobs", 0.07, 3.3, 1.85, 510, 400, 8.0, noise=0.1),
+    "lobs_iterative": Method("lobs", 0.015, 4.0, 1.95, 640, None, 8.0, 4, noise=0.1),
+    "exact_obs": Method("exact_obs", 0.07, 1.9, 1.65, 510, 100, 12.0, noise=0.1),
+    "exact_obs_iterative": Method("exact_obs", 0.015, 2.2, 1.75, 640, None, 12.0, 4, noise=0.1),
+    "magnitude": Method("magnitude", 0.08, 5.0, 1.75, 4000, None, 6.0, noise=0.15),
+    "lwc": Method("magnitude", 0.08, 2.5, 1.7, 6000, 3000, 6.0, 4, noise=0.15),
+    "dns": Method("magnitude", 0.018, 9.0, 1.9, 7000, None, 6.5, noise=0.2),
+    "obd": Method("obd", 0.08, 6.0, 1.8, 4000, None, 5.0, noise=0.15),
+    "apoz": Method("apoz", 0.08, 40.0, 3.0, 4000, None, 1.5, 3, noise=0.2),
+    "random": Method("random", 0.08, 88.0, 3.6, 4000, None, 2.0, noise=0.2),
+    "net_trim": Method("net_trim", 0.07, 12.0, 2.1, 510, None, 7.0, noise=0.1),
+    "net_trim_cascade": Method("net_trim", 0.07, 9.0, 2.0, 510, None, 7.4, noise=0.1),
+}
+SECOND_ORDER = ("lobs", "exact_obs")
 
 
-def write_runs(root: Path, experiment: str = "lenet300", seeds: tuple[int, ...] = (0,)) -> Path:
-    """Writes all stages of both methods; seed k adds k points to every error after pruning and 10 k iterations."""
+def write_runs(
+    root: Path,
+    experiment: str = "lenet300",
+    seeds: tuple[int, ...] = (0,),
+    methods: dict[str, Method] = METHODS,
+) -> Path:
+    """Writes all stages of the methods; seed k adds k points to every error after pruning and 10 k iterations."""
     for seed in seeds:
         folder = root / experiment / f"seed{seed}"
         write_train(folder, experiment, seed)
-        for method in METHODS:
-            write_method(folder, experiment, seed, method)
+        for name, method in methods.items():
+            write_method(folder, experiment, seed, name, method)
     return root
 
 
@@ -32,27 +70,28 @@ def write_train(folder: Path, experiment: str, seed: int) -> None:
     rows = [(1, 0.2, 2.5), (2, 0.1, 1.7)]
     write_csv(folder / "train/curve.csv", ("epoch", "train_loss", "test_error_percent"), rows)
     write_json(folder / "train/timings.json", timings(12.5))
+    write_json(folder / "collect/metrics.json", {"experiment": experiment, "seed": seed, "images": 60000})
+    write_json(folder / "collect/timings.json", {**timings(2.0), "peak_memory_mib": 700.0})
 
 
-def write_method(folder: Path, experiment: str, seed: int, method: str) -> None:
-    solver, density, pruned, retrained, iterations, to_original = METHODS[method]
-    pruned += seed
-    iterations += 10 * seed
-    target = folder / method
-    place = {"experiment": experiment, "method": method, "seed": seed}
+def write_method(folder: Path, experiment: str, seed: int, name: str, method: Method) -> None:
+    density, retrained = method.density, method.retrained
+    pruned = method.pruned + seed
+    iterations = method.iterations + (10 * seed if method.rounds == 1 else 0)
+    target = folder / name
+    place = {"experiment": experiment, "method": name, "seed": seed}
     errors = {"error_before_percent": 1.7, "error_after_pruning_percent": pruned}
-    asked = {"solver": solver, "requested_density": density, "requested_tolerance": None, "allocation": "uniform"}
+    asked = {"solver": method.solver, "requested_density": density, "requested_tolerance": None}
+    asked |= {"allocation": "uniform"}
     counts = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
     write_json(target / "prune/metrics.json", {**place, **asked, **counts, **errors, "layer_error_sum": 60.0})
     write_json(target / "prune/layers.json", [layer(i, method, density) for i in range(len(LAYERS))])
     write_paths(target, method)
     write_json(target / "prune/timings.json", timings(3.0, {"fc1": 2.5, "fc2": 0.4, "fc3": 0.1}))
-    last = {"density": density, "error_after_pruning_percent": pruned, "error_after_retraining_percent": retrained}
+    rounds, curve = retraining(method, seed, pruned, iterations)
     outcome = {**errors, "error_after_retraining_percent": retrained, "iterations": iterations}
-    outcome |= {"iterations_to_original": to_original, "density": density, "masks_exact": True}
-    rounds = [{"round": 1, **last, "iterations": iterations}]
+    outcome |= {"iterations_to_original": method.to_original, "density": density, "masks_exact": True}
     write_json(target / "retrain/metrics.json", {**place, **outcome, "rounds": rounds})
-    curve = [(1, step, 0.1 if step else "", error) for step, error in decay(pruned, retrained, iterations)]
     write_csv(target / "retrain/curve.csv", ("round", "iteration", "train_loss", "test_error_percent"), curve)
     write_json(target / "retrain/timings.json", timings(8.0))
     evaluated = {"test_error_percent": pruned, "density": density, "output_error": 4.0 + seed, "bound": 400.0}
@@ -64,34 +103,52 @@ def write_method(folder: Path, experiment: str, seed: int, method: str) -> None:
     )
 
 
-def layer(index: int, method: str, density: float) -> dict[str, Any]:
+def retraining(
+    method: Method, seed: int, pruned: float, iterations: int
+) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
+    """The rounds, densities halving down to the last one, and the curve over all of them."""
+    rounds, curve = [], []
+    each = iterations // method.rounds
+    noise = random.Random(seed)
+    for number in range(1, method.rounds + 1):
+        density = method.density * 2 ** (method.rounds - number)
+        spent = each if number < method.rounds else iterations - each * (method.rounds - 1)
+        errors = {"error_after_pruning_percent": pruned, "error_after_retraining_percent": method.retrained}
+        rounds.append({"round": number, "density": density, **errors, "iterations": spent})
+        for step, error in decay(pruned, method.retrained, spent):
+            shaken = error * (1 + method.noise * noise.uniform(-1, 1)) if method.noise else error
+            curve.append((number, (number - 1) * each + step, 0.1 if step else "", shaken))
+    return rounds, curve
+
+
+def layer(index: int, method: Method, density: float) -> dict[str, Any]:
     name, shape = LAYERS[index]
     weights = shape[0] * shape[1]
     record = {"name": name, "shape": list(shape), "density": density, "kept": round(weights * density)}
     record |= {"removed": weights - round(weights * density), "error": 50.0 / 10**index, "relative_error": 0.125}
-    threshold = 0.002 if method == "lobs" else None
-    damping = 1e-6 if method == "lobs" else 0.0
+    threshold = 0.002 if method.solver in SECOND_ORDER else None
+    damping = 1e-6 if method.solver in SECOND_ORDER else 0.0
     return {**record, "sensitivity_threshold": threshold, "bound_contribution": 100.0 * (index + 1), "damping": damping}
 
 
-def write_paths(target: Path, method: str) -> None:
+def write_paths(target: Path, method: Method) -> None:
     """Curves of the shape that real ones have: flat at first, steep near 100%."""
-    hardness = 8.0 if method == "lobs" else 4.0
+    hardness, second_order = method.hardness, method.solver in SECOND_ORDER
     points = []
     for index, (name, _) in enumerate(LAYERS):
         for step in range(33):
             density = 1 - step / 32
             share = (1 - density) ** hardness
-            threshold = 0.01 * share if method == "lobs" else ""
+            threshold = 0.01 * share if second_order else ""
             points.append((name, density, 500.0 / 10**index * share, share, threshold))
     columns = ("layer", "density", "error", "relative_error", "sensitivity_threshold")
     write_csv(target / "prune/paths.csv", columns, points)
     accuracy = [(1 - k / 24, 98.3 - 88.3 * (k / 24) ** (4 * hardness)) for k in range(25)]
     write_csv(target / "prune/first_layer_curve.csv", ("density", "test_accuracy_percent"), accuracy)
     sensitivities: dict[str, Any] = {}
-    if method == "lobs":
+    if second_order:
         edges = [-10 + 0.25 * k for k in range(37)]
-        counts = [round(9000 * math.exp(-((edge + 5) ** 2) / 2)) for edge in edges[:-1]]
+        counts = [round(9000 * math.exp(-((edge + 13 - hardness) ** 2) / 2)) for edge in edges[:-1]]
         below = sum(count for count, edge in zip(counts, edges, strict=False) if edge < -3) / sum(counts)
         sensitivities = {"layer": "fc1", "log10_edges": edges, "counts": counts, "share_below_0.001": below}
     write_json(target / "prune/sensitivities.json", sensitivities)
@@ -99,7 +156,7 @@ def write_paths(target: Path, method: str) -> None:
 
 def decay(start: float, end: float, iterations: int) -> list[tuple[int, float]]:
     """A retraining curve from one error to the other."""
-    steps = range(0, iterations + 1, 10)
+    steps = range(0, iterations + 1, 10 if iterations < 1000 else 50)
     return [(step, end + (start - end) * math.exp(-8 * step / iterations)) for step in steps]
 
 

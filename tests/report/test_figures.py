@@ -9,7 +9,9 @@ import pytest
 from lobs.report.figures import draw_all, figure2, figure3, figure4, figure5
 from lobs.report.methods import STYLES, style_of
 from lobs.report.results import Experiment, load_results
-from report.synthetic import write_csv, write_json, write_runs
+from report.synthetic import EVERY, write_csv, write_json, write_runs
+
+ORIGINAL = "original error (1.70%)"
 
 
 def load(tmp_path: Path, experiment: str = "lenet300", seeds: tuple[int, ...] = (0,)) -> Experiment:
@@ -71,18 +73,18 @@ def test_a_method_keeps_its_colour_in_all_figures(tmp_path: Path) -> None:
 
 def test_methods_that_share_a_curve_are_drawn_once_and_named(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
-    source, twin = runs / "lenet300/seed0/magnitude", runs / "lenet300/seed0/lwc_iterative"
+    source, twin = runs / "lenet300/seed0/magnitude", runs / "lenet300/seed0/lwc"
     for path in (path for path in source.rglob("*") if path.is_file()):
         target = twin / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(path.read_text().replace('"magnitude"', '"lwc_iterative"'))
+        target.write_text(path.read_text().replace('"magnitude"', '"lwc"'))
     experiment = load_results(runs)[0]
     for draw in (figure2, figure5):
         drawing = draw(experiment)
         assert drawing is not None
         assert len(drawing.figure.axes[0].lines) == 2
-        assert drawing.caption.endswith("LWC (iterative) has the same curve as LWC (magnitude, one shot).")
-    assert {record["method"] for record in figure2(experiment).records} == {"magnitude", "lwc_iterative", "lobs"}
+        assert drawing.caption.endswith("LWC has the same curve as LWC (magnitude, one shot).")
+    assert {record["method"] for record in figure2(experiment).records} == {"magnitude", "lwc", "lobs"}
 
 
 def test_figure3_tells_the_share_of_small_sensitivities(tmp_path: Path) -> None:
@@ -140,6 +142,54 @@ def test_figure5_begins_a_new_row_after_four_layers(tmp_path: Path) -> None:
     assert [panel.get_title() for panel in axes] == [f"fc{k}" for k in range(6)]
     assert [bool(panel.get_ylabel()) for panel in axes] == [True, False, False, False, True, False]
     assert [text.get_text() for text in drawing.figure.legends[0].get_texts()] == ["L-OBS"]
+
+
+def test_ten_methods_and_three_seeds_are_drawn_in_two_panels_of_retraining(tmp_path: Path) -> None:
+    experiment = load_results(write_runs(tmp_path / "runs", seeds=(0, 1, 2), methods=EVERY))[0]
+    drawing = figure4(experiment)
+    assert drawing is not None
+    layer_wise, others = (
+        [line.get_label() for line in axes.lines if "original" not in line.get_label()] for axes in drawing.figure.axes
+    )
+    assert layer_wise == [style.label for style in STYLES.values() if style.layer_wise]
+    assert others == [style.label for name, style in STYLES.items() if not style.layer_wise or name == "lobs"]
+    assert drawing.figure.axes[0].get_ylim() == drawing.figure.axes[1].get_ylim(), "one scale for both"
+    low, high = drawing.figure.axes[0].get_ylim()
+    drawn = [value for axes in drawing.figure.axes for line in axes.lines for value in line.get_ydata()]
+    assert low < min(drawn) and max(drawn) < high
+    (legend,) = drawing.figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted({*layer_wise, *others, ORIGINAL})
+    assert "On the left the methods that work layer by layer" in drawing.caption
+    assert "bands: from the least to the largest seed" in drawing.caption
+    marked = [len(line.get_markevery()) for axes in drawing.figure.axes for line in axes.lines[:-1]]
+    assert max(marked) <= 14, "a noisy line is not covered with markers"
+
+
+def test_few_methods_share_one_panel_of_retraining(tmp_path: Path) -> None:
+    drawing = figure4(load(tmp_path))
+    assert drawing is not None
+    assert len(drawing.figure.axes) == 1
+    assert "On the left" not in drawing.caption and "seed" not in drawing.caption
+
+
+def test_the_figures_of_ten_methods_name_twins_instead_of_hiding_them(tmp_path: Path) -> None:
+    experiment = load_results(write_runs(tmp_path / "runs", methods=EVERY))[0]
+    for draw in (figure2, figure3, figure5):
+        drawing = draw(experiment)
+        assert drawing is not None
+        assert "L-OBS iterative has the same curve as L-OBS." in drawing.caption
+        (legend,) = drawing.figure.legends
+        assert not any("iterative" in text.get_text() for text in legend.get_texts())
+        assert "lobs_iterative" in {record["method"] for record in drawing.records}, "its numbers are in the CSV"
+
+
+def test_methods_can_be_told_apart_in_colour_and_in_grey() -> None:
+    styles = list(STYLES.values())
+    assert len({style.color for style in styles}) == len(styles)
+    assert len({(style.marker, style.filled) for style in styles}) == len(styles)
+    assert len({style.label for style in styles}) == len(styles)
+    for style in styles:
+        assert style.filled == (style.line == "-"), "hollow on a dashed line"
 
 
 def test_without_data_there_is_no_figure(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def bare(runs: Path, keep: str = "-") -> Path:
+    """Leaves out what figures are drawn from, unless its name contains `keep`: drawing is what takes the time here."""
+    for path in [*runs.rglob("*.csv"), *runs.rglob("sensitivities.json")]:
+        if keep not in path.name:
+            path.unlink()
+    return runs
+
+
 def test_the_report_lists_what_it_wrote_and_writes_no_more(tmp_path: Path) -> None:
     paths = write_report(write_runs(tmp_path / "runs"), tmp_path / "reports")
     assert paths[0].name == "README.md"
     assert sorted(path.name for path in paths) == sorted(contents(tmp_path / "reports"))
     names = {"table1.csv", "table1.md", "layers.csv", "bound.csv", "retraining.csv", "timings.csv", "timings.md"}
+    names |= {"methods.csv", "methods.md", "table2.csv", "table2.md", "files.txt"}
     assert names <= {path.name for path in paths}
 
 
@@ -29,6 +39,7 @@ def test_every_link_resolves(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     write_runs(runs, "lenet5")
     write_runs(runs, "tiny", seeds=(0, 1))
+    bare(runs, keep="first_layer_curve")
     write_report(runs, tmp_path / "reports")
     for page in (tmp_path / "reports").glob("*.md"):
         links = re.findall(r"\]\(([^)]+)\)", page.read_text())
@@ -38,7 +49,7 @@ def test_every_link_resolves(tmp_path: Path) -> None:
 
 
 def test_the_page_tells_what_was_measured(tmp_path: Path) -> None:
-    write_report(write_runs(tmp_path / "runs", seeds=(0, 1)), tmp_path / "reports")
+    write_report(bare(write_runs(tmp_path / "runs", seeds=(0, 1)), keep="first_layer_curve"), tmp_path / "reports")
     page = (tmp_path / "reports/README.md").read_text()
     assert "## LeNet-300-100, MNIST (`lenet300`)" in page
     assert "266,610 parameters, test error 1.70%, training error 0.01%; seeds: 0, 1." in page
@@ -52,14 +63,16 @@ def test_the_page_tells_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_only_the_timings_follow_the_clock(tmp_path: Path) -> None:
-    runs = write_runs(tmp_path / "runs")
+    runs = bare(write_runs(tmp_path / "runs"), keep="first_layer_curve")
     write_report(runs, tmp_path / "reports")
     before = contents(tmp_path / "reports")
     for path in runs.rglob("timings.json"):
         write_json(path, {**json.loads(path.read_text()), "total": 99.0, "peak_memory_mib": 1.0})
     write_report(runs, tmp_path / "reports")
     after = contents(tmp_path / "reports")
-    assert {name for name in before if before[name] != after[name]} == {"timings.csv", "timings.md"}
+    assert {name for name in before if before[name] != after[name]} == {
+        f"{page}.{suffix}" for page in ("timings", "methods") for suffix in ("csv", "md")
+    }
     assert b"99.0" in after["timings.md"]
 
 
@@ -81,7 +94,7 @@ def test_an_experiment_that_was_only_trained_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_benchmarks_page_in_the_folder_is_linked(tmp_path: Path) -> None:
-    runs, reports = write_runs(tmp_path / "runs"), tmp_path / "reports"
+    runs, reports = bare(write_runs(tmp_path / "runs")), tmp_path / "reports"
     write_report(runs, reports)
     assert "solvers.md" not in (reports / "README.md").read_text()
     (reports / "solvers.md").write_text("measured elsewhere\n")
@@ -90,8 +103,47 @@ def test_a_benchmarks_page_in_the_folder_is_linked(tmp_path: Path) -> None:
     assert (reports / "solvers.md").read_text() == "measured elsewhere\n"
 
 
+def test_the_memory_benchmark_is_drawn_and_its_numbers_stay(tmp_path: Path) -> None:
+    runs, reports = bare(write_runs(tmp_path / "runs")), tmp_path / "reports"
+    table = "method,samples,peak_mib,baseline_mib,needed_mib\nlobs,1000,620,540,80\nnet_trim,1000,590,540,50\n"
+    reports.mkdir()
+    (reports / "memory.csv").write_text(table)
+    paths = write_report(runs, reports)
+    assert {"memory.svg", "memory.png"} <= {path.name for path in paths}
+    assert "](memory.svg)" in (reports / "README.md").read_text()
+    assert (reports / "memory.csv").read_text() == table
+    (reports / "memory.csv").unlink()
+    write_report(runs, reports)
+    assert not (reports / "memory.svg").exists(), "a figure does not outlive its data"
+
+
+def test_figures_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    runs, reports = write_runs(tmp_path / "runs"), tmp_path / "reports"
+    write_runs(runs, "lenet5")
+    bare(runs, keep="first_layer_curve")
+    write_report(runs, reports)
+    (reports / "solvers.md").write_text("measured elsewhere\n")
+    assert (reports / "figure2-lenet5.svg").exists()
+    shutil.rmtree(runs / "lenet5")
+    paths = write_report(runs, reports)
+    assert sorted([*(path.name for path in paths), "solvers.md"]) == sorted(contents(reports))
+    assert not (reports / "figure2-lenet5.svg").exists()
+
+
+def test_the_page_says_why_and_shows_the_spread_over_seeds(tmp_path: Path) -> None:
+    write_report(bare(write_runs(tmp_path / "runs", seeds=(0, 1))), tmp_path / "reports")
+    page = (tmp_path / "reports/README.md").read_text()
+    assert "### Where and why our figures differ from the paper's" in page
+    assert "after pruning 3.80 ± 0.71%, the paper's 3.10%: worse." in page
+    assert "### Spread over the seeds" in page
+    assert "### Table 2: Net-Trim against L-OBS" in page
+    methods = (tmp_path / "reports/methods.md").read_text()
+    assert "| L-OBS | 2 | 1.70 | 7 | 3.80 ± 0.71 | 1.85 | 515 ± 7 | 3.0 | 8.0 | 11.0 | 600 | 600 |" in methods
+    assert "collecting the statistics, 2.0 s, peak 700 MiB" in methods
+
+
 def test_errors_on_validation_images_are_said_to_be(tmp_path: Path) -> None:
-    runs = write_runs(tmp_path / "runs")
+    runs = bare(write_runs(tmp_path / "runs"))
     path = runs / "lenet300/seed0/train/metrics.json"
     write_json(path, {**json.loads(path.read_text()), "measured_on": "validation"})
     write_report(runs, tmp_path / "reports")
@@ -99,7 +151,7 @@ def test_errors_on_validation_images_are_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_broken_file_leaves_the_old_report_alone(tmp_path: Path) -> None:
-    runs = write_runs(tmp_path / "runs")
+    runs = bare(write_runs(tmp_path / "runs"))
     write_report(runs, tmp_path / "reports")
     before = contents(tmp_path / "reports")
     broken = runs / "lenet300/seed0/lobs/evaluate/metrics.json"

@@ -28,6 +28,7 @@ def test_every_file_is_loaded(runs: Path) -> None:
     assert lobs.prune and lobs.prune.error_after_pruning_percent == 3.3
     assert lobs.retrain and lobs.retrain.rounds[0].iterations == 510
     assert lobs.evaluate and lobs.evaluate.bound == 400.0
+    assert load_results(runs)[0].collects[10].images == 60000
     assert lobs.layers[1].shape == (100, 300)
     assert lobs.layers[2].error == 0.5
     assert len(lobs.paths) == 3 * 33

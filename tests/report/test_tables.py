@@ -91,9 +91,9 @@ def test_table1_without_retraining_shows_dashes(tmp_path: Path) -> None:
 
 def test_both_forms_of_lwc_stand_beside_the_papers(tmp_path: Path) -> None:
     methods = load(tmp_path).methods
-    iterative = dataclasses.replace(methods[0], method="lwc_iterative", folder="lwc_iterative")
+    iterative = dataclasses.replace(methods[0], method="lwc", folder="lwc")
     experiment = Experiment("lenet300", {}, [*methods, iterative], [])
-    row = row_of(tables.table1(experiment), "LWC (iterative)")
+    row = row_of(tables.table1(experiment), "LWC")
     assert (row["after pruning %, paper"], row["iterations, paper"]) == ("81.32", "140,000")
 
 
@@ -210,13 +210,29 @@ def test_timings_come_in_the_order_of_the_stages(tmp_path: Path) -> None:
     table = tables.timing_table(load(tmp_path, seeds=(0, 1)))
     assert [row[:2] for row in table.rows] == [
         ("train", "-"),
+        ("collect", "-"),
         ("prune", "lobs"),
         ("retrain", "lobs"),
         ("prune", "magnitude"),
         ("retrain", "magnitude"),
     ]
-    assert table.rows[1][2:] == ("3.0", "600", "fc1", "2.50", "CPU, 2 threads")
+    assert table.rows[2][2:] == ("3.0", "600", "fc1", "2.50", "CPU, 2 threads")
     assert table.rows[0][4:6] == ("-", "-")
+
+
+def test_spread_over_the_seeds(tmp_path: Path) -> None:
+    table = tables.spread_table(load(tmp_path, seeds=(0, 1, 2)))
+    assert row_of(table, "L-OBS") == {
+        "method": "L-OBS",
+        "seeds": "0, 1, 2",
+        "after pruning %": "4.30 ± 1.00",
+        "after pruning %, least": "3.30",
+        "after pruning %, largest": "5.30",
+        "after retraining %": "1.85",
+        "after retraining %, least": "1.85",
+        "after retraining %, largest": "1.85",
+    }
+    assert tables.spread_table(load(tmp_path / "one")).rows == [], "nothing is spread over one seed"
 
 
 def test_markdown_escapes_bars() -> None:

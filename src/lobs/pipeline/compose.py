@@ -191,7 +191,7 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
 def _sweep_parameters(overrides: Sequence[str]) -> list[str]:
     """What Hydra's sweeper adds to the overrides by itself: `hydra.sweeper.params` of the sweep that is named."""
     parsed = parse(overrides)
-    named = [override.input_line for override in parsed if override.key_or_group == "sweep"]
+    named = [str(override.input_line) for override in parsed if override.key_or_group == "sweep"]
     if not named:
         return []
     with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):

@@ -1,7 +1,9 @@
 """The report: tables, figures and a page, made from the metrics files of the stages and from nothing else.
 
-results.py loads the files into dataclasses, tables.py turns them into rows (comparison.py sets them beside the
-paper's figures of paper.py), figures.py draws them, page.py composes the Markdown.
+results.py loads the files into dataclasses, tables.py, table2.py and costs.py turn them into rows (comparison.py sets
+them beside the paper's figures of paper.py, reasons.py says why they differ), figures.py draws them, page.py composes
+the Markdown, stale.py removes what an earlier report left. benchmarks/ write into the same folder: their pages are
+linked, and figures_memory.py draws one of their tables.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from pathlib import Path
 
 
 def write_report(runs_dir: Path, reports_dir: Path) -> list[Path]:
-    """Write the report over whatever experiments, seeds and methods it finds.
+    """Write the report over whatever experiments, seeds and methods it finds; remove stale files of an earlier one.
 
-    The same metrics files give the same bytes; only timings.md and timings.csv follow the clock.
+    The same metrics files give the same bytes; only timings.* and methods.* follow the clock.
 
     Args:
         runs_dir: folder of the runs, `<runs_dir>/<experiment>/seed<k>/...`.

@@ -10,6 +10,7 @@ from lobs.report.results import Experiment, MethodRuns
 from lobs.report.statistic import DASH, Statistic, over_seeds
 
 Judgement = Literal["reproduced", "better", "not reproduced"]
+Stage = Literal["after pruning", "after retraining"]
 
 # What still counts as the same. On 10,000 test images the difference of two independent errors has a standard
 # deviation of 0.24 points near 3% and of 0.19 points near 1.8%.
@@ -25,6 +26,16 @@ RULES = (
     "iteration, counted over all rounds, at which the network at its final density was first measured to be no worse "
     "than the dense one."
 )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One error of a row, ours (mean over the seeds) beside the paper's, in percent, and what that makes it."""
+
+    stage: Stage
+    ours: float
+    papers: float
+    judgement: Judgement
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,21 @@ class Comparison:
     iterations_to_original: tuple[float | None, ...] = ()
 
     @property
+    def judged(self) -> tuple[Judged, ...]:
+        """The errors that can be judged: those that both sides have, at comparable densities."""
+        if self.paper is None or self.density is None or abs(self.density.mean - self.paper.density) > DENSITY_POINTS:
+            return ()
+        pairs: tuple[tuple[Stage, Statistic | None, float | None, float], ...] = (
+            ("after pruning", self.after_pruning, self.paper.after_pruning, AFTER_PRUNING_POINTS),
+            ("after retraining", self.after_retraining, self.paper.after_retraining, AFTER_RETRAINING_POINTS),
+        )
+        return tuple(
+            Judged(stage, ours.mean, papers, judge(ours.mean, papers, points))
+            for stage, ours, papers, points in pairs
+            if ours is not None and papers is not None
+        )
+
+    @property
     def verdict(self) -> str:
         """Verdict of the row with the differences, or why there is none."""
         return _verdict(self)
@@ -65,15 +91,24 @@ def compare(experiment: Experiment) -> list[Comparison]:
     compared: list[Comparison] = []
     for row in rows:
         ours = [runs for runs in experiment.methods if paper.paper_method(runs.method) == row.method]
-        compared += [_measured(runs, row) for runs in ours] or [
+        compared += [measure(runs, row) for runs in ours] or [
             Comparison(experiment.name, row.method, None, row, seeds=0)
         ]
     listed = {row.method for row in rows}
     further = [runs for runs in experiment.methods if paper.paper_method(runs.method) not in listed]
-    return compared + [_measured(runs, None) for runs in further]
+    return compared + [measure(runs, None) for runs in further]
 
 
-def _measured(runs: MethodRuns, row: paper.PaperRow | None) -> Comparison:
+def measure(runs: MethodRuns, row: paper.PaperRow | None = None) -> Comparison:
+    """Summarise one method over its seeds.
+
+    Args:
+        runs: of the method.
+        row: the paper's row to set beside it.
+
+    Returns:
+        The row; the error and density are those after all rounds, or of pruning where nothing was retrained.
+    """
     outcomes = [run.outcome for run in runs.runs if run.outcome]
     retrains = [run.retrain for run in runs.runs if run.retrain]
     return Comparison(
@@ -107,19 +142,11 @@ def _verdict(row: Comparison) -> str:
         return DASH
     if abs(row.density.mean - row.paper.density) > DENSITY_POINTS:
         return f"not judged: density {row.density.mean:.3g}% against {row.paper.density:g}%"
-    parts: list[tuple[Judgement, str]] = []
-    for name, ours, papers, points in (
-        ("after pruning", row.after_pruning, row.paper.after_pruning, AFTER_PRUNING_POINTS),
-        ("after retraining", row.after_retraining, row.paper.after_retraining, AFTER_RETRAINING_POINTS),
-    ):
-        if ours is not None and papers is not None:
-            judged = judge(ours.mean, papers, points)
-            parts.append((judged, f"{name} {judged} ({ours.mean - papers:+.2f} points)"))
-    if not parts:
+    if not row.judged:
         return DASH
     order: tuple[Judgement, ...] = ("not reproduced", "reproduced", "better")
-    worst = next(judged for judged in order if any(judged == part for part, _ in parts))
-    texts = [text for _, text in parts]
+    worst = next(judgement for judgement in order if any(part.judgement == judgement for part in row.judged))
+    texts = [f"{part.stage} {part.judgement} ({part.ours - part.papers:+.2f} points)" for part in row.judged]
     if row.iterations is not None:
         texts.append(f"with {row.iterations.mean / row.paper.iterations:.2g} times the paper's iterations")
     return f"**{worst}**: " + "; ".join(texts)

@@ -1,35 +1,68 @@
-"""How the report shows each method: its label, and the colour and marker that it keeps in every figure.
+"""How the report shows each method: its label, and the colour, marker and line that it keeps in every figure.
 
-The colours are those of Okabe and Ito, which stay apart for colour-blind readers; the markers tell the methods
-apart in grey. A new method adds one line here; without one it is shown under its own name.
+The colours are those of Okabe and Ito, which stay apart for colour-blind readers, and darker ones beyond them. What
+tells the methods apart in grey is the marker: no two methods share a shape that is filled alike. The iterative variant
+of a method has its shape, hollow, on a dashed line. A new method adds one line here; without one it is shown under
+its own name.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
 class MethodStyle:
-    """One method's label, colour (hex) and marker (Matplotlib's code)."""
+    """One method's label, colour (hex), marker and line (Matplotlib's codes).
+
+    Attributes:
+        label: as tables and legends print it.
+        color: of line and marker.
+        marker: its shape.
+        line: solid or dashed.
+        filled: whether the marker is filled, or hollow.
+        layer_wise: whether the method minimises the layers' errors, as L-OBS does; the others are its competitors.
+    """
 
     label: str
     color: str
     marker: str
+    line: str = "-"
+    filled: bool = True
+    layer_wise: bool = False
+
+    @property
+    def plot(self) -> dict[str, Any]:
+        """Keyword arguments of Matplotlib's `plot`."""
+        face = self.color if self.filled else "white"
+        return {
+            "label": self.label,
+            "color": self.color,
+            "marker": self.marker,
+            "linestyle": self.line,
+            "markerfacecolor": face,
+            "markeredgecolor": self.color,
+        }
 
 
 # The order is the order of the rows in the tables and of the entries in the legends.
 STYLES: dict[str, MethodStyle] = {
     "magnitude": MethodStyle("LWC (magnitude, one shot)", "#D55E00", "s"),
-    "lwc_iterative": MethodStyle("LWC (iterative)", "#E69F00", "D"),
-    "lobs": MethodStyle("L-OBS", "#0072B2", "o"),
-    "exact_obs": MethodStyle("exact OBS", "#009E73", "^"),
+    "lwc": MethodStyle("LWC", "#E69F00", "D"),
+    "dns": MethodStyle("DNS", "#999933", ">"),
+    "lobs": MethodStyle("L-OBS", "#0072B2", "o", layer_wise=True),
+    "lobs_iterative": MethodStyle("L-OBS iterative", "#003A5C", "o", "--", filled=False, layer_wise=True),
+    "exact_obs": MethodStyle("exact OBS", "#009E73", "^", layer_wise=True),
+    "exact_obs_iterative": MethodStyle("exact OBS iterative", "#004D38", "^", "--", filled=False, layer_wise=True),
     "obd": MethodStyle("OBD", "#56B4E9", "v"),
     "apoz": MethodStyle("ApoZ", "#CC79A7", "P"),
     "random": MethodStyle("Random", "#7F7F7F", "x"),
+    "net_trim": MethodStyle("Net-Trim", "#882255", "*", layer_wise=True),
+    "net_trim_cascade": MethodStyle("Net-Trim (cascade)", "#000000", "*", "--", filled=False, layer_wise=True),
 }
-_SPARE_COLORS = ("#000000", "#F0E442", "#882255", "#44AA99")
-_SPARE_MARKERS = ("X", "*", "<", ">")
+_SPARE_COLORS = ("#AA4499", "#F0E442", "#332288", "#44AA99")
+_SPARE_MARKERS = ("X", "p", "<", "d")
 
 
 def style_of(method: str, folder: str | None = None) -> MethodStyle:
@@ -47,7 +80,7 @@ def style_of(method: str, folder: str | None = None) -> MethodStyle:
         spare = sum(method.encode()) % len(_SPARE_COLORS)
         style = MethodStyle(method, _SPARE_COLORS[spare], _SPARE_MARKERS[spare])
     if folder is not None and folder != method:
-        style = MethodStyle(f"{style.label} [{folder}]", style.color, style.marker)
+        style = replace(style, label=f"{style.label} [{folder}]")
     return style
 
 

@@ -1,6 +1,7 @@
 """Composes the report's Markdown pages and writes every file of the report.
 
-README.md and all it shows follow from the metrics alone. What the clock measured stands in timings.md, apart.
+README.md and all it shows follow from the metrics alone. The seconds and the memory of a run stand apart, in timings.md
+and methods.md.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lobs.report import comparison, tables
-from lobs.report.figures import Drawing, draw_all
+from lobs.report import comparison, costs, reasons, table2, tables
+from lobs.report.drawing import Drawing
+from lobs.report.figures import draw_all
+from lobs.report.figures_memory import draw_memory
 from lobs.report.output import write_csv, write_text
 from lobs.report.paper import NETWORKS, RECALLED, VERIFIED
 from lobs.report.results import Experiment
+from lobs.report.stale import MANIFEST, remove_stale
 from lobs.report.statistic import fixed, over_seeds, whole
 
 # Pages that benchmarks/ writes, not the report stage.
@@ -20,18 +24,19 @@ BENCHMARKS = {
     "solvers.md": "layer error and seconds of every solver",
     "speed.txt": "exact OBS and statistics against their floors",
     "large_layer.txt": "VGG-16's first classifier",
+    "allocation.md": "allocations of the budget",
 }
 
 _PROVENANCE = (
     f'Figures marked "{RECALLED}" are recalled from the published tables and not verified; "{VERIFIED}" means found in '
     "a second public source. A dash: not published, or not measured here. The settings of our rows, each with its "
-    "source, are in `conf/method/`: L-OBS damps its inverse more than the paper says it does, and L-OBS, OBD and LWC "
-    "share one budget out between the layers by the same automatic rule."
+    "source, are in `conf/method/`: L-OBS damps its inverse more than the paper says it does, and L-OBS, OBD and "
+    "magnitude share one budget out between the layers by the same automatic rule."
 )
 
 
 def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Path]:
-    """Write the whole report.
+    """Write the whole report, and remove what an earlier one wrote and this one did not.
 
     Args:
         experiments: what was measured.
@@ -41,23 +46,32 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
         The files written, README.md first.
     """
     drawings = {experiment.name: draw_all(experiment) for experiment in experiments}
-    paths = [
-        write_text(reports_dir / "README.md", readme(experiments, drawings, _benchmarks(reports_dir))),
-        write_text(reports_dir / "table1.md", table1_page(experiments)),
-    ]
-    for name, records, columns in (
-        ("table1", tables.table1_records(experiments), tables.TABLE1_COLUMNS),
-        ("layers", tables.layer_records(experiments), tables.LAYER_COLUMNS),
-        ("bound", tables.bound_records(experiments), tables.BOUND_COLUMNS),
-        ("retraining", tables.retraining_records(experiments), tables.RETRAINING_COLUMNS),
-        ("timings", tables.timing_records(experiments), tables.TIMING_COLUMNS),
-    ):
-        paths.append(write_csv(reports_dir / f"{name}.csv", records, columns))
-    paths.append(write_text(reports_dir / "timings.md", timings_page(experiments)))
-    for entries in drawings.values():
-        for drawing in entries:
+    memory = draw_memory(reports_dir)
+    pages = {
+        "README.md": readme(experiments, drawings, memory, _benchmarks(reports_dir)),
+        "table1.md": table1_page(experiments),
+        "methods.md": methods_page(experiments),
+        "timings.md": timings_page(experiments),
+    }
+    records = {
+        "table1": (tables.table1_records(experiments), tables.TABLE1_COLUMNS),
+        "layers": (tables.layer_records(experiments), tables.LAYER_COLUMNS),
+        "bound": (tables.bound_records(experiments), tables.BOUND_COLUMNS),
+        "retraining": (tables.retraining_records(experiments), tables.RETRAINING_COLUMNS),
+        "methods": (costs.method_records(experiments), costs.METHOD_COLUMNS),
+        "timings": (tables.timing_records(experiments), tables.TIMING_COLUMNS),
+    }
+    compared = table2.records(experiments)
+    if compared:
+        pages["table2.md"] = table2_page(experiments)
+        records["table2"] = (compared, table2.COLUMNS)
+    paths = [write_text(reports_dir / name, text) for name, text in pages.items()]
+    paths += [write_csv(reports_dir / f"{name}.csv", *entry) for name, entry in records.items()]
+    for drawing in (*(drawing for entries in drawings.values() for drawing in entries), memory):
+        if drawing:
             paths += drawing.write(reports_dir)
-    return paths
+    remove_stale(reports_dir, paths)
+    return [*paths, reports_dir / MANIFEST]
 
 
 def _benchmarks(reports_dir: Path) -> str:
@@ -66,26 +80,40 @@ def _benchmarks(reports_dir: Path) -> str:
     return f" From the benchmarks: {', '.join(links)}." if links else ""
 
 
-def readme(experiments: Sequence[Experiment], drawings: dict[str, list[Drawing]], benchmarks: str = "") -> str:
-    """Compose the main page: per experiment Table 1, figures, layers, bound and retraining."""
+def readme(
+    experiments: Sequence[Experiment],
+    drawings: dict[str, list[Drawing]],
+    memory: Drawing | None = None,
+    benchmarks: str = "",
+) -> str:
+    """Compose the main page.
+
+    Args:
+        experiments: what was measured.
+        drawings: the figures of each, by its name.
+        memory: the figure of the memory benchmark.
+        benchmarks: a sentence with links to the benchmarks' pages.
+
+    Returns:
+        Markdown: per experiment the tables, why figures differ, the drawings, layers, bound and retraining.
+    """
+    second = "Table 2 ([page](table2.md), [CSV](table2.csv)), " if table2.records(experiments) else ""
     parts = [
         "# Results",
         "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors. "
         "Density is the share of weights kept (the paper's CR). With several seeds: mean ± sample standard deviation.",
-        "Files: Table 1 ([page](table1.md), [CSV](table1.csv)), [layers](layers.csv), [bound](bound.csv), "
-        "[retraining](retraining.csv), [seconds and memory](timings.md)." + benchmarks,
+        f"Files: Table 1 ([page](table1.md), [CSV](table1.csv)), {second}[methods with seconds and memory]"
+        "(methods.md), [layers](layers.csv), [bound](bound.csv), [retraining](retraining.csv), [every stage's seconds "
+        "and memory](timings.md)." + benchmarks,
     ]
     for experiment in experiments:
         parts += [f"## {title_of(experiment)}", _dense_network(experiment)]
         parts += ["### Table 1", tables.table1(experiment).markdown(), comparison.RULES, _PROVENANCE]
+        parts += _reasons(experiment) + _spread(experiment) + _table2(experiment)
         for drawing in drawings[experiment.name]:
-            parts += [
-                f"### {drawing.title}",
-                f"![{drawing.title}]({drawing.stem}.svg)",
-                f"{drawing.caption} Also as [PNG]({drawing.stem}.png) and [CSV]({drawing.stem}.csv).",
-            ]
+            parts += _figure(drawing)
         parts += _layers(experiment) + _bound(experiment) + _retraining(experiment)
-    return _page(parts)
+    return _page([*parts, *(_figure(memory, "##") if memory else [])])
 
 
 def table1_page(experiments: Sequence[Experiment]) -> str:
@@ -96,8 +124,32 @@ def table1_page(experiments: Sequence[Experiment]) -> str:
     return _page([*parts, comparison.RULES, _PROVENANCE])
 
 
+def table2_page(experiments: Sequence[Experiment]) -> str:
+    """Compose Table 2."""
+    parts = ["# Table 2: Net-Trim against L-OBS"]
+    for experiment in experiments:
+        body = _table2(experiment)
+        parts += [f"## {title_of(experiment)}", *body[1:]] if body else []
+    return _page([*parts, "As [CSV](table2.csv). Back to the [results](README.md)."])
+
+
+def methods_page(experiments: Sequence[Experiment]) -> str:
+    """Compose errors, seconds and peak memory of every method."""
+    parts = [
+        "# Methods: errors, seconds and memory",
+        "Errors are test errors, densities and errors those of the final network; with several seeds: mean ± sample "
+        "standard deviation. Seconds are wall time and peaks those of a whole process, the libraries it loads "
+        "included, as measured in the latest run of each stage.",
+    ]
+    for experiment in experiments:
+        seconds, memory = costs.collect_costs(experiment)
+        shared = f"Before all of them: collecting the statistics, {fixed(seconds, 1)} s, peak {whole(memory)} MiB."
+        parts += [f"## {title_of(experiment)}", costs.method_table(experiment).markdown(), shared]
+    return _page([*parts, "As [CSV](methods.csv); [every stage](timings.md). Back to the [results](README.md)."])
+
+
 def timings_page(experiments: Sequence[Experiment]) -> str:
-    """Compose seconds and peak memory; the only page that differs between two identical runs."""
+    """Compose seconds and peak memory; the page that, with the methods', differs between identical runs."""
     parts = ["# Seconds and memory", "Wall time and peak memory of every stage as measured in the latest run."]
     for experiment in experiments:
         parts += [f"## {title_of(experiment)}", tables.timing_table(experiment).markdown()]
@@ -119,6 +171,38 @@ def _dense_network(experiment: Experiment) -> str:
     text = f"Dense network: {parameters} parameters, test error {test}%, training error {train}%; seeds: {seeds}."
     others = sorted({train.measured_on for train in trains} - {"test"})
     return f"{text} All errors were measured on {', '.join(others)} images, not on the test set." if others else text
+
+
+def _reasons(experiment: Experiment) -> list[str]:
+    found = reasons.paragraphs(experiment)
+    if not found:
+        return []
+    text = (
+        "Better, reproduced and worse by the rules above. A reason is what we think, not what the paper says; its "
+        "numbers are measured."
+    )
+    return ["### Where and why our figures differ from the paper's", text, "\n".join(found)]
+
+
+def _spread(experiment: Experiment) -> list[str]:
+    table = tables.spread_table(experiment)
+    return ["### Spread over the seeds", table.markdown()] if table.rows else []
+
+
+def _table2(experiment: Experiment) -> list[str]:
+    table = table2.table(experiment)
+    if not table.rows:
+        return []
+    parts = ["### Table 2: Net-Trim against L-OBS", table.markdown(), table2.finding(experiment), table2.CAPTION]
+    return [part for part in parts if part]
+
+
+def _figure(drawing: Drawing, level: str = "###") -> list[str]:
+    return [
+        f"{level} {drawing.title}",
+        f"![{drawing.title}]({drawing.stem}.svg)",
+        f"{drawing.caption} Also as [PNG]({drawing.stem}.png) and [CSV]({drawing.stem}.csv).",
+    ]
 
 
 def _layers(experiment: Experiment) -> list[str]:

@@ -1,8 +1,9 @@
 """The paper's published figures, with their provenance.
 
 Dong, Chen, Pan: Learning to Prune Deep Neural Networks via Layer-wise Optimal Brain Surgeon, NIPS 2017,
-arXiv 1705.07565, Table 1. A figure was recalled from the published table unless `verified` names its column, which
-means that it was found in a second public source. They are shown beside ours and never serve as a test's expectation.
+arXiv 1705.07565, Tables 1 and 2. A figure was recalled from the published table unless `verified` names its column,
+which means that it was found in a second public source. They are shown beside ours and never serve as a test's
+expectation.
 The paper's "CR" is the share of weights that is kept; here it is called density.
 """
 
@@ -12,6 +13,10 @@ from dataclasses import dataclass
 
 RECALLED = "paper (recalled)"
 VERIFIED = "paper (verified)"
+UNSURE = "paper (recalled, low confidence)"
+
+# The paper's damping is 1/alpha, added to the diagonal of the inputs' second moment: at most this much.
+LARGEST_DAMPING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,25 @@ TABLE1: tuple[PaperRow, ...] = (
     PaperRow("cifarnet", "lobs", "L-OBS", 18.57, 9, 21.32, 18.76, 1020),
 )
 
-# Our methods that stand for the paper's LWC: its criterion in one shot, and with repeated pruning and retraining.
-_PAPER_METHOD = {"magnitude": "lwc", "lwc_iterative": "lwc"}
+
+@dataclass(frozen=True)
+class Table2Row:
+    """One row of Table 2, Net-Trim against L-OBS; in percent, None where the paper has no such row."""
+
+    method: str
+    density: float | None
+    after_pruning: float | None
+    source: str = UNSURE
+
+
+TABLE2_EXPERIMENT = "lenet300"
+TABLE2: tuple[Table2Row, ...] = (
+    Table2Row("net_trim", 7.4, 28.45),
+    Table2Row("lobs", 7.4, 4.56),
+)
+
+# Our methods that stand for one of the paper's beside the one of its name: LWC's criterion in one shot.
+_PAPER_METHOD = {"magnitude": "lwc"}
 
 
 def paper_method(method: str) -> str:

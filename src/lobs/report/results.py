@@ -28,13 +28,23 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Collect:
+    """collect/metrics.json: calibration images, and how many input vectors of each layer were kept (Net-Trim)."""
+
+    images: Number = None
+    samples: Number = None
+
+
+@dataclass(frozen=True)
 class Prune:
-    """prune/metrics.json: the network right after pruning."""
+    """prune/metrics.json: the network right after pruning; `samples_kept`: input vectors that the method needed."""
 
     method: str
     density: Number
     error_before_percent: Number
     error_after_pruning_percent: Number
+    allocation: str | None = None
+    samples_kept: Number = None
 
 
 @dataclass(frozen=True)
@@ -181,12 +191,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment: its dense networks by seed, its methods, its timings."""
+    """One experiment: its dense networks by seed, its methods, its timings, its calibration passes by seed."""
 
     name: str
     trains: dict[int, Train]
     methods: list[MethodRuns]
     timings: list[Timing]
+    collects: dict[int, Collect] = field(default_factory=dict)
 
 
 def load_results(runs_dir: Path) -> list[Experiment]:
@@ -210,12 +221,16 @@ def load_results(runs_dir: Path) -> list[Experiment]:
 
 def _load_experiment(folder: Path) -> Experiment | None:
     trains: dict[int, Train] = {}
+    collects: dict[int, Collect] = {}
     runs: list[Run] = []
     timings: list[Timing] = []
     for seed_folder, seed in _seed_folders(folder):
         train = load_object(seed_folder / "train" / "metrics.json", Train)
         if train:
             trains[seed] = train
+        collect = load_object(seed_folder / "collect" / "metrics.json", Collect)
+        if collect:
+            collects[seed] = collect
         timing_files = sorted(seed_folder.rglob("timings.json"))
         timings += [_load_timing(path, folder.name, seed, seed_folder) for path in timing_files]
         for method_folder in sorted(path for path in seed_folder.iterdir() if path.is_dir()):
@@ -229,7 +244,7 @@ def _load_experiment(folder: Path) -> Experiment | None:
         groups.setdefault((run.method, run.folder), []).append(run)
     ordered = sorted(groups, key=lambda key: sort_key(*key))
     methods = [MethodRuns(folder.name, *key, groups[key]) for key in ordered]
-    return Experiment(folder.name, trains, methods, timings)
+    return Experiment(folder.name, trains, methods, timings, collects)
 
 
 def _seed_folders(folder: Path) -> list[tuple[Path, int]]:

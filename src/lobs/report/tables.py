@@ -64,11 +64,11 @@ def _table1_record(row: Comparison) -> Record:
     ours = (row.original, row.density, row.after_pruning, row.after_retraining)
     for name, published, value in zip(_COMPARED, _published(row), ours, strict=False):
         record[f"{name}_paper_percent"] = published
-        record[f"{name}_percent"], record[f"{name}_deviation"] = _mean_and_deviation(value)
+        record[f"{name}_percent"], record[f"{name}_deviation"] = mean_and_deviation(value)
     record["iterations_paper"] = row.paper.iterations if row.paper else None
-    record["iterations"], record["iterations_deviation"] = _mean_and_deviation(row.iterations)
+    record["iterations"], record["iterations_deviation"] = mean_and_deviation(row.iterations)
     reached = over_seeds(row.iterations_to_original)
-    record["iterations_to_original"], _ = _mean_and_deviation(reached)
+    record["iterations_to_original"], _ = mean_and_deviation(reached)
     record["seeds_at_original"] = reached.count if reached else 0
     record["verdict"] = row.verdict.replace("**", "")
     return record
@@ -97,7 +97,8 @@ def _published(row: Comparison) -> tuple[float | None, ...]:
     return (paper.original, paper.density, paper.after_pruning, paper.after_retraining, paper.iterations)
 
 
-def _mean_and_deviation(value: Statistic | None) -> tuple[float | None, float | None]:
+def mean_and_deviation(value: Statistic | None) -> tuple[float | None, float | None]:
+    """Give a statistic's two fields of a record; two empty ones for None."""
     return (value.mean, value.deviation) if value else (None, None)
 
 
@@ -236,6 +237,30 @@ def _outcome(entries: Sequence[Retrain] | Sequence[Round]) -> Row:
         fixed(over_seeds(entry.error_after_retraining_percent for entry in entries)),
         whole(over_seeds(entry.iterations for entry in entries)),
     )
+
+
+def spread_table(experiment: Experiment) -> Table:
+    """Give mean, deviation and range of both errors, one row per method with several seeds; without rows for none."""
+    columns = ("method", "seeds", *(f"after {what} %{end}" for what in ("pruning", "retraining") for end in _RANGE))
+    rows: list[Row] = []
+    for runs in experiment.methods:
+        outcomes = [run.outcome for run in runs.runs if run.outcome]
+        pruned = [entry.error_after_pruning_percent for entry in outcomes]
+        retrained = [run.retrain.error_after_retraining_percent for run in runs.runs if run.retrain]
+        if len(runs.runs) > 1:
+            seeds = ", ".join(str(run.seed) for run in runs.runs)
+            rows.append((label_of(runs), seeds, *_spread(pruned), *_spread(retrained)))
+    return Table(columns, rows)
+
+
+_RANGE = ("", ", least", ", largest")
+
+
+def _spread(values: Sequence[float | None]) -> Row:
+    """Mean with deviation, least and largest."""
+    present = [value for value in values if value is not None]
+    ends = (min(present), max(present)) if present else (None, None)
+    return (fixed(over_seeds(present)), *map(fixed, ends))
 
 
 TIMING_COLUMNS = ("experiment", "seed", "folder", "stage", "total", "peak_memory_mib", "device", "threads")

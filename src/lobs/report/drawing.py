@@ -1,0 +1,210 @@
+"""What every figure shares: the settings, the canvas, lines with their bands over seeds, and writing the files.
+
+A figure is written as SVG and PNG that are the same bytes for the same metrics. Over several seeds a line is the mean,
+and its thin band reaches from the least to the largest value.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lobs.report.methods import style_of
+from lobs.report.output import write_bytes, write_csv
+from lobs.report.results import Experiment, MethodRuns
+
+# A fixed salt makes the identifiers inside an SVG, and so the whole file, reproducible.
+SETTINGS: Any = {
+    "svg.hashsalt": "lobs",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+# Panels in a row, where there is one for every layer.
+COLUMNS = 4
+_PNG_DPI = 150
+_BAND: Any = {"alpha": 0.15, "linewidth": 0}
+# Markers on a line whose axis is logarithmic.
+_MARKERS = 12
+# Inches of a legend's entry.
+_ENTRY = 2.2
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure, the numbers behind it, and the words for the page.
+
+    Without columns the numbers are not the figure's to write: they stand in `<stem>.csv` already.
+    """
+
+    stem: str
+    title: str
+    caption: str
+    figure: Figure
+    columns: tuple[str, ...]
+    records: list[dict[str, Any]]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the figure and its numbers.
+
+        Args:
+            folder: where to.
+
+        Returns:
+            The paths of `<stem>.svg`, `<stem>.png` and, where the figure has columns, `<stem>.csv`.
+        """
+        paths = []
+        with matplotlib.rc_context(SETTINGS):
+            for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+                buffer = io.BytesIO()
+                self.figure.savefig(buffer, format=suffix, dpi=_PNG_DPI, metadata=metadata)
+                paths.append(write_bytes(folder / f"{self.stem}.{suffix}", buffer.getvalue()))
+        if self.columns:
+            paths.append(write_csv(folder / f"{self.stem}.csv", self.records, self.columns))
+        return paths
+
+
+@dataclass(frozen=True)
+class Point:
+    """Mean, least and largest value over the seeds at one key."""
+
+    key: Any
+    mean: float
+    low: float
+    high: float
+
+
+def average(curves: Sequence[Sequence[tuple[Hashable, float]]]) -> list[Point]:
+    """Average curves of (key, value) over the seeds.
+
+    Args:
+        curves: one per seed; empty ones are left out.
+
+    Returns:
+        A point at every key that all curves hold, in the first one's order.
+    """
+    seeds = [dict(curve) for curve in curves if curve]
+    if not seeds:
+        return []
+    shared = [key for key in seeds[0] if all(key in seed for seed in seeds)]
+    values = {key: [seed[key] for seed in seeds] for key in shared}
+    return [Point(key, math.fsum(v) / len(v), min(v), max(v)) for key, v in values.items()]
+
+
+def draw_line(
+    axes: Axes,
+    runs: MethodRuns,
+    places: Sequence[float],
+    points: Sequence[Point],
+    across: str = "x",
+    log_from: float | None = None,
+) -> None:
+    """Draw one method's line with its band over the seeds; nothing where it has no points.
+
+    Args:
+        axes: to draw on.
+        runs: of the method, for its style.
+        places: where the points lie on the axis that is named by ``across``.
+        points: their values.
+        across: the axis of the places, ``"x"`` or ``"y"``; the values lie on the other one.
+        log_from: where the places' axis turns logarithmic. Markers are then set by place alone; otherwise at equal
+            distances along the line, which a noisy line would fill with them.
+    """
+    if not points:
+        return
+    style = style_of(runs.method, runs.folder)
+    means = [point.mean for point in points]
+    marked: float | list[int] = 0.08 if log_from is None else _spaced(places, log_from)
+    low, high = [point.low for point in points], [point.high for point in points]
+    if across == "x":
+        axes.plot(places, means, markevery=marked, **style.plot)
+        axes.fill_between(places, low, high, color=style.color, **_BAND)
+    else:
+        axes.plot(means, places, markevery=marked, **style.plot)
+        axes.fill_betweenx(places, low, high, color=style.color, **_BAND)
+
+
+def _spaced(places: Sequence[float], log_from: float) -> list[int]:
+    """Indices of places that lie apart by a share of the way to the last one, as a symmetric logarithm sees it."""
+    positions = [place / log_from if place <= log_from else 1 + math.log10(place / log_from) for place in places]
+    step = max(positions) / _MARKERS
+    chosen = [0]
+    for index, position in enumerate(positions):
+        if position >= positions[chosen[-1]] + step:
+            chosen.append(index)
+    return chosen
+
+
+def over_seeds_note(experiment: Experiment) -> str:
+    """The sentence that tells what a line shows where there are several seeds; empty where there is one."""
+    several = any(len(runs.runs) > 1 for runs in experiment.methods)
+    return " Lines: mean over the seeds; bands: from the least to the largest seed." if several else ""
+
+
+def distinct(experiment: Experiment, curve: str) -> tuple[list[MethodRuns], str]:
+    """Leave out methods whose curves equal an earlier method's: one criterion, used in two ways.
+
+    Args:
+        experiment: whose methods.
+        curve: an attribute of `Run`.
+
+    Returns:
+        The methods to draw, and a sentence on those left out.
+    """
+    kept: list[MethodRuns] = []
+    notes = []
+    for runs in experiment.methods:
+        curves = [getattr(run, curve) for run in runs.runs]
+        twin = next((other for other in kept if [getattr(run, curve) for run in other.runs] == curves), None)
+        if twin is None:
+            kept.append(runs)
+        elif any(curves):
+            labels = [style_of(entry.method, entry.folder).label for entry in (runs, twin)]
+            notes.append(f" {labels[0]} has the same curve as {labels[1]}.")
+    return kept, "".join(notes)
+
+
+def legend(figure: Figure, *panels: Axes) -> None:
+    """One legend for some panels above them, where it hides no line; an entry that several have comes once."""
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    columns = max(2, int(figure.get_figwidth() / _ENTRY))
+    figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns, markerscale=1.3)
+
+
+def canvas(panels: int = 1, width: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, further ones in the next row, without any window or global state.
+
+    Args:
+        panels: how many.
+        width: of one of several panels, inches.
+
+    Returns:
+        The figure and its panels.
+    """
+    rows, columns = math.ceil(panels / COLUMNS), min(panels, COLUMNS)
+    figure = Figure(figsize=(6.4, 4.4) if panels == 1 else (width * columns, 4.0 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    for unused in grid[panels:]:
+        unused.remove()
+    return figure, list(grid[:panels])
