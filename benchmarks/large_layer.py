@@ -8,19 +8,14 @@ calibrating on some hundred images gives: speed and memory are those of a traine
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
 import torch
 
 import lobs
+from lobs.pipeline.stage import peak_memory_mib
 from lobs.solvers import make
-
-
-def peak_gib() -> float:
-    """The largest resident set so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main(features: int = 25088, out: int = 4096, density: float = 0.075) -> None:
@@ -29,7 +24,7 @@ def main(features: int = 25088, out: int = 4096, density: float = 0.075) -> None
     start = time.perf_counter()
 
     def report(step: str) -> None:
-        print(f"{time.perf_counter() - start:8.1f} s  {peak_gib():6.2f} GiB  {step}", flush=True)
+        print(f"{time.perf_counter() - start:8.1f} s  {peak_memory_mib() / 1024:6.2f} GiB  {step}", flush=True)
 
     samples = torch.relu(torch.randn(max(64, features // 12), 512) @ torch.randn(512, features))
     statistics = lobs.LayerStatistics.from_samples(samples, bias=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.method:
         work(options.method, options.samples, options.run, options.layer, options.data)
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        print(json.dumps(peak_memory_mib()))
         return
     baseline = peak("baseline", 0, options)
     print(f"baseline {baseline:.0f} MiB", flush=True)

@@ -8,7 +8,6 @@ Seconds for all training images, the ratio, and how the peak memory moves with t
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import lobs
 from lobs.experiment.data import load_split
 from lobs.experiment.networks import build
 from lobs.layers import input_samples, prunable_layers
+from lobs.pipeline.stage import peak_memory_mib
 
 BATCH = 1000
 MODEL = {"_target_": "lobs.experiment.networks.LeNet300"}
@@ -35,7 +35,7 @@ def main() -> None:
     model = build(MODEL).eval()
     if options.images:
         lobs.collect_statistics(model, (images[start : start + BATCH][0] for start in range(0, options.images, BATCH)))
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        print(json.dumps(peak_memory_mib()))
         return
     batches = [batch for batch, _ in images.batches(BATCH)]
     inputs = layer_inputs(model, batches)

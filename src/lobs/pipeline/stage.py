@@ -80,7 +80,7 @@ class Stopwatch:
         return {
             "total": round(time.perf_counter() - self._start, 3),
             "layers": {name: round(seconds, 4) for name, seconds in self.layers.items()},
-            "peak_memory_mib": _peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(),
             "threads": config["threads"],
             "device": str(device),
         }
@@ -228,8 +228,14 @@ def _text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _peak_memory_mib() -> float:
+def peak_memory_mib() -> float:
     """The process's largest resident set so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss, which a new program inherits from the process that started it.
+        peaks = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        if peaks:
+            return round(int(peaks[0]) / 1024, 1)
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
