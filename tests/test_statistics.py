@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lobs
-from lobs.statistics import CHUNK_SAMPLES
+from lobs.accumulator import CHUNK_SAMPLES, symmetrise
 
 
 def dense_moment(samples, bias):
@@ -54,11 +54,9 @@ def test_many_float32_samples_lose_nothing_that_matters():
 
 
 def test_wide_moments_are_symmetric_to_the_bit():
-    from lobs.statistics import _symmetrise
-
     moment = torch.randn(2, 7, 7, dtype=torch.float64)
     expected = (moment + moment.mT) / 2
-    _symmetrise(moment, block=3)
+    symmetrise(moment, block=3)
     assert torch.equal(moment, expected)
     assert torch.equal(moment, moment.mT)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lobs import solvers
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
+    from lobs.correction import correct
     from lobs.pruning import LayerRecord, PruneResult, layer_paths, methods, prune
     from lobs.solvers.hessian import SingularStatisticsError
     from lobs.solvers.path import PruningPath
@@ -28,6 +29,7 @@ _HOME = {
     "methods": "lobs.pruning",
     "PruneResult": "lobs.pruning",
     "LayerRecord": "lobs.pruning",
+    "correct": "lobs.correction",
     "PruningPath": "lobs.solvers.path",
     "SingularStatisticsError": "lobs.solvers.hessian",
     "error_bound": "lobs.bounds",

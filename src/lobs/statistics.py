@@ -4,8 +4,9 @@ For every layer the second moment of its inputs, the paper's Psi (section 3.2, F
 
     Psi = (1/n) sum_j y_j y_j^T        n samples y_j, the bias's constant 1 as last entry
 
-Products are formed in the inputs' precision over chunks of at most `CHUNK_SAMPLES` samples and summed in float64,
-so that float32 inputs lose nothing that matters, and memory does not grow with the number of samples.
+Sequential pruning adds the products of the pruned network's inputs x with the dense network's pre-activations z::
+
+    T = E[z x^T]        E||W x - z||^2 = E||z||^2 - 2 tr(W T^T) + tr(W Psi W^T)
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lobs.accumulator import InputSums
 from lobs.layers import Prunable, input_samples, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
 
-# Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
-CHUNK_SAMPLES = 4096
-TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample")
-SCALARS = ("samples", "inputs", "bias", "last")
+TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample", "target_moment", "target_sample")
+SCALARS = ("samples", "inputs", "bias", "last", "target_power")
+# Directions of the inputs with less than this share of the largest second moment: float32 products do not show them.
+RESOLUTION = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class LayerStatistics:
         inputs_sample: ``[k, d]``, a uniform sample of the layer's input vectors, the bias's ones included; only where
             it was asked for (``keep_samples``). Net-Trim needs it.
         last: whether no other layer is called after this one: its outputs are the network's, no ReLU follows.
+        target_moment: T = E[z x^T], float64 ``[out, d]`` (groups: rows in their order), where the inputs x are a
+            pruned network's and z what the layer gave in the dense one; only in sequential pruning.
+        target_power: E||z||^2, likewise.
+        target_sample: ``[k, out]``, z for the input vectors of ``inputs_sample``, likewise.
     """
 
     second_moment: Tensor
@@ -54,6 +60,9 @@ class LayerStatistics:
     loss_curvature: Tensor | None = None
     inputs_sample: Tensor | None = None
     last: bool = False
+    target_moment: Tensor | None = None
+    target_power: float | None = None
+    target_sample: Tensor | None = None
 
     @property
     def features(self) -> int:
@@ -71,11 +80,56 @@ class LayerStatistics:
             return self
         rows = {
             name: value.chunk(self.groups)[index]
-            for name in ("zero_fraction", "loss_curvature")
+            for name in ("zero_fraction", "loss_curvature", "target_moment")
             if (value := getattr(self, name)) is not None
         }
         sample = None if self.inputs_sample is None else self.inputs_sample[index]
-        return replace(self, second_moment=self.second_moment[index], inputs_sample=sample, **rows)
+        targets = None if self.target_sample is None else self.target_sample.chunk(self.groups, dim=1)[index]
+        # E||z||^2 is known for all groups together only.
+        return replace(
+            self,
+            second_moment=self.second_moment[index],
+            inputs_sample=sample,
+            target_sample=targets,
+            target_power=None,
+            **rows,
+        )
+
+    def target_error(self, weight: Tensor) -> float:
+        """E = E||W x - z||^2 that a weight leaves to the dense network's pre-activations.
+
+        Args:
+            weight: W, ``[out, d]``.
+
+        Returns:
+            The mean over samples of the squared norm over units.
+
+        Raises:
+            ValueError: these statistics hold no targets.
+        """
+        moment, power = self._targets()
+        rows = weight.double().unflatten(0, (self.groups, -1))
+        produced = (rows @ self.second_moment).flatten(0, 1)
+        return max(0.0, power + float((weight.double() * (produced - 2 * moment)).sum()))
+
+    def target_floor(self) -> float:
+        """What no weight can avoid: the least E||W x - z||^2 over all W, E||z||^2 - tr(T Psi^+ T^T) >= 0.
+
+        Psi's pseudo-inverse leaves directions out that float32 inputs do not resolve.
+
+        Returns:
+            The floor, in the unit of `target_error`.
+        """
+        moment, power = self._targets()
+        values, vectors = torch.linalg.eigh(self.second_moment)
+        seen = values > RESOLUTION * values.amax(-1, keepdim=True)
+        along = (moment.unflatten(0, (self.groups, -1)) @ vectors).square().sum(-2)
+        return max(0.0, power - float((along / values)[seen.expand_as(along)].sum()))
+
+    def _targets(self) -> tuple[Tensor, float]:
+        if self.target_moment is None or self.target_power is None:
+            raise ValueError("these statistics hold no targets: sequential pruning collects them")
+        return self.target_moment, self.target_power
 
     def to(self, device: torch.device | str) -> LayerStatistics:
         """The same statistics on another device."""
@@ -94,10 +148,10 @@ class LayerStatistics:
         """
         if samples.dim() != 2 or not len(samples):
             raise ValueError(f"samples must be [n, features] with n >= 1, got {tuple(samples.shape)}")
-        sums = _Accumulator(bias)
+        sums = InputSums(bias)
         sums.add(samples[None])
         sums.inputs = len(samples)
-        return sums.result("samples")
+        return _result(sums, "samples")
 
 
 class Statistics(Mapping[str, LayerStatistics]):
@@ -163,90 +217,17 @@ class Statistics(Mapping[str, LayerStatistics]):
         return cls(layers)
 
 
-class _Accumulator:
-    """Running float64 sums of one layer's products and zero counts, and a uniform sample of its inputs."""
-
-    def __init__(self, bias: bool, keep: int = 0) -> None:
-        self.bias = bias
-        self.keep = keep
-        self.kept: Tensor = torch.empty(0)
-        self.keys: Tensor = torch.empty(0)
-        self.generator = torch.Generator().manual_seed(0)
-        self.samples = 0
-        self.inputs = 0
-        self.outputs = 0
-        self.moment: Tensor = torch.empty(0)
-        self.zeros: Tensor | None = None
-
-    def add(self, samples: Tensor) -> None:
-        """Add samples ``[groups, n, features]``."""
-        groups, count, features = samples.shape
-        if samples.dtype in (torch.float16, torch.bfloat16):
-            samples = samples.float()
-        if not self.samples:
-            size = features + self.bias
-            self.moment = samples.new_zeros(groups, size, size, dtype=torch.float64)
-        for chunk in samples.split(CHUNK_SAMPLES, dim=1):
-            self.moment[:, :features, :features] += chunk.mT @ chunk
-            if self.bias:
-                self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
-        if self.keep:
-            self._keep(samples)
-        self.samples += count
-
-    def _keep(self, samples: Tensor) -> None:
-        """Reservoir sampling: every sample draws a key, the largest keys stay."""
-        keys = torch.rand(samples.shape[1], generator=self.generator)
-        fresh = keys.argsort(descending=True)[: self.keep]
-        keys = torch.cat([self.keys, keys[fresh]])
-        rows = samples[:, fresh.to(samples.device)]
-        rows = torch.cat([self.kept.to(samples), rows], 1) if len(self.keys) else rows
-        chosen = keys.argsort(descending=True)[: self.keep]
-        self.keys, self.kept = keys[chosen], rows[:, chosen.to(samples.device)]
-
-    def sample(self) -> Tensor | None:
-        """The kept inputs, with the bias's ones; None where none were asked for."""
-        if not self.keep:
-            return None
-        ones = self.kept.new_ones(*self.kept.shape[:2], int(self.bias))
-        kept = torch.cat([self.kept, ones], 2)
-        return kept[0] if len(kept) == 1 else kept
-
-    def add_outputs(self, outputs: Tensor) -> None:
-        """Count the outputs ``[samples, out]`` that a ReLU sets to zero."""
-        zeros = (outputs <= 0).sum(dim=0)
-        self.zeros = zeros if self.zeros is None else self.zeros + zeros
-        self.outputs += len(outputs)
-
-    def result(self, name: str) -> LayerStatistics:
-        """The means; the sums are used up."""
-        moment = self.moment
-        if self.bias:
-            moment[:, :-1, -1] = moment[:, -1, :-1]
-            moment[:, -1, -1] = self.samples
-        moment /= self.samples
-        if not torch.isfinite(moment).all():
-            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values")
-        _symmetrise(moment)
-        return LayerStatistics(
-            second_moment=moment[0] if len(moment) == 1 else moment,
-            samples=self.samples,
-            inputs=self.inputs,
-            bias=self.bias,
-            zero_fraction=None if self.zeros is None else self.zeros.double() / self.outputs,
-            inputs_sample=self.sample(),
-        )
-
-
-def _symmetrise(moment: Tensor, block: int = 2048) -> None:
-    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB."""
-    for i in range(0, moment.shape[-1], block):
-        for j in range(0, i + 1, block):
-            lower = moment[:, i : i + block, j : j + block]
-            upper = moment[:, j : j + block, i : i + block]
-            mean = (lower + upper.mT) / 2
-            lower.copy_(mean)
-            upper.copy_(mean.mT)
+def _result(sums: InputSums, name: str) -> LayerStatistics:
+    """The means; the sums are used up."""
+    moment = sums.second_moment(name)
+    return LayerStatistics(
+        second_moment=moment[0] if len(moment) == 1 else moment,
+        samples=sums.samples,
+        inputs=sums.inputs,
+        bias=sums.bias,
+        zero_fraction=None if sums.zeros is None else sums.zeros.double() / sums.outputs,
+        inputs_sample=sums.sample(),
+    )
 
 
 @torch.no_grad()
@@ -280,12 +261,12 @@ def collect_statistics(
     """
     batches = iter(batches)
     modules = prunable_layers(model, layers)
-    sums: dict[str, _Accumulator] = {}
+    sums: dict[str, InputSums] = {}
 
     def hook_of(name: str) -> Callable:
         def hook(module: Prunable, args: tuple, output: Tensor) -> None:
             if name not in sums:
-                sums[name] = _Accumulator(module.bias is not None, keep_samples)
+                sums[name] = InputSums(module.bias is not None, keep_samples)
             for samples in input_samples(module, args[0]):
                 sums[name].add(samples)
             sums[name].add_outputs(unit_outputs(module, output))
@@ -299,7 +280,7 @@ def collect_statistics(
         first = next(batches, None)
         if first is None:
             raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
-        _probe_determinism(model, network_input(first, model))
+        probe_determinism(model, network_input(first, model))
         curvature = None
         if loss is not None:
             from lobs.curvature import LossCurvature
@@ -319,7 +300,7 @@ def collect_statistics(
     never = [name for name in modules if name not in sums]
     if layers is not None and never:
         raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
-    results = {name: accumulator.result(name) for name, accumulator in sums.items()}
+    results = {name: _result(each, name) for name, each in sums.items()}
     if curvature is not None:
         diagonals = curvature.result()
         results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
@@ -361,7 +342,13 @@ def _chain(first: object, rest: Iterator) -> Iterator:
     yield from rest
 
 
-def _probe_determinism(model: nn.Module, inputs: Tensor) -> None:
+@torch.no_grad()
+def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
+    """Compare two answers of a network in evaluation mode to the same two inputs.
+
+    Raises:
+        ValueError: they differ.
+    """
     sample = inputs[:2]
     once, twice = model(sample), model(sample)
     if isinstance(once, Tensor) and not torch.equal(torch.nan_to_num(once), torch.nan_to_num(twice)):

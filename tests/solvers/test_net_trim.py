@@ -1,6 +1,7 @@
 """Net-Trim's ADMM against cvxpy, and its path."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import cvxpy
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import lobs
 from lobs.solvers import make
-from lobs.solvers.net_trim import Program
+from lobs.solvers.net_trim import KNOTS, Program
 
 
 def layer(seed=0, count=40, features=6, out=3):
@@ -21,29 +22,140 @@ def layer(seed=0, count=40, features=6, out=3):
     return torch.randn(out, features + 1, dtype=torch.float64), inputs, statistics
 
 
+def by_cvxpy(program, epsilon, bias=True):
+    """The program as it stands in `NetTrim`, in the scaled variables: its value and weights."""
+    x, wanted, active = program.samples.numpy(), program.outputs.numpy(), program.active.numpy()
+    reached = x @ program.weight.numpy().T
+    unknown = cvxpy.Variable(tuple(program.weight.shape))
+    outputs = x @ unknown.T
+    matched = cvxpy.norm(cvxpy.multiply(outputs - wanted, active.astype(float)), "fro")
+    constraints = [matched <= epsilon * np.linalg.norm(wanted * active)]
+    if not active.all():
+        constraints.append(cvxpy.multiply(outputs - np.maximum(reached, 0), (~active).astype(float)) <= 0)
+    features = unknown.shape[1] - bias
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum(cvxpy.abs(unknown[:, :features]))), constraints)
+    problem.solve()
+    return problem.value, unknown.value
+
+
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("epsilon", [0.02, 0.1, 0.4])
 def test_small_programs_agree_with_cvxpy(relu, epsilon):
     weight, inputs, _ = layer()
     program = Program(weight, inputs, bias=True, relu=relu)
     ours = program.solve(epsilon, iterations=5000, tolerance=1e-6).sparse
+    value, theirs = by_cvxpy(program, epsilon)
 
-    x, wanted, active = program.samples.numpy(), program.outputs.numpy(), program.active.numpy()
-    unknown = cvxpy.Variable(tuple(weight.shape))
-    outputs = x @ unknown.T
-    matched = cvxpy.norm(cvxpy.multiply(outputs - wanted, active.astype(float)), "fro")
-    constraints = [matched <= epsilon * np.linalg.norm(wanted * active)]
-    if relu:
-        constraints.append(cvxpy.multiply(outputs, (~active).astype(float)) <= 0)
-    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum(cvxpy.abs(unknown[:, :-1]))), constraints)
-    problem.solve()
-
-    assert float(ours[:, :-1].abs().sum()) == pytest.approx(problem.value, rel=1e-3)
-    produced = x @ ours.numpy().T
+    wanted, active = program.outputs.numpy(), program.active.numpy()
+    assert float(ours[:, :-1].abs().sum()) == pytest.approx(value, rel=1e-3)
+    produced = program.samples.numpy() @ ours.numpy().T
     assert np.linalg.norm((produced - wanted) * active) <= (epsilon + 1e-3) * np.linalg.norm(wanted * active)
     if relu:
         assert (produced * ~active).max() <= 1e-3 * np.abs(wanted).max()
-    np.testing.assert_allclose(ours.numpy()[:, :-1], unknown.value[:, :-1], atol=2e-2 * np.abs(unknown.value).max())
+    np.testing.assert_allclose(ours.numpy()[:, :-1], theirs[:, :-1], atol=2e-2 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("more", [1.05, 2.0])
+def test_the_cascade_agrees_with_cvxpy(relu, more):
+    """Other targets than the weight's own outputs: active ones it misses, inactive ones it turns on."""
+    weight, inputs, _ = layer()
+    targets = inputs @ (weight + 0.3 * torch.randn_like(weight)).T + 0.1 * torch.randn(len(inputs), 3)
+    program = Program(weight, inputs, bias=True, relu=relu, targets=targets)
+    torch.testing.assert_close(program.active, targets > 0 if relu else torch.ones_like(targets, dtype=torch.bool))
+    missed = ((inputs @ weight.T - targets) * program.active).norm() / (targets * program.active).norm()
+    assert program.least == pytest.approx(float(missed))
+    assert not relu or (program.reached[~program.active] > 0).any()
+    epsilon = more * program.least
+    ours = program.solve(epsilon, iterations=20000, tolerance=1e-7).sparse
+    value, theirs = by_cvxpy(program, epsilon)
+    assert float(ours[:, :-1].abs().sum()) == pytest.approx(value, rel=1e-3)
+    produced = program.samples @ ours.T
+    assert program.mismatch(produced) <= epsilon * (1 + 1e-3)
+    assert (produced <= program.ceiling + 1e-3 * program.outputs.abs().max()).all()
+    np.testing.assert_allclose(ours.numpy()[:, :-1], theirs[:, :-1], atol=2e-2 * np.abs(theirs).max())
+    lowest = program.solve(0.0, iterations=2000, tolerance=1e-6).sparse
+    torch.testing.assert_close(lowest, program.solve(program.least, iterations=2000, tolerance=1e-6).sparse)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_from_the_largest_epsilon_on_no_weight_is_left(relu):
+    weight, inputs, _ = layer()
+    targets = inputs @ weight.T + 1
+    program = Program(weight, inputs, bias=True, relu=relu, targets=targets)
+    empty, epsilon = program.emptied()
+    assert not empty[:, :-1].any()
+    assert program.mismatch(program.samples @ empty.T) == pytest.approx(epsilon)
+    assert (program.samples @ empty.T <= program.ceiling + 1e-12).all()
+    assert by_cvxpy(program, epsilon * 1.01)[0] == pytest.approx(0, abs=1e-3)
+    assert by_cvxpy(program, epsilon * 0.99)[0] > 1e-3
+
+
+def wide_layer():
+    """More weights than a curve is measured at one by one, and inputs that the samples never show."""
+    weight, inputs, statistics = layer(seed=1, count=150, features=30, out=20)
+    inputs[:, :4] = 0
+    moment = inputs.T @ inputs / len(inputs)
+    return weight, replace(statistics, second_moment=moment, inputs_sample=inputs)
+
+
+def test_the_curve_comes_from_one_grid_of_epsilons(monkeypatch):
+    weight, statistics = wide_layer()
+    solved = []
+    solve = Program.solve
+    monkeypatch.setattr(Program, "solve", lambda self, *args: solved.append(args[0]) or solve(self, *args))
+    path = make("net_trim")(weight, statistics)
+    assert not solved, "nothing is solved before it is asked for"
+    counts = path.cheap_counts()
+    assert len(solved) == KNOTS
+    assert counts[0] == 0
+    assert counts[-1] == path.total == 600
+    assert counts == sorted(set(counts))
+    assert len(counts) > KNOTS // 2
+    knots, errors = path.curve_points()
+    assert knots.tolist() == counts
+    measured = [path.measured_error(path.at(count)[0]) for count in counts]
+    assert len(solved) == KNOTS, "a knot's count takes no new program"
+    torch.testing.assert_close(errors, torch.tensor(measured, dtype=torch.float64).cummax(0).values)
+    for count in counts:
+        pruned, mask = path.at(count)
+        assert int((~mask).sum()) == count
+        assert count == 0 or int((pruned[:, :-1] == 0).sum()) == count, "the solution has just these zeros"
+
+    left, right = max(pairwise(counts), key=lambda pair: pair[1] - pair[0])
+    between = (left + right) // 2
+    pruned, mask = path.at(between)
+    assert KNOTS < len(solved) <= KNOTS + 6
+    assert min(solved[:KNOTS]) < solved[-1] < max(solved[:KNOTS]) or right == path.total
+    assert int((~mask).sum()) == between
+    assert int((pruned[:, :-1] != 0).sum()) <= path.total - between
+    assert not pruned[:, :4].any(), "inputs that are always zero need no weights"
+    path.at(counts[3] + 1)
+    assert torch.equal(path.at(between)[0], pruned), "a count's answer depends on the counts asked for before"
+
+
+def test_all_counts_of_a_small_layer_are_measured():
+    weight, _, statistics = layer()
+    path = make("net_trim")(weight, statistics)
+    assert path.cheap_counts() is None
+    assert len(path.curve_points()[0]) == path.total + 1
+    assert make("exact_obs")(weight, statistics).cheap_counts() is None
+
+
+def test_targets_make_the_path_a_cascade():
+    weight, statistics = wide_layer()
+    targets = statistics.inputs_sample @ weight.T
+    parallel = make("net_trim")(weight, statistics)
+    same = make("net_trim")(weight, replace(statistics, target_sample=targets))
+    torch.testing.assert_close(same.at(300)[0], parallel.at(300)[0])
+    other = make("net_trim")(weight, replace(statistics, target_sample=targets + torch.randn_like(targets)))
+    counts = other.cheap_counts()
+    assert counts[-1] == other.total
+    pruned, mask = other.at(300)
+    assert int((~mask).sum()) == 300
+    assert not torch.allclose(pruned, parallel.at(300)[0])
+    for count in (counts[2], 300, 600):
+        assert torch.isfinite(other.at(count)[0]).all()
 
 
 def test_a_lower_density_takes_a_larger_error_and_counts_are_exact():

@@ -7,7 +7,7 @@ every point of a curve, and the allocation of a budget between layers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -44,9 +44,11 @@ class PruningPath(ABC):
         damping: float = 0.0,
         sensitivities: Tensor | None = None,
         rank: Tensor | None = None,
+        cheap: Callable[[], Sequence[int]] | None = None,
     ) -> None:
         self.weight = weight
         self.rank = rank
+        self._cheap = cheap
         self.statistics = statistics
         self.total = total
         self.removable = weight.shape[0] * statistics.features
@@ -72,6 +74,14 @@ class PruningPath(ABC):
     def _exact_curve(self) -> Tensor | None:
         """E after every count, float64 ``[total + 1]``, where the method knows it; None: it is measured."""
 
+    def cheap_counts(self) -> list[int] | None:
+        """The counts at which `at` only looks up what was solved for the curve; elsewhere it solves anew.
+
+        Returns:
+            Increasing, from 0 to `total`; None where every count costs about the same (all nested paths).
+        """
+        return None if self._cheap is None else list(self._cheap())
+
     @overload
     def layer_error(self, count: None = None) -> Tensor: ...
     @overload
@@ -81,7 +91,8 @@ class PruningPath(ABC):
 
         Non-decreasing: where removing more happens to lower E (only methods without compensation do that), the
         largest E met so far counts. Methods with an exact curve (`exact_obs`) give E including the damping term
-        ``lambda ||dW||_F^2``; the others measure Psi's E at about 64 knots and interpolate linearly between them.
+        ``lambda ||dW||_F^2``; the others measure Psi's E at their `cheap_counts`, or at about 64 knots, and interpolate
+        linearly between them.
 
         Returns:
             A float64 tensor of all counts, or one float.
@@ -165,7 +176,7 @@ class PruningPath(ABC):
         exact = self._exact_curve()
         if exact is not None:
             return torch.arange(self.total + 1), exact.cummax(0).values
-        counts = self._knot_counts(KNOTS)
+        counts = self.cheap_counts() or self._knot_counts(KNOTS)
         errors = [self.measured_error(self.at(count)[0]) for count in counts]
         return torch.tensor(counts), torch.tensor(errors, dtype=torch.float64).cummax(0).values
 
@@ -255,6 +266,8 @@ class SolvedPath(PruningPath):
 
     Args:
         solve: count -> (weight, mask), both ``[out, d]``.
+        cheap: gives the counts, from 0 to ``total``, at which ``solve`` has its answer ready; the curve is measured
+            there. None: all counts cost the same.
     """
 
     def __init__(
@@ -264,8 +277,9 @@ class SolvedPath(PruningPath):
         total: int,
         solve: Callable[[int], tuple[Tensor, Tensor]],
         damping: float = 0.0,
+        cheap: Callable[[], Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(weight, statistics, total, damping)
+        super().__init__(weight, statistics, total, damping, cheap=cheap)
         self._solve = solve
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
@@ -295,9 +309,14 @@ def with_bias_column(kept: Tensor, bias: bool) -> Tensor:
     return torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1) if bias else kept
 
 
+def measures_everywhere(total: int, knots: int = KNOTS) -> bool:
+    """Whether a curve of so many counts is measured at all of them."""
+    return total <= 4 * knots
+
+
 def knot_counts(total: int, knots: int) -> list[int]:
     """Counts at which a curve is measured: all of a small layer's, else denser towards the sparse end."""
-    if total <= 4 * knots:
+    if measures_everywhere(total, knots):
         return list(range(total + 1))
     even = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
     sparse = 1 - torch.logspace(-3, -0.3, knots // 2, dtype=torch.float64)

@@ -1,0 +1,181 @@
+"""Running sums over a layer's samples: what `lobs.statistics` and `lobs.sequential` stream their inputs into.
+
+Products are formed in the inputs' precision over chunks of at most `CHUNK_SAMPLES` samples and summed in float64,
+so that float32 inputs lose nothing that matters, and memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
+CHUNK_SAMPLES = 4096
+
+
+class Reservoir:
+    """A uniform sample of rows from a stream.
+
+    Two reservoirs of the same size that are fed the same numbers of rows keep the same rows.
+
+    Args:
+        keep: how many rows to keep; 0 keeps none.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self.keep = keep
+        self.generator = torch.Generator().manual_seed(0)
+        self.keys: Tensor = torch.empty(0)
+        self.kept: Tensor = torch.empty(0)
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows ``[groups, n, features]``: every row draws a key, the largest keys stay."""
+        if not self.keep:
+            return
+        keys = torch.rand(rows.shape[1], generator=self.generator)
+        fresh = keys.argsort(descending=True)[: self.keep]
+        keys = torch.cat([self.keys, keys[fresh]])
+        rows = rows[:, fresh.to(rows.device)]
+        rows = torch.cat([self.kept.to(rows), rows], 1) if len(self.keys) else rows
+        chosen = keys.argsort(descending=True)[: self.keep]
+        self.keys, self.kept = keys[chosen], rows[:, chosen.to(rows.device)]
+
+    def rows(self) -> Tensor | None:
+        """The rows kept ``[k, features]`` (``[groups, k, features]`` for several groups), None where none are."""
+        if not self.keep:
+            return None
+        return self.kept[0] if len(self.kept) == 1 else self.kept
+
+
+class InputSums:
+    """Sums of one layer's input products and zero counts, and a uniform sample of its inputs.
+
+    Args:
+        bias: whether the layer has one: its ones become the last input.
+        keep: size of the sample.
+    """
+
+    def __init__(self, bias: bool, keep: int = 0) -> None:
+        self.bias = bias
+        self.reservoir = Reservoir(keep)
+        self.samples = 0
+        self.inputs = 0
+        self.outputs = 0
+        self.moment: Tensor = torch.empty(0)
+        self.zeros: Tensor | None = None
+
+    def add(self, samples: Tensor) -> None:
+        """Add samples ``[groups, n, features]``."""
+        groups, count, features = samples.shape
+        samples = widened(samples)
+        if not self.samples:
+            size = features + self.bias
+            self.moment = samples.new_zeros(groups, size, size, dtype=torch.float64)
+        for chunk in samples.split(CHUNK_SAMPLES, dim=1):
+            self.moment[:, :features, :features] += chunk.mT @ chunk
+            if self.bias:
+                self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
+        self.reservoir.add(samples)
+        self.samples += count
+
+    def add_outputs(self, outputs: Tensor) -> None:
+        """Count the outputs ``[samples, out]`` that a ReLU sets to zero."""
+        zeros = (outputs <= 0).sum(dim=0)
+        self.zeros = zeros if self.zeros is None else self.zeros + zeros
+        self.outputs += len(outputs)
+
+    def sample(self) -> Tensor | None:
+        """The kept inputs, with the bias's ones; None where none were asked for."""
+        kept = self.reservoir.rows()
+        if kept is None or not self.bias:
+            return kept
+        return torch.cat([kept, kept.new_ones(*kept.shape[:-1], 1)], -1)
+
+    def second_moment(self, name: str) -> Tensor:
+        """The mean product; the sum is used up.
+
+        Args:
+            name: of the layer, for the message.
+
+        Returns:
+            float64 ``[groups, d, d]``.
+
+        Raises:
+            ValueError: an input was not finite.
+        """
+        moment = self.moment
+        if self.bias:
+            moment[:, :-1, -1] = moment[:, -1, :-1]
+            moment[:, -1, -1] = self.samples
+        moment /= self.samples
+        if not torch.isfinite(moment).all():
+            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values")
+        symmetrise(moment)
+        return moment
+
+
+class ResidualSums:
+    """Sums over pairs of an input x and the residual ``r = z - W x`` that weights W leave to a target z.
+
+    The residual, because it is small where little has been pruned: its products keep the digits that those of z lose.
+
+    Args:
+        bias: whether the layer has one.
+        keep: size of the sample of targets.
+    """
+
+    def __init__(self, bias: bool, keep: int = 0) -> None:
+        self.bias = bias
+        self.reservoir = Reservoir(keep)
+        self.moment: Tensor = torch.empty(0)
+        self.power = 0.0
+        self.samples = 0
+
+    def add(self, samples: Tensor, residuals: Tensor, targets: Tensor) -> None:
+        """Add samples ``[groups, n, features]`` with their residuals and targets, both ``[n, out]``."""
+        groups, count, features = samples.shape
+        samples, targets = widened(samples), widened(targets)
+        residuals = widened(residuals).unflatten(1, (groups, -1)).movedim(1, 0)
+        if not self.samples:
+            size = features + self.bias
+            self.moment = samples.new_zeros(groups, residuals.shape[2], size, dtype=torch.float64)
+        for rows, rest in zip(samples.split(CHUNK_SAMPLES, 1), residuals.split(CHUNK_SAMPLES, 1), strict=True):
+            self.moment[:, :, :features] += rest.mT @ rows
+            if self.bias:
+                self.moment[:, :, -1] += rest.sum(dim=1, dtype=torch.float64)
+        self.power += float(residuals.double().square().sum())
+        self.reservoir.add(targets[None])
+        self.samples += count
+
+    def target(self, weight: Tensor, second_moment: Tensor) -> tuple[Tensor, float]:
+        """E[z x^T] and E||z||^2 from the residuals' sums.
+
+        Args:
+            weight: W, ``[out, d]``.
+            second_moment: Psi = E[x x^T], ``[groups, d, d]``.
+
+        Returns:
+            target_moment: float64 ``[out, d]``.
+            target_power: E||z||^2, not negative.
+        """
+        rows = weight.double().unflatten(0, (len(self.moment), -1))
+        residual = self.moment / self.samples
+        produced = rows @ second_moment
+        power = self.power / self.samples + float((rows * (2 * residual + produced)).sum())
+        return (residual + produced).flatten(0, 1), max(0.0, power)
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def symmetrise(moment: Tensor, block: int = 2048) -> None:
+    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB."""
+    for i in range(0, moment.shape[-1], block):
+        for j in range(0, i + 1, block):
+            lower = moment[:, i : i + block, j : j + block]
+            upper = moment[:, j : j + block, i : i + block]
+            mean = (lower + upper.mT) / 2
+            lower.copy_(mean)
+            upper.copy_(mean.mT)

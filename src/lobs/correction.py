@@ -1,0 +1,248 @@
+"""Corrections of a pruned network from calibration data alone: biases and batch-norm statistics.
+
+Pruning changes the mean and the spread of what layers give on. Neither needs retraining to be put right:
+
+* ``bias``: front to back every prunable layer's bias takes the mean difference of its outputs over the samples,
+  ``b += E[z_dense] - E[z_pruned]``, measured in the network corrected so far. Where a batch norm follows the layer
+  directly its bias does, by the batch norm's outputs. Units that were removed whole stay so.
+* ``batch_norm``: the running mean and variance of every batch norm become the averages over the calibration batches of
+  the pruned network (one pass, ``momentum=None``), everything else in evaluation mode.
+* ``both``: batch norms first, then biases.
+* ``auto``: what leaves the smallest mean squared distance to the dense network's outputs on the last quarter of the
+  batches, when estimated on the others; then estimated anew on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lobs.layers import PRUNABLE, Prunable, prunable_layers, unit_outputs
+from lobs.modes import evaluation_mode
+from lobs.registry import unknown_name
+from lobs.statistics import network_input
+from lobs.walk import count_calls, first_input, require_repeatable, run_until
+
+Place: TypeAlias = Prunable | _BatchNorm
+CORRECTIONS = {
+    "none": "nothing",
+    "bias": "mean outputs as in the dense network",
+    "batch_norm": "batch-norm statistics of the pruned network",
+    "both": "batch norms, then biases",
+    "auto": "whichever of these comes closest to the dense network on held-out batches",
+}
+
+
+@torch.no_grad()
+def correct(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str = "auto") -> str:
+    """Correct a pruned network in place.
+
+    Args:
+        dense: the trained network; not changed.
+        pruned: the same network with pruned weights.
+        batches: calibration inputs, or tuples that start with them; read several times.
+        how: a name in `CORRECTIONS`.
+
+    Returns:
+        What was done: ``none``, ``bias``, ``batch_norm`` or ``both``.
+
+    Raises:
+        ValueError: an unknown name, batches that are missing, empty or a one-shot iterator, networks that differ, or
+            ``auto`` with a single batch or with a network whose output is no tensor.
+    """
+    if how not in CORRECTIONS:
+        raise ValueError(unknown_name("correction", how, CORRECTIONS))
+    if how == "none":
+        return how
+    batches = require_repeatable(batches, f"correct={how!r}")
+    if prunable_layers(dense).keys() != prunable_layers(pruned).keys():
+        different = prunable_layers(dense).keys() ^ prunable_layers(pruned).keys()
+        raise ValueError(f"the networks have different layers: {', '.join(sorted(different))}")
+    first_input(dense, batches)  # before statistics are reset
+    with evaluation_mode(dense), evaluation_mode(pruned):
+        if how == "auto":
+            how = _best(dense, pruned, batches)
+        _apply(dense, pruned, batches, how)
+    return how
+
+
+def _apply(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str) -> None:
+    if how in ("batch_norm", "both"):
+        _estimate_batch_norms(pruned, batches)
+    if how in ("bias", "both"):
+        _correct_biases(dense, pruned, batches)
+
+
+def _best(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> str:
+    count = sum(1 for _ in batches)
+    if count < 2:
+        raise ValueError(f"correct='auto' holds the last quarter of the batches out: give at least 2, got {count}")
+    held_out = max(1, count // 4)
+    first = _Part(batches, 0, count - held_out)
+    last = _Part(batches, count - held_out, count)
+    candidates = ["none", "bias"] + ["batch_norm", "both"] * bool(_batch_norms(pruned))
+    before = [(tensor, tensor.clone()) for tensor in _correctable(pruned)]
+    distances = {}
+    for how in candidates:
+        _apply(dense, pruned, first, how)
+        distances[how] = output_distance(dense, pruned, last)
+        for tensor, value in before:
+            tensor.copy_(value)
+    return min(candidates, key=lambda how: distances[how])
+
+
+@torch.no_grad()
+def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> float:
+    """The mean over network inputs of the squared distance ``||f_pruned(x) - f_dense(x)||^2`` of the outputs.
+
+    Args:
+        dense: in evaluation mode, like ``pruned``.
+        pruned: the network compared with it.
+        batches: inputs, or tuples that start with them.
+
+    Returns:
+        The distance.
+
+    Raises:
+        ValueError: the network's output is no tensor.
+    """
+    total, count = 0.0, 0
+    for batch in batches:
+        inputs = network_input(batch, dense)
+        expected, found = dense(inputs), pruned(inputs)
+        if not isinstance(expected, Tensor):
+            raise ValueError(f"outputs can be compared where they are tensors; got {type(expected).__name__}")
+        total += float((found - expected).double().square().sum())
+        count += len(inputs)
+    return total / count
+
+
+class _Part:
+    """Some of the batches of an iterable that starts anew each time."""
+
+    def __init__(self, batches: Iterable, start: int, stop: int) -> None:
+        self.batches, self.start, self.stop = batches, start, stop
+
+    def __iter__(self) -> Iterator:
+        return islice(iter(self.batches), self.start, self.stop)
+
+
+def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Those with running statistics."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {name: module for name, module in found.items() if module.running_mean is not None}
+
+
+def _correctable(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if isinstance(module, (*PRUNABLE, _BatchNorm)) and module.bias is not None:
+            yield module.bias
+        if isinstance(module, _BatchNorm):
+            yield from module.buffers(recurse=False)
+
+
+def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:
+    """One pass with the batch norms alone in training mode, cumulative averages of all batches."""
+    norms = list(_batch_norms(model).values())
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        for batch in batches:
+            model(network_input(batch, model))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> None:
+    """Add the mean differences of the outputs, front to back."""
+    places = _places(dense, batches)
+    calls = count_calls(dense, batches, places)
+    means = {name: _Mean(places[name]) for name in calls}
+    handles = [places[name].register_forward_hook(mean.hook) for name, mean in means.items()]
+    try:
+        for batch in batches:
+            dense(network_input(batch, dense))
+    finally:
+        for handle in handles:
+            handle.remove()
+    copies = dict(pruned.named_modules())
+    for name, expected in means.items():
+        module = cast("Place", copies[name])
+        found = _Mean(module)
+        for batch in batches:
+            run_until(pruned, module, calls[name], network_input(batch, pruned), found.see)
+        bias = cast("Tensor", module.bias)
+        difference = expected.value() - found.value()
+        bias.add_(difference.masked_fill(_gone(module), 0.0).to(bias.dtype))
+
+
+def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:
+    """Where the means are put right: the batch norm that takes a layer's output as it is, else the layer itself.
+
+    Returns:
+        By name; layers where neither has a bias are left out.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    places: dict[str, Place] = {}
+    latest: list[tuple[Prunable, Tensor]] = []
+
+    def after_layer(module: Prunable, _: tuple, output: Tensor) -> None:
+        latest[:] = [(module, output)]
+        if module.bias is not None:
+            places[names[module]] = module
+
+    def before_norm(module: _BatchNorm, args: tuple) -> None:
+        if latest and args and args[0] is latest[0][1] and module.bias is not None:
+            places.pop(names[latest[0][0]], None)
+            places[names[module]] = module
+
+    handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, PRUNABLE)]
+    handles += [m.register_forward_pre_hook(before_norm) for m in model.modules() if isinstance(m, _BatchNorm)]
+    try:
+        model(first_input(model, batches))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return places
+
+
+class _Mean:
+    """The mean of a module's outputs over samples; a convolution's positions count as samples."""
+
+    def __init__(self, module: Place) -> None:
+        self.module = module
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def hook(self, _: nn.Module, args: tuple, output: Tensor) -> None:
+        self.see(args[0], output)
+
+    def see(self, _: Tensor, output: Tensor) -> None:
+        if isinstance(self.module, PRUNABLE):
+            rows = unit_outputs(self.module, output)
+        else:  # a batch norm's channels come second
+            rows = output.movedim(1, -1).flatten(0, -2)
+        part = rows.sum(0, dtype=torch.float64)
+        self.total = part if self.total is None else self.total + part
+        self.count += len(rows)
+
+    def value(self) -> Tensor:
+        return cast("Tensor", self.total) / self.count
+
+
+def _gone(module: Place) -> Tensor:
+    """The units that were removed whole: neither weights nor a bias are left, and they stay so."""
+    bias = cast("Tensor", module.bias)
+    if isinstance(module, _BatchNorm):
+        return torch.zeros_like(bias, dtype=torch.bool)
+    return (bias == 0) & (module.weight.flatten(1) == 0).all(1)

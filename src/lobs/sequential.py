@@ -1,0 +1,215 @@
+"""Pruning front to back: a layer sees the inputs that the already pruned network gives it.
+
+The dense network's pre-activations z stay the target. With x the pruned network's inputs of a layer (the bias's 1
+included), n samples and means over them::
+
+    Psi = E[x x^T]        T = E[z x^T]        J(W') = E||W' x - z||^2 + lambda ||W' - W||_F^2
+
+J holds W' near the trained W where the inputs say nothing, as damping does in the independent scheme. Completing the
+square, with W* = (T + lambda W) (Psi + lambda I)^-1::
+
+    J(W') = const + tr((W' - W*) (Psi + lambda I) (W' - W*)^T)
+
+which is the independent scheme's problem with W* in the place of W: every solver runs on W* with Psi unchanged.
+Methods that do not compensate (magnitude, Wanda, random) run as well but need not gain: W* is good whole, not in parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lobs.accumulator import InputSums, ResidualSums, widened
+from lobs.layers import Prunable, input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.modes import evaluation_mode
+from lobs.solvers import PruningPath, Solver
+from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
+from lobs.statistics import LayerStatistics, Statistics, network_input
+from lobs.walk import count_calls, run_until
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer's part in the pruning of a network.
+
+    Attributes:
+        name: of the layer.
+        path: that was walked; in sequence it starts at W*.
+        count: weights removed.
+        weight: the new one, ``[out, d]``.
+        mask: likewise, True where a weight is kept.
+        seconds: spent on it.
+    """
+
+    name: str
+    path: PruningPath
+    count: int
+    weight: Tensor
+    mask: Tensor
+    seconds: float
+
+
+def reference_weight(
+    weight: Tensor, statistics: LayerStatistics, damping: float = DAMPING, alpha: float | None = None
+) -> Tensor:
+    """W* = (T + lambda W) (Psi + lambda I)^-1, the weight that a layer would have best without any removal.
+
+    Computed as ``W + (T - W Psi) (Psi + lambda I)^-1``, which is W to the last digit where nothing has been pruned.
+
+    Args:
+        weight: the trained W, ``[out, d]``.
+        statistics: with targets.
+        damping: lambda relative to Psi's mean diagonal over inputs that are ever non-zero, as the solvers have it.
+        alpha: the absolute form, lambda = 1/alpha.
+
+    Returns:
+        ``[out, d]`` in the weight's dtype.
+
+    Raises:
+        SingularStatisticsError: Psi + lambda I cannot be inverted.
+        ValueError: the statistics hold no targets.
+    """
+    if statistics.target_moment is None:
+        raise ValueError("these statistics hold no targets: sequential pruning collects them")
+    hessian = damp(statistics, damping, alpha)
+    trained = weight.double()
+    residual = (statistics.target_moment - trained @ statistics.second_moment)[:, hessian.alive] / hessian.scale
+    factor = checked_cholesky(hessian.correlation, hessian.damping)
+    repair = torch.cholesky_solve(residual.to(factor.dtype).T, factor).T
+    trained[:, hessian.alive] += repair / hessian.scale
+    return trained.to(weight.dtype)
+
+
+@torch.no_grad()
+def paired_statistics(
+    dense: nn.Module, pruned: nn.Module, name: str, calls: int, batches: Iterable, base: LayerStatistics, keep: int = 0
+) -> LayerStatistics:
+    """Statistics of one layer's inputs in the pruned network, with the dense network's outputs as targets.
+
+    Both networks run batch by batch up to the layer's last call: memory does not grow with the number of inputs.
+
+    Args:
+        dense: the trained network, in evaluation mode.
+        pruned: the same, pruned up to this layer, which still has its trained weights; in evaluation mode.
+        name: of the layer.
+        calls: how often a forward pass calls it; all calls count.
+        batches: calibration inputs.
+        base: the layer's statistics in the dense network: what does not depend on its inputs is taken from there.
+        keep: how many pairs of input and target to keep as samples.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: an input is not finite, or a pass calls the layer less often.
+    """
+    layer, copy = _module(dense, name), _module(pruned, name)
+    sums, residuals = InputSums(base.bias, keep), ResidualSums(base.bias, keep)
+    wanted: list[Tensor] = []
+
+    def see_dense(_: Tensor, output: Tensor) -> None:
+        # What follows a call that is not the last may overwrite its output: a ReLU in place.
+        wanted.append(unit_outputs(layer, output).clone() if calls > 1 else unit_outputs(layer, output))
+
+    def see_pruned(inputs: Tensor, output: Tensor) -> None:
+        target = wanted.pop(0)
+        rest = widened(target) - widened(unit_outputs(copy, output))
+        start = 0
+        for samples in input_samples(copy, inputs):
+            stop = start + samples.shape[1]
+            sums.add(samples)
+            residuals.add(samples, rest[start:stop], target[start:stop])
+            start = stop
+
+    for batch in batches:
+        inputs = network_input(batch, dense)
+        sums.inputs += len(inputs)
+        run_until(dense, layer, calls, inputs, see_dense)
+        run_until(pruned, copy, calls, inputs, see_pruned)
+    moment = sums.second_moment(name)
+    target_moment, target_power = residuals.target(weight_matrix(layer), moment)
+    return replace(
+        base,
+        second_moment=moment[0] if len(moment) == 1 else moment,
+        samples=sums.samples,
+        inputs=sums.inputs,
+        inputs_sample=sums.sample(),
+        target_moment=target_moment,
+        target_power=target_power,
+        target_sample=residuals.reservoir.rows(),
+    )
+
+
+def prune_in_sequence(
+    dense: nn.Module,
+    pruned: nn.Module,
+    statistics: Statistics,
+    names: Iterable[str],
+    solver: Solver,
+    path_of: Callable[[str, Tensor, LayerStatistics], PruningPath],
+    choose: Callable[[str, PruningPath], int],
+    batches: Iterable,
+    keep_samples: int | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> Iterator[Step]:
+    """Prune layers front to back, each with the inputs that the layers pruned before leave to it.
+
+    Args:
+        dense: the trained network; not changed.
+        pruned: its copy, changed in place layer by layer.
+        statistics: of the dense network.
+        names: of the layers to prune, in the order of their calls.
+        solver: whose damping is W*'s lambda too; solvers without any take the library's default.
+        path_of: name, weight and statistics of a layer -> its path by that solver.
+        choose: name and path -> how many weights to remove.
+        batches: calibration inputs, read once per layer.
+        keep_samples: input vectors kept per layer; None: as many as ``statistics`` hold.
+        progress: wraps the iterable of layer names.
+
+    Yields:
+        What was done to each layer.
+
+    Raises:
+        ValueError: a layer is not called by these batches, or the solver removes whole units.
+    """
+    modules = {name: _module(pruned, name) for name in names}
+    damping, alpha = getattr(solver, "damping", DAMPING), getattr(solver, "alpha", None)
+    with evaluation_mode(dense), evaluation_mode(pruned):
+        calls = count_calls(dense, batches, {name: _module(dense, name) for name in modules})
+        for name in modules:
+            if name not in calls:
+                raise ValueError(f"layer {name!r} is never called with these batches: leave it out with layers=[...]")
+        for name in modules if progress is None else progress(list(modules)):
+            start = time.perf_counter()
+            module, base = modules[name], statistics[name]
+            keep = _samples_held(base) if keep_samples is None else keep_samples
+            layer = paired_statistics(dense, pruned, name, calls[name], batches, base, keep)
+            weight = weight_matrix(module)
+            layer = layer.to(weight.device)
+            weight = weight.float() if weight.dtype.itemsize < 4 else weight
+            try:
+                weight = reference_weight(weight, layer, damping, alpha)
+            except ValueError as error:
+                raise type(error)(f"layer {name!r}: {error}") from error
+            path = path_of(name, weight, layer)
+            if path.removes_units:
+                raise ValueError(
+                    f"{type(solver).__name__} removes whole units, which takes all layers at once: "
+                    f"it cannot be used with sequential=True"
+                )
+            count = choose(name, path)
+            solved, mask = path.at(count)
+            set_weight_matrix(module, solved)
+            yield Step(name, path, count, solved, mask, time.perf_counter() - start)
+
+
+def _module(model: nn.Module, name: str) -> Prunable:
+    return prunable_layers(model)[name]
+
+
+def _samples_held(statistics: LayerStatistics) -> int:
+    return 0 if statistics.inputs_sample is None else statistics.inputs_sample.shape[-2]
