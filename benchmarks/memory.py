@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--method", choices=("baseline", *METHODS), help="measure one point and print it")
     parser.add_argument("--samples", type=int, default=0)
     options = parser.parse_args()
+    from lobs.pipeline.stage import peak_memory_mib
+
     if options.method:
         work(options.method, options.samples, options.run, options.layer, options.data)
         print(json.dumps(peak_memory_mib()))

@@ -24,18 +24,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.layers import PRUNABLE, Prunable, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
-from lobs.registry import unknown_name
+from lobs.registry import CORRECTIONS, unknown_name
 from lobs.statistics import network_input
 from lobs.walk import count_calls, first_input, require_repeatable, run_until
 
 Place: TypeAlias = Prunable | _BatchNorm
-CORRECTIONS = {
-    "none": "nothing",
-    "bias": "mean outputs as in the dense network",
-    "batch_norm": "batch-norm statistics of the pruned network",
-    "both": "batch norms, then biases",
-    "auto": "whichever of these comes closest to the dense network on held-out batches",
-}
 
 
 @torch.no_grad()

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from lobs.allocation import allocate, counts_for
 from lobs.bounds import bound_from_weights
-from lobs.correction import CORRECTIONS
 from lobs.correction import correct as correct_network
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
-from lobs.registry import METHODS, unknown_name
+from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.sequential import Step, prune_in_sequence
 from lobs.solvers import PruningPath, Solver, make
 from lobs.solvers.path import layer_error

@@ -82,6 +82,14 @@ ALLOCATIONS: dict[str, str] = {
     "global": "equal slopes of the layers' relative errors: the next weight leaves where it hurts its layer least",
 }
 
+CORRECTIONS: dict[str, str] = {
+    "none": "nothing",
+    "bias": "mean outputs as in the dense network",
+    "batch_norm": "batch-norm statistics of the pruned network",
+    "both": "batch norms, then biases",
+    "auto": "whichever of these comes closest to the dense network on held-out batches",
+}
+
 
 def unknown_name(kind: str, name: object, known: dict) -> str:
     """The message for a name that is not in a table: what was given and what would be accepted."""

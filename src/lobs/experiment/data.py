@@ -36,10 +36,25 @@ class Split:
         """The images from ``start`` to ``stop``."""
         return Split(self.images[start:stop], self.labels[start:stop])
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int) -> Batches:
         """All images in their order, ``size`` at a time."""
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
+        return Batches(self, size)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a split; can be gone through any number of times."""
+
+    split: Split
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """From the first batch on."""
+        for start in range(0, len(self.split), self.size):
+            yield self.split[start : start + self.size]
 
 
 def split_file(root: str | Path, name: str, split: str) -> Path:

@@ -7,9 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from lobs.experiment.data import Split
+from lobs.experiment.data import Batches, Split
 from lobs.registry import METHODS
 from lobs.statistics import Statistics, collect_statistics
+
+
+def calibration_batches(train: Split, collect: Mapping[str, Any]) -> Batches:
+    """The calibration images as key `collect` describes them: the first of the training images."""
+    return train.part(0, collect["images"]).batches(collect["batch_size"])
 
 
 def calibrate(
@@ -23,7 +28,7 @@ def calibrate(
 
     Args:
         network: on the device to compute on.
-        train: the training images; the calibration images are its first ones.
+        train: the training images.
         collect: the key's values.
         progress: wraps the batches.
         solver: collect for this one alone, and leave out what costs time and it does not need.
@@ -31,10 +36,11 @@ def calibrate(
     Returns:
         The statistics of every layer.
     """
+    batches = calibration_batches(train, collect)
     needs = ("loss_curvature", "inputs_sample") if solver is None else METHODS[solver].needs
     return collect_statistics(
         network,
-        train.part(0, collect["images"]).batches(collect["batch_size"]),
+        batches,
         progress=progress,
         loss=collect["loss"] if "loss_curvature" in needs else None,
         keep_samples=collect["samples"] if "inputs_sample" in needs else 0,

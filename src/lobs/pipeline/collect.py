@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any
 
 from lobs.experiment.data import load_training_data
-from lobs.pipeline.calibration import calibrate
+from lobs.pipeline.calibration import calibrate, calibration_batches
 from lobs.pipeline.files import write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress
 from lobs.statistics import LayerStatistics
@@ -26,7 +25,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
     train, _ = load_training_data(config["paths"]["data"], **config["data"])
     images = len(train.part(0, config["collect"]["images"]))
-    batches = ceil(images / config["collect"]["batch_size"])
+    batches = len(calibration_batches(train, config["collect"]))
 
     watch = Stopwatch()
     bar = progress("calibrating")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
-from lobs.registry import ALLOCATIONS, METHODS
+from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
 
 
 class ConfigError(ValueError):
@@ -77,6 +77,8 @@ class Method:
     allocation: str
     rounds: list[float] | None
     retrain: dict[str, Any]
+    sequential: bool = False
+    correct: str = "none"
     relative: Any = 1.0
     surgery: dict[str, Any] = field(default_factory=dict)
 
@@ -116,7 +118,7 @@ _COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
 _NETWORK = (*_COMPUTE, "model", "data", "paths.data")
 _BUDGET = ("density", "tolerance", "method.name", "method.rounds")
 _THRESHOLDS = ("method.allocation", "method.relative")
-_SOLVER = ("method.solver", "method.options", *_THRESHOLDS)
+_SOLVER = ("method.solver", "method.options", "method.sequential", "method.correct", *_THRESHOLDS)
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -132,10 +134,10 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
 # Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
 OPEN_KEYS = ("method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
 # What an experiment may set for a single method under `methods.<name>`.
-TUNED_KEYS = ("density", "options", "allocation", "rounds", "retrain", "relative", "surgery")
+TUNED_KEYS = (
+    *("density", "options", "allocation", "sequential", "correct", "rounds", "retrain", "relative", "surgery"),
+)
 SURGERY_KEYS = ("gamma", "power", "stop")
-# Only a retraining in rounds prunes and collects again.
-_ROUNDS_KEYS = (*_SOLVER, "collect")
 
 
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
@@ -149,8 +151,11 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
         A new nested dict; for `retrain` the method's own settings are merged into the recipe.
     """
     keys = STAGE_KEYS[stage]
-    if stage == "retrain" and config["method"]["rounds"]:
-        keys += _ROUNDS_KEYS
+    method = config.get("method", {})
+    if stage == "retrain" and method["rounds"]:
+        keys += (*_SOLVER, "collect")  # it prunes and collects again
+    if stage == "prune" and (method["sequential"] or method["correct"] != "none"):
+        keys += ("collect",)
     part: dict[str, Any] = {}
     for key in keys:
         *parents, leaf = key.split(".")
@@ -368,6 +373,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method.name": _NAME,
     "method.solver": _one_of(METHODS),
     "method.allocation": _one_of({**ALLOCATIONS, **THRESHOLDS}),
+    "method.correct": _one_of(CORRECTIONS),
     "method.relative": (_relative, "a number above 0, or numbers by layer name or pattern"),
     "method.rounds": _or_null(
         (lambda value: isinstance(value, list) and all(map(_share, value)), "a list of densities")

@@ -13,6 +13,7 @@ from torch import nn
 from lobs.experiment.data import Split, load_training_data
 from lobs.experiment.evaluation import error_percent
 from lobs.layers import prunable_layers, set_weight_matrix
+from lobs.pipeline.calibration import calibration_batches
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, first_density, load_network, prepare, progress, save_network
 from lobs.pipeline.thresholds import threshold_densities
@@ -43,27 +44,33 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     folders = Folders(config)
     dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train")).to(device)
     statistics = Statistics.load(folders.input("collect", "statistics.safetensors"))
-    _, measured = load_training_data(config["paths"]["data"], **config["data"])
+    train, measured = load_training_data(config["paths"]["data"], **config["data"])
 
     watch = Stopwatch()
     method = config["method"]
     bar = progress("factorising")
+    solver = make(method["solver"], **method["options"])
     paths = layer_paths(
         dense,
         statistics,
-        make(method["solver"], **method["options"]),
+        solver,
         progress=lambda names: watch.each(bar(names)),
     )
     density = first_density(config)
     densities = None if density is None else threshold_densities(dense, method, density)
+    again = method["sequential"] or method["correct"] != "none"
     result = prune(
         dense,
         statistics,
+        solver,
         density=density if densities is None else None,
         tolerance=config["tolerance"],
         densities=densities,
         allocation=method["allocation"] if densities is None else "uniform",
         paths=paths,
+        sequential=method["sequential"],
+        correct=method["correct"],
+        batches=calibration_batches(train, config["collect"]) if again else None,
     )
     for record in result.layers:
         watch.layers[record.name] += record.seconds
@@ -124,10 +131,11 @@ def first_layer_curve(dense: nn.Module, name: str, path: PruningPath, measured: 
     network = copy.deepcopy(dense)
     module = prunable_layers(network)[name]
     rows = []
-    for density in progress("first layer alone")(CURVE_DENSITIES):
-        count = round((1 - density) * path.removable)
+    counts = path.cheap_counts() or [round((1 - density) * path.removable) for density in CURVE_DENSITIES]
+    for count in progress("first layer alone")(sorted(counts, reverse=True)):
         if count <= path.total:
             set_weight_matrix(module, path.at(count)[0])
+            density = round(1 - count / path.removable, 6)
             rows.append({"density": density, "test_accuracy_percent": 100 - error_percent(network, measured)})
     return rows
 
@@ -159,6 +167,7 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "requested_tolerance": config["tolerance"],
         "allocation": config["method"]["allocation"],
         "density": result.density,
+        "correction": result.correction,
         "removable_weights": kept + sum(record.removed for record in result.layers),
         "kept_weights": kept,
         "error_before_percent": error_percent(dense, measured),
