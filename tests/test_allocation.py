@@ -1,6 +1,6 @@
-"""How a budget is shared out: exact totals, and the best sum of relative errors that hull points allow."""
+"""How a network's budget is shared out: every allocation meets every budget, and says what it needs."""
 
-from itertools import product
+import copy
 
 import pytest
 import torch
@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lobs
-from lobs.allocation import _lower_hull, allocate, equal_slopes
+from lobs.allocation import allocate
+from lobs.budgets import Budget, problem
+from lobs.losses import loss_curves
+from lobs.registry import ALLOCATIONS
 from lobs.solvers import make
 
 
@@ -35,43 +38,57 @@ def test_counts_add_up_to_the_budget(seed, density, method):
     assert all(0 <= counts[name] <= path.total for name, path in paths.items())
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), share=st.floats(0, 1))
-def test_no_other_split_of_the_hulls_is_better(seed, share):
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    allocation=st.sampled_from([name for name in ALLOCATIONS if name != "measured_joint"]),
+    kind=st.sampled_from(["density", "flops", "size"]),
+    share=st.floats(0.1, 1),
+    limited=st.booleans(),
+)
+def test_every_allocation_respects_budget_and_limits(seed, allocation, kind, share, limited):
     paths = make_paths(seed)
-    count = round(share * sum(path.total for path in paths.values()))
-    hulls = {}
-    for name, path in paths.items():
-        errors = path.layer_error() / path.layer_error(path.total)
-        points = _lower_hull(list(range(path.total + 1)), errors.tolist())
-        at, values = zip(*points, strict=True)
-        whole = torch.arange(path.total + 1, dtype=torch.float64)
-        index = torch.searchsorted(torch.tensor(at, dtype=torch.float64), whole).clamp_min(1)
-        left, right = torch.tensor(at)[index - 1], torch.tensor(at)[index]
-        values = torch.tensor(values, dtype=torch.float64)
-        low, high = values[index - 1], values[index]
-        hulls[name] = low + (high - low) * (whole - left) / (right - left)
-        assert (hulls[name] <= errors + 1e-12).all()
-        assert (hulls[name].diff().diff() >= -1e-12).all(), "a hull is convex"
-    chosen = equal_slopes(paths, count)
-    ours = sum(float(hulls[name][chosen[name]]) for name in paths)
-    best = min(
-        sum(float(hulls[name][c]) for name, c in zip(paths, split, strict=True))
-        for split in product(*(range(path.total + 1) for path in paths.values()))
-        if sum(split) == count
-    )
-    assert ours == pytest.approx(best, abs=1e-9)
+    limits = {"layer0": (0.1, 0.5), "layer[01]": (0.25, 1.0), "layer2": (1.0, 1.0)} if limited else None
+    curves = {name: path.curve_points() for name, path in paths.items()}
+    budget = Budget(**{kind: int(100 + 140 * share) if kind == "size" else 0.5 + share / 2})
+    counts = allocate(paths, budget, allocation, limits=limits, losses=curves)
+    task = problem(paths, budget, limits)
+    assert task.cost(counts) <= task.bound
+    for name, (fewest, most) in task.ranges.items():
+        assert fewest <= counts[name] <= most
+    if allocation != "uniform":
+        for name, (fewest, _) in task.ranges.items():
+            more = {**counts, name: counts[name] - 1}
+            assert counts[name] == fewest or task.cost(more) > task.bound, "one more weight would fit"
 
 
-def test_the_scale_of_a_layer_does_not_matter():
-    """Twice the inputs, a fourth of the weights' squares: the same network, so the same split."""
-    torch.manual_seed(0)
-    samples = torch.randn(50, 6, dtype=torch.float64)
-    weight = torch.randn(4, 6, dtype=torch.float64)
-    plain = make("exact_obs")(weight, lobs.LayerStatistics.from_samples(samples))
-    scaled = make("exact_obs")(weight, lobs.LayerStatistics.from_samples(1000 * samples))
-    counts = equal_slopes({"plain": plain, "scaled": scaled}, 24)
-    assert abs(counts["plain"] - counts["scaled"]) <= 1
+def test_limits_change_only_what_they_have_to():
+    paths = make_paths(3)
+    free = allocate(paths, 0.4, "relative")
+    wide = dict.fromkeys(paths, (0.0, 1.0))
+    assert allocate(paths, 0.4, "relative", limits=wide) == free
+    kept = {name: path.removable - free[name] for name, path in paths.items()}
+    name = min(paths, key=lambda name: kept[name] / paths[name].removable)
+    least = (kept[name] + 2) / paths[name].removable
+    limited = allocate(paths, 0.4, "relative", limits={name: (least, 1.0)})
+    assert paths[name].removable - limited[name] == kept[name] + 2
+    assert sum(limited.values()) == sum(free.values())
+
+
+def test_excluding_a_layer_leaves_it_alone():
+    paths = make_paths(5)
+    for allocation in ("uniform", "global"):
+        counts = allocate(paths, 0.6, allocation, limits={"*2": (1.0, 1.0)})
+        assert counts["layer2"] == 0
+        assert sum(path.removable - counts[name] for name, path in paths.items()) <= 0.6 * 26
+
+
+def test_uniform_keeps_the_same_density_whatever_the_budget():
+    paths = make_paths(1, shapes=((20, 30), (10, 20), (15, 10)))
+    counts = allocate(paths, Budget(flops=0.3), "uniform")
+    kept = [1 - counts[name] / path.removable for name, path in paths.items()]
+    assert all(share == pytest.approx(0.3, abs=0.01) for share in kept)
+    assert allocate(paths, Budget(density=0.3), "uniform") == allocate(paths, 0.3) == allocate(paths, 0.3, "uniform")
 
 
 def test_global_beats_uniform_on_a_network_with_an_easy_layer():
@@ -102,9 +119,56 @@ def test_a_network_that_is_pruned_already_loses_its_zeros_first(method):
         assert not (mask & ~first.masks[name]).any()
 
 
-def test_budgets_out_of_reach_are_named():
+@pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if name != "uniform"])
+def test_every_allocation_works_from_model_and_batches(allocation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 5))
+    batches = [(torch.randn(40, 1, 6, 6), None) for _ in range(2)]
+    before = copy.deepcopy(model.state_dict())
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "exact_obs")
+    counts = allocate(paths, 0.2, allocation, model=model, batches=iter(batches))
+    removable = sum(path.removable for path in paths.values())
+    assert removable - sum(counts.values()) == int(0.2 * removable)
+    assert list(counts) == list(paths)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    if allocation != "measured_joint":
+        curves = loss_curves(paths, allocation, model=model, batches=batches)
+        again = allocate(paths, 0.2, allocation, losses=dict(reversed(curves.items())))
+        assert again == counts
+
+
+def test_what_is_missing_or_wrong_is_named():
     paths = make_paths(0)
-    with pytest.raises(ValueError, match=r"27 weights cannot leave: the layers' paths end after 26"):
-        equal_slopes(paths, 27)
+    model = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(ValueError, match=r"density is the share .* got 1.5"):
         allocate(paths, 1.5, "global")
+    with pytest.raises(ValueError, match="unknown allocation 'even': accepted are uniform, global"):
+        allocate(paths, 0.5, "even")
+    for allocation in ("theorem", "fisher", "measured", "measured_joint"):
+        with pytest.raises(ValueError, match=f"{allocation}' needs the dense network: give model="):
+            allocate(paths, 0.5, allocation)
+        if allocation != "theorem":
+            with pytest.raises(ValueError, match=f"{allocation}' needs calibration images: give batches="):
+                allocate(paths, 0.5, allocation, model=model)
+    curves = {name: path.curve_points() for name, path in paths.items()}
+    with pytest.raises(ValueError, match="'measured_joint' measures pruned networks: give model= and batches="):
+        allocate(paths, 0.5, "measured_joint", losses=curves)
+    with pytest.raises(ValueError, match="exactly the layers layer0, layer1, layer2; got those of layer0"):
+        allocate(paths, 0.5, "fisher", losses={"layer0": curves["layer0"]})
+    short = {**curves, "layer1": (curves["layer1"][0][:-1], curves["layer1"][1][:-1])}
+    with pytest.raises(ValueError, match=r"layer 'layer1': losses must go from 0 to the path's 6 .* from 0 to 5"):
+        allocate(paths, 0.5, "fisher", losses=short)
+    infinite = {**curves, "layer1": (curves["layer1"][0], curves["layer1"][1] / 0)}
+    with pytest.raises(ValueError, match="layer 'layer1': its losses hold NaN or infinite values"):
+        allocate(paths, 0.5, "fisher", losses=infinite)
+
+
+def test_patterns_that_keep_more_than_the_budget_are_named():
+    paths = make_paths(0, shapes=((3, 4), (2, 8)))
+    halves = {name: make("magnitude", pattern="2:4")(path.weight, path.statistics) for name, path in paths.items()}
+    with pytest.raises(
+        ValueError, match=r"the ends of the layers' paths .* keep 0.5, more than the budget density=0.4"
+    ):
+        allocate(halves, 0.4, "global")
+    assert allocate(halves, 0.5, "global") == {"layer0": 6, "layer1": 8}

@@ -2,84 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 
-from lobs.registry import ALLOCATIONS, unknown_name
+import torch
+from torch import nn
+
+from lobs.budgets import Budget, Limits, Problem, problem
+from lobs.losses import loss_curves
+from lobs.measured import OutputDistance, along_errors, refine_jointly
+from lobs.registry import ALLOCATION_ALIASES, ALLOCATION_WITH_BATCHES, ALLOCATIONS, unknown_name
+from lobs.sharing import Curve, dynamic_program, equal_slopes
 from lobs.solvers.path import PruningPath
 
 
-def allocate(paths: Mapping[str, PruningPath], density: float, allocation: str = "uniform") -> dict[str, int]:
-    """How many weights to remove from each layer so that at most the share ``density`` of all weights is kept.
+def allocate(
+    paths: Mapping[str, PruningPath],
+    budget: Budget | float,
+    allocation: str = "uniform",
+    *,
+    limits: Limits | None = None,
+    losses: Mapping[str, Curve] | None = None,
+    model: nn.Module | None = None,
+    batches: Iterable | None = None,
+) -> dict[str, int]:
+    """How many weights to remove from each layer so that the network meets a budget.
+
+    All allocations but ``uniform`` minimise a sum of the layers' losses under the budget (`lobs.sharing`); they differ
+    in the losses (`lobs.losses`). The budget is never exceeded; a budget of weights is met exactly, except by
+    ``uniform``, which rounds in every layer.
+
+    Args:
+        paths: of all layers, in the order of their calls.
+        budget: a `Budget`, or the share of weights kept.
+        allocation: a name in `lobs.registry.ALLOCATIONS`.
+        limits: (least, most) density by layer name or shell pattern; the first that fits counts. ``(0.05, 1.0)`` keeps
+            at least 5% of a layer, ``(1.0, 1.0)`` excludes it.
+        losses: from `loss_curves` for this allocation, to use them for many budgets.
+        model: the dense network, for the allocations that need it.
+        batches: calibration images, for the allocations that need them.
 
     Returns:
         A count for every path.
 
     Raises:
-        ValueError: the allocation is unknown, the density outside 0..1 or out of a path's reach.
+        ValueError: an unknown name, a budget or limit that is out of range or out of reach, something missing that the
+            allocation needs, or losses that do not belong to the paths.
     """
     if allocation not in ALLOCATIONS:
         raise ValueError(unknown_name("allocation", allocation, ALLOCATIONS))
+    allocation = resolved(allocation, batches is not None and model is not None)
+    if not isinstance(budget, Budget):
+        budget = Budget(density=budget)
     if allocation == "uniform":
-        return counts_for(dict.fromkeys(paths, density), paths)
-    if not 0 <= density <= 1:
-        raise ValueError(f"density is the share of weights kept, between 0 and 1; got {density}")
-    removable = sum(path.removable for path in paths.values())
-    return equal_slopes(paths, removable - int(density * removable + 1e-9))
+        if budget.density is not None and not limits:
+            return counts_for(dict.fromkeys(paths, budget.density), paths)
+        return uniform(paths, problem(paths, budget, limits))
+    task = problem(paths, budget, limits)
+    if allocation == "measured_joint" and batches is not None:
+        batches = list(batches)  # read twice
+    curves = loss_curves(paths, allocation, model=model, batches=batches) if losses is None else losses
+    _check_curves(curves, paths)
+    curves = {name: curves[name] for name in paths}
+    if allocation == "measured":
+        return dynamic_program({name: along_errors(curves[name], path) for name, path in paths.items()}, task)
+    if allocation == "measured_joint":
+        if model is None or batches is None:
+            raise ValueError("allocation 'measured_joint' measures pruned networks: give model= and batches=")
+        return refine_jointly(OutputDistance(model, batches), paths, curves, task).counts
+    return equal_slopes(curves, task)
 
 
-def equal_slopes(paths: Mapping[str, PruningPath], count: int) -> dict[str, int]:
-    """Share ``count`` removals out so that the sum of the layers' relative errors is smallest.
+def resolved(allocation: str, batches: bool) -> str:
+    """The allocation that a name stands for: ``global`` means another one where there are calibration images."""
+    return (ALLOCATION_WITH_BATCHES if batches else ALLOCATION_ALIASES).get(allocation, allocation)
 
-    That is, over hulls of the curves::
 
-        min sum_l E_l(c_l) / E_l(total_l)   subject to   sum_l c_l = count
-
-    With each curve replaced by its lower convex hull, the best shares are those at which all layers lose the same
-    relative error per weight: the hulls' segments of all layers, taken in the order of their slopes. Relative, because
-    layers' outputs have different scales; a layer that is wiped out counts 1 whatever its size.
-
-    Args:
-        paths: of all layers.
-        count: weights to remove in all.
+def uniform(paths: Mapping[str, PruningPath], task: Problem) -> dict[str, int]:
+    """The largest density that, in every layer alike or as near to it as the layer's limits allow, fits the budget.
 
     Returns:
-        A count for every path; they add up to ``count``.
-
-    Raises:
-        ValueError: the paths (their N:M patterns) cannot remove so many.
+        A count for every path.
     """
-    total = sum(path.total for path in paths.values())
-    if count > total:
-        raise ValueError(f"{count} weights cannot leave: the layers' paths end after {total}")
-    segments: list[tuple[float, int, str, int]] = []
-    for name, path in paths.items():
-        counts, errors = path.curve_points()
-        whole = float(errors[-1])
-        hull = _lower_hull(counts.tolist(), (errors / whole if whole > 0 else errors).tolist())
-        for (start, low), (stop, high) in pairwise(hull):
-            segments.append(((high - low) / (stop - start), len(segments), name, stop - start))
-    chosen = dict.fromkeys(paths, 0)
-    left = count
-    # A hull's slopes rise, so a layer's segments come in their order; the running number breaks ties the same way.
-    for _, _, name, length in sorted(segments):
-        taken = min(length, left)
-        chosen[name] += taken
-        left -= taken
-    return chosen
 
+    def counts_at(density: float) -> dict[str, int]:
+        return {
+            name: max(fewest, min(most, paths[name].removable - int(density * paths[name].removable + 1e-9)))
+            for name, (fewest, most) in task.ranges.items()
+        }
 
-def _lower_hull(counts: list[int], errors: list[float]) -> list[tuple[int, float]]:
-    """The vertices of the largest convex curve below the points (counts increasing)."""
-    hull: list[tuple[int, float]] = []
-    for count, error in zip(counts, errors, strict=True):
-        while len(hull) > 1:
-            (first, low), (middle, between) = hull[-2:]
-            if (between - low) * (count - middle) < (error - between) * (middle - first):
-                break
-            hull.pop()
-        hull.append((count, error))
-    return hull
+    low, high = 0.0, 1.0
+    if task.cost(counts_at(high)) <= task.bound:
+        return counts_at(high)
+    for _ in range(50):  # 2^-50 of a layer is less than a weight
+        middle = (low + high) / 2
+        low, high = (middle, high) if task.cost(counts_at(middle)) <= task.bound else (low, middle)
+    return counts_at(low)
 
 
 def counts_for(densities: Mapping[str, float], paths: Mapping[str, PruningPath]) -> dict[str, int]:
@@ -106,3 +123,16 @@ def counts_for(densities: Mapping[str, float], paths: Mapping[str, PruningPath])
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
     return counts
+
+
+def _check_curves(curves: Mapping[str, Curve], paths: Mapping[str, PruningPath]) -> None:
+    if curves.keys() != paths.keys():
+        raise ValueError(f"losses must be of exactly the layers {', '.join(paths)}; got those of {', '.join(curves)}")
+    for name, (counts, losses) in curves.items():
+        if len(counts) != len(losses) or int(counts[0]) != 0 or int(counts[-1]) != paths[name].total:
+            raise ValueError(
+                f"layer {name!r}: losses must go from 0 to the path's {paths[name].total} removals, one per count; "
+                f"got {len(losses)} losses from {int(counts[0])} to {int(counts[-1])}"
+            )
+        if not torch.isfinite(losses).all():
+            raise ValueError(f"layer {name!r}: its losses hold NaN or infinite values")

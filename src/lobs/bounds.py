@@ -87,12 +87,12 @@ def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statist
             parts = zip(change.chunk(layer.groups), moments.to(change.device), strict=True)
             error = sum(layer_error(rows, moment) for rows, moment in parts)
         terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
-        growth *= float(module.weight.double().norm()) * sqrt(_multiplicity(module))
+        growth *= float(module.weight.double().norm()) * sqrt(multiplicity(module))
     layers = {name: terms[name] for name in statistics}
     return ErrorBound(layers, sum(layers.values()))
 
 
-def _multiplicity(module: nn.Module) -> int:
+def multiplicity(module: nn.Module) -> int:
     """In how many of a convolution's patches one input element can stand."""
     if not isinstance(module, nn.Conv2d):
         return 1

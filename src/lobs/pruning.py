@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lobs.allocation import allocate, counts_for
 from lobs.bounds import bound_from_weights
+from lobs.budgets import Budget, Limits
 from lobs.correction import correct as correct_network
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
@@ -22,6 +23,9 @@ from lobs.solvers.path import layer_error
 from lobs.statistics import LayerStatistics, Statistics, collect_statistics
 from lobs.units import drop_columns, readers, unit_counts
 from lobs.walk import require_repeatable
+
+# Calibration inputs that the measuring allocations look at, rounded up to whole batches.
+MEASURED_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,13 @@ def prune(
     density: float | None = None,
     tolerance: float | None = None,
     densities: Mapping[str, float] | None = None,
+    flops: float | None = None,
+    size: int | None = None,
     allocation: str = "uniform",
+    limits: Limits | None = None,
     tolerance_rule: str = "error",
     layers: Iterable[str] | None = None,
+    exclude: Iterable[str] = (),
     paths: Mapping[str, PruningPath] | None = None,
     sequential: bool = False,
     batches: Iterable | None = None,
@@ -138,19 +146,24 @@ def prune(
         model: the trained network; left untouched unless ``in_place``.
         statistics: from `collect_statistics` on the same network; None collects them from ``batches``.
         method: a name from `methods` or a solver object (`lobs.solvers.make(name, **options)`).
-        density: share of weights kept, 0 to 1; exactly one of density, tolerance and densities is given.
+        density: share of weights kept, 0 to 1; exactly one of density, tolerance, densities, flops and size is given.
         tolerance: the paper's epsilon, per layer. In sequence it counts what the layer's own removals add.
         densities: a density for each layer by name.
-        allocation: how ``density`` is shared out between layers; on the dense network, in sequence too.
+        flops: share of the layers' multiply-adds kept, 0 to 1 (`lobs.budgets.Budget`).
+        size: bytes of a sparse file, biases included (likewise).
+        allocation: how density, flops or size are shared out between layers (`lobs.registry.ALLOCATIONS`); on the dense
+            network, in sequence too. Those that measure use the first `MEASURED_IMAGES` of ``batches``.
+        limits: (least, most) density by layer name or pattern: ``{"fc3": (0.05, 1.0)}`` keeps at least 5% of it.
         tolerance_rule: ``"error"``: the accumulated sqrt(E) stays <= tolerance; ``"sensitivity"``: every removed
             weight's sqrt(L_q) does, as in Algorithm 1.
         layers: names or patterns of the layers to prune; None takes all that have statistics.
+        exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
         paths: from `layer_paths`, to reuse one factorisation for many budgets; ``method`` is then ignored. In sequence
             they only share the budget out.
         sequential: front to back, each layer's inputs from the network pruned so far and the dense network's outputs
             as target (`lobs.sequential`).
-        batches: calibration inputs, or tuples that start with them; must start anew each time they are iterated when
-            ``sequential`` or ``correct`` ask for them.
+        batches: calibration inputs, or tuples that start with them, for whatever measures the network; must start anew
+            each time they are iterated.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
         correct: a correction after pruning (`lobs.correct`): ``none``, ``bias``, ``batch_norm``, ``both``, ``auto``.
@@ -167,7 +180,7 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    budget = _Budget(density, tolerance, densities, allocation, tolerance_rule)
+    budget = _Budget(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, batches)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
     if sequential or correct != "none":
@@ -176,6 +189,7 @@ def prune(
         statistics = _collect(model, batches, keep_samples or 0)
     if not isinstance(statistics, Mapping):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
+    layers = _without(model, layers, exclude, statistics)
     beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
     pruned = model if in_place and not beside else copy.deepcopy(model)
     walk = _Walk(model, pruned, statistics, method, budget, layers, paths, progress)
@@ -202,28 +216,38 @@ class _Budget:
     density: float | None
     tolerance: float | None
     densities: Mapping[str, float] | None
+    flops: float | None
+    size: int | None
     allocation: str
+    limits: Limits | None
     rule: str
+    batches: Iterable | None
 
     def __post_init__(self) -> None:
-        given = {"density": self.density, "tolerance": self.tolerance, "densities": self.densities}
-        budgets = [f"{key}={value!r}" for key, value in given.items() if value is not None]
+        names = ("density", "tolerance", "densities", "flops", "size")
+        budgets = [f"{key}={value!r}" for key in names if (value := getattr(self, key)) is not None]
         if len(budgets) != 1:
-            raise ValueError(
-                f"give exactly one of density, tolerance and densities; got {' and '.join(budgets) or 'none'}"
-            )
+            raise ValueError(f"give exactly one of {', '.join(names)}; got {' and '.join(budgets) or 'none'}")
+        if self.limits and (self.tolerance is not None or self.densities is not None):
+            raise ValueError(f"limits={dict(self.limits)!r} go with density, flops or size; got {budgets[0]}")
 
     @property
     def shared(self) -> bool:
         """Whether what a layer loses depends on the other layers."""
-        return self.density is not None and self.allocation != "uniform"
+        return (self.tolerance is None and self.densities is None and self.allocation != "uniform") or bool(self.limits)
 
-    def counts(self, paths: Mapping[str, PruningPath], links: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    def counts(
+        self, model: nn.Module, paths: Mapping[str, PruningPath], links: Mapping[str, tuple[str, int]]
+    ) -> dict[str, int]:
         """How many weights each layer loses."""
-        if self.density is not None:
-            if links:
-                return unit_counts(paths, links, self.density)
-            return allocate(paths, self.density, self.allocation)
+        if links:
+            if self.density is None or self.limits:
+                raise ValueError("a method that removes whole units takes a density alone: no other budget, no limits")
+            return unit_counts(paths, links, self.density)
+        if self.tolerance is None and self.densities is None:
+            images = None if self.batches is None else _first(self.batches, MEASURED_IMAGES)
+            budget = Budget(density=self.density, flops=self.flops, size=self.size)
+            return allocate(paths, budget, self.allocation, limits=self.limits, model=model, batches=images)
         if self.densities is not None:
             return counts_for(self.densities, paths)
         return {name: path.within(cast("float", self.tolerance), self.rule) for name, path in paths.items()}
@@ -265,7 +289,7 @@ class _Walk:
         found = prunable_layers(self.pruned)
         modules = {name: found[name] for name in paths}
         links = readers(modules) if all(path.removes_units for path in paths.values()) else {}
-        counts = self.budget.counts(paths, links)
+        counts = self.budget.counts(self.dense, paths, links)
         weights, masks = {}, {}
         for name, path in paths.items():
             start = time.perf_counter()
@@ -283,12 +307,11 @@ class _Walk:
         self.budget.check_names(names)
         counts: dict[str, int] = {}
         if self.budget.shared:
-            counts = self.budget.counts(
-                self.paths or layer_paths(self.dense, self.statistics, solver, names, self.progress), {}
-            )
+            paths = self.paths or layer_paths(self.dense, self.statistics, solver, names, self.progress)
+            counts = self.budget.counts(self.dense, paths, {})
 
         def choose(name: str, path: PruningPath) -> int:
-            return counts[name] if counts else self.budget.of_layer(name).counts({name: path}, {})[name]
+            return counts[name] if counts else self.budget.of_layer(name).counts(self.dense, {name: path}, {})[name]
 
         yield from prune_in_sequence(
             self.dense,
@@ -302,6 +325,28 @@ class _Walk:
             keep_samples,
             self.progress,
         )
+
+
+def _without(
+    model: nn.Module, layers: Iterable[str] | None, exclude: Iterable[str], statistics: Statistics
+) -> Iterable[str] | None:
+    if isinstance(exclude, str):
+        raise TypeError(f"exclude must be a list of names, got the single string {exclude!r}")
+    left_out = prunable_layers(model, exclude) if (exclude := list(exclude)) else {}
+    if not left_out:
+        return layers
+    return [name for name in prunable_layers(model, layers or list(statistics)) if name not in left_out]
+
+
+def _first(batches: Iterable, images: int) -> list:
+    """The batches that hold the first so many inputs."""
+    taken, count = [], 0
+    for batch in batches:
+        taken.append(batch)
+        count += len(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        if count >= images:
+            break
+    return taken
 
 
 def _collect(model: nn.Module, batches: Iterable | None, keep_samples: int) -> Statistics:

@@ -79,8 +79,19 @@ METHODS: dict[str, Method] = {
 
 ALLOCATIONS: dict[str, str] = {
     "uniform": "the same density in every layer",
-    "global": "equal slopes of the layers' relative errors: the next weight leaves where it hurts its layer least",
+    "global": "the best that can be had from what is given: measured_joint with batches, relative without",
+    "relative": "equal slopes of the layers' relative errors: the next weight leaves where it hurts its layer least",
+    "theorem": "equal slopes of the terms of Theorem 3.2's bound; needs the model",
+    "fisher": "equal slopes of error times the loss's curvature in the layer's outputs; needs model and batches",
+    "measured": "each layer pruned alone, the change of the network's outputs measured; needs model and batches",
+    "measured_joint": "fisher's shares, changed while the whole pruned network gets better; needs model and batches",
 }
+
+# What `global` stands for without calibration images, and with them.
+ALLOCATION_ALIASES = {"global": "relative"}
+ALLOCATION_WITH_BATCHES = {"global": "measured_joint"}
+# Allocations that run the network on calibration images.
+MEASURING_ALLOCATIONS = ("fisher", "measured", "measured_joint")
 
 CORRECTIONS: dict[str, str] = {
     "none": "nothing",

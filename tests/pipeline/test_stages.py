@@ -235,7 +235,7 @@ def test_tolerance_prunes_by_the_papers_rule(project):
     assert all(layer["error"] <= 0.25 * (1 + 1e-6) for layer in layers)
     assert all(layer["removed"] > 0 for layer in layers)
     result = json.loads((folder / "metrics.json").read_text())
-    assert (result["requested_density"], result["requested_tolerance"]) == (None, 0.5)
+    assert result["requested"] == {"tolerance": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_damaged_data_is_recognised(tmp_path, monkeypatch, capsys):
 def test_every_one_shot_baseline_runs_from_its_file(project, method):
     lobs("prune", f"method={method}", *SMALL)
     result = metrics(project, f"{method}/prune")
-    assert 0 < result["density"] <= result["requested_density"]
+    assert 0 < result["density"] <= result["requested"]["density"]
     masks = load_file(project / RUN / f"{method}/prune/masks.safetensors")
     assert result["kept_weights"] == sum(int(mask.sum()) for mask in masks.values())
     assert (project / RUN / f"{method}/prune/first_layer_curve.csv").exists()

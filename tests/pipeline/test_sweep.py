@@ -19,7 +19,7 @@ def test_every_point_has_its_own_folder_and_a_row_in_the_table(project, capsys):
             (folder,) = (project / "multirun").glob(f"density={density},*method={method},*")
             path = folder / f"lenet300/seed0/{method}/prune/metrics.json"
             results[method, density] = json.loads(path.read_text())
-            assert results[method, density]["requested_density"] == float(density)
+            assert results[method, density]["requested"] == {"density": float(density)}
             assert (results[method, density]["method"], f"{density}" in shown) == (method, True)
     assert results["lobs", "0.5"]["layer_error_sum"] < results["magnitude", "0.5"]["layer_error_sum"]
     with (project / "multirun/prune.csv").open() as file:

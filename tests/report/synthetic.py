@@ -81,7 +81,7 @@ def write_method(folder: Path, experiment: str, seed: int, name: str, method: Me
     target = folder / name
     place = {"experiment": experiment, "method": name, "seed": seed}
     errors = {"error_before_percent": 1.7, "error_after_pruning_percent": pruned}
-    asked = {"solver": method.solver, "requested_density": density, "requested_tolerance": None}
+    asked = {"solver": method.solver, "requested": {"density": density}}
     asked |= {"allocation": "uniform"}
     counts = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
     write_json(target / "prune/metrics.json", {**place, **asked, **counts, **errors, "layer_error_sum": 60.0})

@@ -132,7 +132,7 @@ def _entry(folder: Path) -> Entry:
         "solver": prune.get("solver"),
         "allocation": prune.get("allocation"),
         "density": None if density is None else f"{density:.4g}",
-        "tolerance": prune.get("requested_tolerance"),
+        "tolerance": prune.get("requested", {}).get("tolerance"),
     }
     entry.params = {key: value for key, value in settings.items() if value is not None}
     compared = ("network", "data", "method", "density", "seed")

@@ -12,9 +12,21 @@ from lobs.registry import METHODS
 from lobs.statistics import Statistics, collect_statistics
 
 
-def calibration_batches(train: Split, collect: Mapping[str, Any]) -> Batches:
-    """The calibration images as key `collect` describes them: the first of the training images."""
-    return train.part(0, collect["images"]).batches(collect["batch_size"])
+def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool = False) -> Batches:
+    """The calibration images as key `collect` describes them: the first of the training images.
+
+    Args:
+        train: the training images.
+        collect: the key's values.
+        repeated: for passes that are made once per layer or round: at most `collect.repeated_images` of them.
+
+    Returns:
+        The batches.
+    """
+    images = collect["images"]
+    if repeated and collect["repeated_images"] is not None:
+        images = min(images or len(train), collect["repeated_images"])
+    return train.part(0, images).batches(collect["batch_size"])
 
 
 def calibrate(
@@ -31,12 +43,12 @@ def calibrate(
         train: the training images.
         collect: the key's values.
         progress: wraps the batches.
-        solver: collect for this one alone, and leave out what costs time and it does not need.
+        solver: a further pass for this one alone, without what costs time and it does not need.
 
     Returns:
         The statistics of every layer.
     """
-    batches = calibration_batches(train, collect)
+    batches = calibration_batches(train, collect, repeated=solver is not None)
     needs = ("loss_curvature", "inputs_sample") if solver is None else METHODS[solver].needs
     return collect_statistics(
         network,

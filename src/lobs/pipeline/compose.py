@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lobs.pipeline.budget import BUDGETS
 from lobs.pipeline.config import (
     OPEN_KEYS,
     Config,
@@ -75,8 +76,8 @@ def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any
     """A composed configuration as a validated dict.
 
     `methods.<name>` adds what the experiment sets for the method chosen. What is given by hand wins over conf/: a
-    tolerance takes the place of the density (who gives both is told so), `method.x=...` that of `methods.<name>.x`, and
-    `retrain.x=...` that of the method's own `method.retrain.x`.
+    tolerance (flops, size) takes the place of the density (who gives both is told so), `method.x=...` that of
+    `methods.<name>.x`, and `retrain.x=...` that of the method's own `method.retrain.x`.
 
     Args:
         composed: what Hydra made; may still hold the node `hydra`.
@@ -94,7 +95,7 @@ def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any
         raise ConfigError(_one_line(error)) from None
     config.pop("hydra", None)
     given = {override.key_or_group for override in overrides}
-    if config.get("tolerance") is not None and "density" not in given:
+    if "density" not in given and any(config.get(key) is not None for key in BUDGETS[1:]):
         config["density"] = None
     check_tuned(config["methods"])
     _tune(config, given)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
+from lobs.pipeline.budget import BUDGETS, runs_network
 from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
 
 
@@ -60,6 +61,7 @@ class Collect:
 
     batch_size: int
     images: int | None
+    repeated_images: int | None
     loss: str | None
     samples: int
 
@@ -77,6 +79,8 @@ class Method:
     allocation: str
     rounds: list[float] | None
     retrain: dict[str, Any]
+    limits: dict[str, Any] = field(default_factory=dict)
+    exclude: list[str] = field(default_factory=list)
     sequential: bool = False
     correct: str = "none"
     relative: Any = 1.0
@@ -102,6 +106,8 @@ class Config:
     seed: int
     density: float | None
     tolerance: float | None
+    flops: float | None
+    size: int | None
     methods: dict[str, Any]
     device: str
     threads: int
@@ -116,15 +122,20 @@ class Config:
 
 _COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
 _NETWORK = (*_COMPUTE, "model", "data", "paths.data")
-_BUDGET = ("density", "tolerance", "method.name", "method.rounds")
+_BUDGET = (*BUDGETS, "method.name", "method.rounds")
 _THRESHOLDS = ("method.allocation", "method.relative")
-_SOLVER = ("method.solver", "method.options", "method.sequential", "method.correct", *_THRESHOLDS)
+_SOLVER = (
+    *("method.solver", "method.options", "method.sequential", "method.correct", "method.limits", "method.exclude"),
+    *_THRESHOLDS,
+)
+
+_FIRST_PASS = ("collect.batch_size", "collect.images", "collect.loss", "collect.samples")
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "fetch": ("data.name", "paths.data"),
     "train": (*_NETWORK, "train"),
-    "collect": (*_NETWORK, "collect"),
+    "collect": (*_NETWORK, *_FIRST_PASS),
     "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
     "retrain": (*_NETWORK, *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
@@ -132,10 +143,11 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "track": ("paths.runs", "paths.reports", "paths.mlflow"),
 }
 # Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
-OPEN_KEYS = ("method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
+OPEN_KEYS = ("method.limits.", "method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
 # What an experiment may set for a single method under `methods.<name>`.
 TUNED_KEYS = (
-    *("density", "options", "allocation", "sequential", "correct", "rounds", "retrain", "relative", "surgery"),
+    *("density", "options", "allocation", "limits", "exclude", "sequential", "correct", "rounds", "retrain"),
+    *("relative", "surgery"),
 )
 SURGERY_KEYS = ("gamma", "power", "stop")
 
@@ -154,7 +166,7 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     method = config.get("method", {})
     if stage == "retrain" and method["rounds"]:
         keys += (*_SOLVER, "collect")  # it prunes and collects again
-    if stage == "prune" and (method["sequential"] or method["correct"] != "none"):
+    if stage == "prune" and runs_network(method):
         keys += ("collect",)
     part: dict[str, Any] = {}
     for key in keys:
@@ -231,18 +243,17 @@ def _check_surgery(method: Mapping[str, Any]) -> None:
 
 
 def _check_budget(config: Mapping[str, Any]) -> None:
-    density, tolerance, rounds = config["density"], config["tolerance"], config["method"]["rounds"]
+    density, rounds = config["density"], config["method"]["rounds"]
     allocation = config["method"].get("allocation")
+    given = " and ".join(f"{key}={config[key]}" for key in BUDGETS if config[key] is not None) or "no budget"
+    if sum(config[key] is not None for key in BUDGETS) != 1:
+        raise ConfigError(f"{given}: give exactly one of {', '.join(BUDGETS)}, and null for the others")
     if density is None and allocation in THRESHOLDS:
-        raise ConfigError(f"method.allocation={allocation} needs a density, got tolerance={tolerance}")
-    if (density is None) == (tolerance is None):
-        raise ConfigError(
-            f"density={density} and tolerance={tolerance}: give exactly one of them, and null for the other"
-        )
+        raise ConfigError(f"method.allocation={allocation} needs a density, got {given}")
     if not rounds:
         return
     if density is None:
-        raise ConfigError(f"method.rounds={rounds} needs a density, got tolerance={tolerance}")
+        raise ConfigError(f"method.rounds={rounds} needs a density, got {given}")
     if any(after >= before for before, after in zip([1.0, *rounds], [*rounds, density], strict=True)):
         raise ConfigError(
             f"method.rounds={rounds} with density={density} is not accepted: densities must fall from round to round"
@@ -334,6 +345,10 @@ def _relative(value: Any) -> bool:
     return all(_number(entry) and entry > 0 for entry in values)
 
 
+def _limits(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_shares(pair) and len(pair) == 2 for pair in value.values())
+
+
 def _one_of(names: Mapping | tuple) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), f"one of {', '.join(names)}"
 
@@ -362,17 +377,21 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 4294967295"),
     "density": _or_null((_share, _SHARE)),
     "tolerance": _or_null((_AT_LEAST_ZERO[0], "the tolerable error per layer, a number, 0 or more")),
+    "flops": _or_null((_share, "the share of multiply-adds kept, a number from 0 to 1")),
+    "size": _or_null((_whole(0), "the bytes of the sparse file, a whole number")),
     "device": _one_of(DEVICES),
     "threads": _POSITIVE,
     "data.name": _one_of(DATASETS),
     "data.validation": (_whole(0), "a whole number of training images, 0 or more"),
     "collect.batch_size": _POSITIVE,
     "collect.images": _or_null(_POSITIVE),
+    "collect.repeated_images": _or_null(_POSITIVE),
     "collect.loss": _or_null(_one_of(LOSSES)),
     "collect.samples": (_whole(0), "a whole number of input vectors per layer, 0 or more"),
     "method.name": _NAME,
     "method.solver": _one_of(METHODS),
     "method.allocation": _one_of({**ALLOCATIONS, **THRESHOLDS}),
+    "method.limits": (_limits, "[least, most] density by layer name or pattern, such as {fc3: [0.05, 1.0]}"),
     "method.correct": _one_of(CORRECTIONS),
     "method.relative": (_relative, "a number above 0, or numbers by layer name or pattern"),
     "method.rounds": _or_null(

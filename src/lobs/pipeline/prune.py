@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from lobs.experiment.data import Split, load_training_data
-from lobs.experiment.evaluation import error_percent
+from lobs.experiment.evaluation import error_percent, output_error
 from lobs.layers import prunable_layers, set_weight_matrix
+from lobs.pipeline.budget import requested, runs_network
 from lobs.pipeline.calibration import calibration_batches
 from lobs.pipeline.files import save_tensors, write_csv, write_json
-from lobs.pipeline.stage import Folders, Stopwatch, first_density, load_network, prepare, progress, save_network
+from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress, save_network
 from lobs.pipeline.thresholds import threshold_densities
 from lobs.pruning import PruneResult, layer_paths, prune
 from lobs.solvers import make
@@ -26,6 +27,11 @@ from lobs.statistics import Statistics
 PATH_DENSITIES = [step / 200 for step in range(20)] + [step / 50 for step in range(5, 51)]
 # Densities at which the network with only its first layer pruned is tested (Figure 2).
 CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in range(2, 21)]
+# Densities at which the whole network is tested without retraining. Where every point takes new work (sequential
+# pruning, Net-Trim) there are fewer.
+BUDGETS = [0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009]
+CURVE_IMAGES = 5000  # training images on which the distance of outputs is measured along it
+COSTLY_BUDGETS = {"sequential": [0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009], "solved": [0.2, 0.1, 0.05]}
 # Sensitivities below 1e-20 are counted with the first bin: they belong to inputs that are always zero.
 LOWEST_LOG10 = -20
 BINS_PER_DECADE = 4
@@ -50,28 +56,32 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     method = config["method"]
     bar = progress("factorising")
     solver = make(method["solver"], **method["options"])
+    left_out = prunable_layers(dense, method["exclude"]) if method["exclude"] else {}
     paths = layer_paths(
         dense,
         statistics,
         solver,
+        [name for name in statistics if name not in left_out],
         progress=lambda names: watch.each(bar(names)),
     )
-    density = first_density(config)
-    densities = None if density is None else threshold_densities(dense, method, density)
-    again = method["sequential"] or method["correct"] != "none"
-    result = prune(
-        dense,
-        statistics,
-        solver,
-        density=density if densities is None else None,
-        tolerance=config["tolerance"],
-        densities=densities,
-        allocation=method["allocation"] if densities is None else "uniform",
-        paths=paths,
-        sequential=method["sequential"],
-        correct=method["correct"],
-        batches=calibration_batches(train, config["collect"]) if again else None,
-    )
+    again = runs_network(method)
+    batches = calibration_batches(train, config["collect"], repeated=True) if again else None
+
+    def prune_to(budget: dict[str, Any]) -> PruneResult:
+        densities = threshold_densities(dense, method, budget["density"]) if "density" in budget else None
+        return prune(
+            dense,
+            statistics,
+            solver,
+            **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
+            allocation="uniform" if densities else method["allocation"],
+            paths=paths,
+            sequential=method["sequential"],
+            correct=method["correct"],
+            batches=batches,
+        )
+
+    result = prune_to(requested(config))
     for record in result.layers:
         watch.layers[record.name] += record.seconds
     timings = watch.result(config, device)
@@ -91,6 +101,11 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         folder / "first_layer_curve.csv",
         first_layer_curve(dense, first, paths[first], measured),
         ["density", "test_accuracy_percent"],
+    )
+    write_csv(
+        folder / "density_curve.csv",
+        density_curve(prune_to, budgets(method, paths), dense, train.part(0, CURVE_IMAGES), measured),
+        ["density", "test_error_percent", "output_error"],
     )
     write_json(folder / "sensitivities.json", sensitivity_histogram(first, paths[first]))
     write_json(folder / "timings.json", timings)
@@ -140,6 +155,38 @@ def first_layer_curve(dense: nn.Module, name: str, path: PruningPath, measured: 
     return rows
 
 
+def budgets(method: Mapping[str, Any], paths: Mapping[str, PruningPath]) -> list[float]:
+    """The densities of `density_curve` for a method."""
+    if method["sequential"]:
+        return COSTLY_BUDGETS["sequential"]
+    solved = any(path.cheap_counts() is not None for path in paths.values())
+    return COSTLY_BUDGETS["solved"] if solved else BUDGETS
+
+
+def density_curve(
+    prune_to: Callable[[dict[str, Any]], PruneResult],
+    densities: Sequence[float],
+    dense: nn.Module,
+    calibration: Split,
+    measured: Split,
+) -> list[dict[str, Any]]:
+    """Error of the whole network over densities, without retraining, all from the same paths."""
+    rows = []
+    for density in progress("densities")(densities):
+        try:
+            result = prune_to({"density": density})
+        except ValueError:
+            continue  # fewer than one unit per layer, or thresholds that cannot go so low
+        rows.append(
+            {
+                "density": result.density,
+                "test_error_percent": error_percent(result.model, measured),
+                "output_error": output_error(dense, result.model, calibration),
+            }
+        )
+    return rows
+
+
 def sensitivity_histogram(name: str, path: PruningPath) -> dict[str, Any]:
     """How the sensitivities L_q of a layer are distributed over decades (Figure 3); empty where there are none."""
     if path.sensitivities is None:
@@ -163,8 +210,7 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "method": config["method"]["name"],
         "seed": config["seed"],
         "solver": config["method"]["solver"],
-        "requested_density": first_density(config),
-        "requested_tolerance": config["tolerance"],
+        "requested": requested(config),
         "allocation": config["method"]["allocation"],
         "density": result.density,
         "correction": result.correction,

@@ -1,12 +1,13 @@
 """Stage resolve: the fire wall between conf/ and the other stages.
 
-It composes every experiment, seed and method that conf/matrix.yaml names, and writes one small file per stage
+It composes every experiment with every run (seed and method) that conf/matrix.yaml names, and writes one small file per stage
 instance with only the values that this instance reads. DVC runs a stage again when its file changed, so a comment in
 conf/ touches no other stage and a value only those that use it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lobs.pipeline.config import ConfigError, stage_config
 from lobs.pipeline.files import write_text
 
 MATRIX_FILE = "matrix.yaml"
-MATRIX = ("datasets", "experiments", "seeds", "methods")
+MATRIX = ("datasets", "experiments", "seeds", "runs")
 FOLDER = Path("resolved")
 # Stages that run once per seed, and those that run once per seed and method.
 SEED_STAGES = ("train", "collect")
@@ -39,17 +40,26 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     for data in matrix["datasets"]:
         files[FOLDER / "fetch" / f"{data}.yaml"] = stage_config(load([f"data={data}", *overrides]), "fetch")
     for experiment in matrix["experiments"]:
+        folder = FOLDER / str(experiment)
         for seed in matrix["seeds"]:
-            folder = FOLDER / str(experiment) / f"seed{seed}"
-            for method in matrix["methods"]:
-                config = load([f"experiment={experiment}", f"seed={seed}", f"method={method}", *overrides])
-                for stage in SEED_STAGES:
-                    files[folder / f"{stage}.yaml"] = stage_config(config, stage)
-                for stage in METHOD_STAGES:
-                    files[folder / f"{stage}.{method}.yaml"] = stage_config(config, stage)
+            config = load([f"experiment={experiment}", f"seed={seed}", *overrides])
+            for stage in SEED_STAGES:
+                files[folder / f"seed{seed}" / f"{stage}.yaml"] = stage_config(config, stage)
+        for run in matrix["runs"]:
+            seed, method = _seed_and_method(run, matrix["seeds"])
+            config = load([f"experiment={experiment}", f"seed={seed}", f"method={method}", *overrides])
+            for stage in METHOD_STAGES:
+                files[folder / run / f"{stage}.yaml"] = stage_config(config, stage)
     for path, part in files.items():
         write_text(path, yaml.safe_dump(part, sort_keys=False))
     return {"files": len(files)}
+
+
+def _seed_and_method(run: object, seeds: Sequence[int]) -> tuple[int, str]:
+    match = re.fullmatch(r"seed(\d+)/(\w+)", str(run))
+    if match is None or int(match[1]) not in seeds:
+        raise ConfigError(f"runs: {run!r} is not accepted: seed<k>/<method>, with k one of the seeds {list(seeds)}")
+    return int(match[1]), match[2]
 
 
 def read_matrix(path: Path) -> dict[str, list]:

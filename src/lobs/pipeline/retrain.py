@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.experiment.data import Split, load_training_data
+from lobs.pipeline.budget import runs_network
 from lobs.pipeline.calibration import calibrate, calibration_batches
 from lobs.pipeline.files import load_tensors, save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
@@ -150,16 +151,17 @@ def prune_again(
     """
     method = config["method"]
     network = network.to(device)
-    again = method["sequential"] or method["correct"] != "none"
     result = prune(
         network,
         calibrate(network, train, config["collect"], solver=method["solver"]),
         make(method["solver"], **method["options"]),
         density=density,
         allocation=method["allocation"],
+        limits=method["limits"],
+        exclude=method["exclude"],
         sequential=method["sequential"],
         correct=method["correct"],
-        batches=calibration_batches(train, config["collect"]) if again else None,
+        batches=calibration_batches(train, config["collect"], repeated=True) if runs_network(method) else None,
         in_place=True,
     )
     return result.model.cpu(), {name: mask.cpu() for name, mask in result.masks.items()}

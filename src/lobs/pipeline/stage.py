@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lobs.pipeline.budget import requested
 from lobs.pipeline.files import read_json, require
 
 if TYPE_CHECKING:
@@ -157,21 +158,15 @@ def require_same_budget(config: Mapping[str, Any], folders: Folders) -> dict[str
     """
     path = folders.input("prune", "metrics.json")
     metrics = read_json(path, folders.command("prune"))
-    asked = (first_density(config), config["tolerance"])
-    found = (metrics["requested_density"], metrics["requested_tolerance"])
+    asked, found = requested(config), metrics["requested"]
     if asked != found:
-        key, index = ("density", 0) if asked[1] is None else ("tolerance", 1)
+        shown = [" ".join(f"{key}={value}" for key, value in budget.items()) for budget in (asked, found)]
+        key = next(iter(asked))
         raise ValueError(
-            f"{key}={asked[index]} was asked for, but {path.parent} was pruned with density={found[0]} and "
-            f"tolerance={found[1]}: run `{folders.command('prune')} {key}={config[key]}` first"
+            f"{shown[0]} was asked for, but {path.parent} was pruned with {shown[1]}: "
+            f"run `{folders.command('prune')} {key}={config[key]}` first"
         )
     return metrics
-
-
-def first_density(config: Mapping[str, Any]) -> float | None:
-    """What the prune stage prunes to: the first of the rounds, where there are rounds."""
-    rounds = config["method"]["rounds"]
-    return rounds[0] if rounds else config["density"]
 
 
 def progress(description: str) -> Any:

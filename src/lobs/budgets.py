@@ -1,0 +1,186 @@
+"""What a pruned network may cost: the budget, each layer's cost, the limits on single layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import ceil
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lobs.solvers.path import PruningPath
+
+# A layer's cost by the number of its weights that are kept: int64 in, float64 out, strictly increasing.
+Cost: TypeAlias = Callable[[Tensor], Tensor]
+Limits: TypeAlias = Mapping[str, tuple[float, float]]
+
+VALUE_BYTES = 4  # a weight or a bias, float32
+INDEX_BYTES = 4  # a position in the flattened weight, int32
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is left of a network; exactly one of the three is given.
+
+    Attributes:
+        density: share of the weights kept, 0 to 1.
+        flops: share of the dense layers' multiply-adds kept, 0 to 1. A kept weight costs one multiply-add per output
+            position and image: 1 in a Linear layer on a vector, height times width of the output in a convolution.
+        size: bytes of a sparse file, `sparse_bytes` of every layer and 4 per bias.
+
+    Raises:
+        ValueError: not exactly one is given, or it is out of range.
+    """
+
+    density: float | None = None
+    flops: float | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            shown = " and ".join(f"{key}={value!r}" for key, value in given.items())
+            raise ValueError(f"give exactly one of density, flops and size; got {shown or 'none'}")
+        if self.density is not None and not 0 <= self.density <= 1:
+            raise ValueError(f"density is the share of weights kept, between 0 and 1; got {self.density}")
+        if self.flops is not None and not 0 <= self.flops <= 1:
+            raise ValueError(f"flops is the share of multiply-adds kept, between 0 and 1; got {self.flops}")
+        if self.size is not None and not self.size >= 0:
+            raise ValueError(f"size is the bytes of the sparse file, at least 0; got {self.size}")
+
+    def __str__(self) -> str:
+        return next(f"{key}={value}" for key, value in vars(self).items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every sharing-out has to respect.
+
+    Attributes:
+        budget: as it was asked for.
+        costs: of each layer.
+        bound: on the sum of the costs.
+        removable: weights of each layer.
+        ranges: fewest and most removals of each layer.
+    """
+
+    budget: Budget
+    costs: dict[str, Cost]
+    bound: float
+    removable: dict[str, int]
+    ranges: dict[str, tuple[int, int]]
+
+    def layer_cost(self, name: str, counts: Tensor) -> Tensor:
+        """A layer's cost after so many removals, float64."""
+        return self.costs[name](self.removable[name] - counts)
+
+    def cost(self, counts: Mapping[str, int]) -> float:
+        """The network's cost."""
+        return sum(float(self.layer_cost(name, torch.tensor(count))) for name, count in counts.items())
+
+    def fewest(self, name: str, allowed: float, low: int, high: int) -> int:
+        """The fewest removals from ``low`` to ``high`` at which a layer costs at most ``allowed``; else ``high``."""
+        while low < high:
+            middle = (low + high) // 2
+            if float(self.layer_cost(name, torch.tensor(middle))) <= allowed:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+
+def problem(paths: Mapping[str, PruningPath], budget: Budget, limits: Limits | None = None) -> Problem:
+    """A budget and limits in numbers, known to be feasible.
+
+    Args:
+        paths: of all layers the budget is about.
+        budget: what the layers may cost together.
+        limits: least and most density by layer name or shell pattern, see `count_ranges`.
+
+    Returns:
+        Costs, bound and ranges.
+
+    Raises:
+        ValueError: limits and paths alone keep more than the budget, or a limit is wrong.
+    """
+    ranges = count_ranges(paths, limits or {})
+    removable = {name: path.removable for name, path in paths.items()}
+    costs = {name: _cost(path, budget) for name, path in paths.items()}
+    dense = sum(float(costs[name](torch.tensor(size))) for name, size in removable.items())
+    if budget.density is not None:
+        bound = float(int(budget.density * dense + 1e-9))
+    else:
+        bound = float(budget.size) if budget.size is not None else float(budget.flops or 0.0) * dense
+        bound += 1e-9 * dense
+    result = Problem(budget, costs, bound, removable, ranges)
+    least = result.cost({name: most for name, (_, most) in ranges.items()})
+    if least > result.bound:
+        kept = f"{least:.0f} bytes" if budget.size is not None else f"{least / dense:.4g}"
+        what = "the layers' limits" if limits else "the ends of the layers' paths (biases, N:M patterns)"
+        raise ValueError(f"{what} alone keep {kept}, more than the budget {budget}")
+    return result
+
+
+def count_ranges(paths: Mapping[str, PruningPath], limits: Limits) -> dict[str, tuple[int, int]]:
+    """The fewest and the most removals of each layer that limits on its density allow.
+
+    The first pattern that fits a layer counts. The least density is rounded up to whole weights and the most down;
+    where no whole number lies between, the least counts. ``(1, 1)`` excludes a layer from pruning.
+
+    Args:
+        paths: of the layers.
+        limits: (least, most) density by layer name or shell pattern.
+
+    Returns:
+        Fewest and most removals by layer.
+
+    Raises:
+        ValueError: a pattern fits no layer, a limit is not 0 <= least <= most <= 1, or a layer's path cannot go as
+            low as its most density.
+    """
+    for pattern, limit in limits.items():
+        if not any(fnmatchcase(name, pattern) for name in paths):
+            raise ValueError(f"no layer fits {pattern!r} of the limits; there are {', '.join(paths)}")
+        if len(limit) != 2 or not 0 <= limit[0] <= limit[1] <= 1:
+            raise ValueError(f"limits of {pattern!r} must be (least, most) with 0 <= least <= most <= 1; got {limit}")
+    ranges = {}
+    for name, path in paths.items():
+        least, most = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), (0.0, 1.0))
+        kept = ceil(least * path.removable - 1e-9)
+        fewest = path.removable - max(kept, int(most * path.removable + 1e-9))
+        if fewest > path.total:
+            end = 1 - path.total / path.removable
+            raise ValueError(f"layer {name!r}: at most {most} of it may be kept, but its path ends at {end:.4g}")
+        ranges[name] = (fewest, min(path.total, path.removable - kept))
+    return ranges
+
+
+def sparse_bytes(kept: Tensor, weights: int) -> Tensor:
+    """Bytes of a sparse layer: the smaller of two plain formats, each with 4 bytes per kept value.
+
+    A bit per weight, rounded up to whole bytes, says which are kept; or 4 bytes of position per kept weight::
+
+        min(ceil(weights / 8) + 4 kept, (4 + 4) kept)
+
+    Headers and biases (4 bytes each) are not counted here.
+
+    Args:
+        kept: weights that are kept, any shape.
+        weights: of the layer in all.
+
+    Returns:
+        float64 in the shape of ``kept``.
+    """
+    kept = kept.double()
+    return torch.minimum(ceil(weights / 8) + VALUE_BYTES * kept, (VALUE_BYTES + INDEX_BYTES) * kept)
+
+
+def _cost(path: PruningPath, budget: Budget) -> Cost:
+    if budget.size is not None:
+        biases = VALUE_BYTES * path.weight.shape[0] * path.statistics.bias
+        return lambda kept: sparse_bytes(kept, path.removable) + biases
+    positions = 1.0 if budget.flops is None else path.statistics.samples / path.statistics.inputs
+    return lambda kept: kept.double() * positions

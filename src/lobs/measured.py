@@ -1,0 +1,275 @@
+"""Losses measured on the network itself: one layer pruned at a time, or all of them together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from lobs.budgets import Problem
+from lobs.layers import prunable_layers, set_weight_matrix
+from lobs.modes import evaluation_mode
+from lobs.sensitivity import class_logits
+from lobs.sharing import Curve, equal_slopes
+from lobs.solvers.path import PruningPath
+from lobs.statistics import network_input
+
+DISTANCES = ("kl", "squared")
+GRID = 12
+LOWEST_DENSITY = 0.003
+HIGHEST_DENSITY = 0.6
+# Standard errors by which a joint change has to be better: the mean over images hangs on few of them.
+CERTAINTY = 1.0
+
+
+class OutputDistance:
+    """How far a changed network's outputs are from the dense one's on fixed images, smaller is better.
+
+    ``"kl"``: the mean over images of ``KL(softmax(dense) || softmax(pruned))`` in nats. ``"squared"``: the mean over
+    images of ``||pruned - dense||^2``, for networks whose outputs are not class logits.
+
+    Args:
+        model: the dense network; a copy is kept.
+        batches: inputs, or tuples of which the first entry is the input; read once and kept in memory.
+        distance: a name in `DISTANCES`.
+
+    Raises:
+        ValueError: an unknown distance, no batch, or outputs that are not class logits although KL is asked for.
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable, distance: str = "kl") -> None:
+        if distance not in DISTANCES:
+            raise ValueError(f"unknown distance {distance!r}: accepted are {', '.join(DISTANCES)}")
+        self.distance = distance
+        self.model = copy.deepcopy(model)
+        self.layers = prunable_layers(self.model)
+        self._inputs = [network_input(batch, model) for batch in batches]
+        if not self._inputs:
+            raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
+        with torch.no_grad(), evaluation_mode(self.model):
+            self._dense = [self._target(self.model(inputs)) for inputs in self._inputs]
+
+    def whole(self) -> float:
+        """The distance of the network as its layers' weights are now."""
+        return float(self.by_image().mean())
+
+    def by_image(self) -> Tensor:
+        """The same of every image, float64 ``[images]``; its mean is the distance."""
+        return self._measure(self.model, self._inputs)
+
+    def of_layer(self, name: str, weights: Iterable[Tensor]) -> list[float]:
+        """The distance with each of some weights in one layer; its own weight is put back.
+
+        What runs before the layer runs once, where the network is an `nn.Sequential` that holds the layer itself.
+
+        Args:
+            name: of the layer.
+            weights: ``[out, d]`` each.
+
+        Returns:
+            A distance for every weight.
+        """
+        prefix, suffix = _split(self.model, name)
+        module = self.layers[name]
+        own = copy.deepcopy(module.state_dict())
+        with torch.no_grad(), evaluation_mode(self.model):
+            inputs = [prefix(batch) for batch in self._inputs] if len(prefix) else self._inputs
+        distances = []
+        for weight in weights:
+            set_weight_matrix(module, weight)
+            distances.append(float(self._measure(suffix, inputs).mean()))
+        module.load_state_dict(own)
+        return distances
+
+    @torch.no_grad()
+    def _measure(self, network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
+        distances = []
+        with evaluation_mode(network):
+            for batch, dense in zip(inputs, self._dense, strict=True):
+                outputs = self._target(network(batch))
+                terms = dense.exp() * (dense - outputs) if self.distance == "kl" else (outputs - dense).square()
+                distances.append(terms.flatten(1).sum(1).clamp_min(0.0))
+        return torch.cat(distances)
+
+    def _target(self, outputs: Tensor) -> Tensor:
+        return class_logits(outputs).double().log_softmax(dim=1) if self.distance == "kl" else outputs.double()
+
+
+def measured_losses(
+    model: nn.Module,
+    paths: Mapping[str, PruningPath],
+    batches: Iterable,
+    *,
+    grid: int = GRID,
+    distance: str = "kl",
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, Curve]:
+    """For each layer alone: how far the network's outputs move when this layer is pruned along its path.
+
+    Measured at about ``grid`` densities, evenly spaced in their logarithm, and with nothing left.
+
+    Args:
+        model: the dense network; not changed.
+        paths: of its layers.
+        batches: calibration images, see `OutputDistance`; some thousand are enough.
+        grid: densities per layer, at least 2.
+        distance: a name in `DISTANCES`.
+        progress: wraps the iterable of layer names.
+
+    Returns:
+        Removals and distances by layer; the first point is (0, 0), the last is the path's end.
+
+    Raises:
+        ValueError: the grid is too small, or what `OutputDistance` raises.
+    """
+    if grid < 2:
+        raise ValueError(f"grid must be at least 2 densities, got {grid}")
+    measure = OutputDistance(model, batches, distance)
+    curves = {}
+    for name in paths if progress is None else progress(list(paths)):
+        path = paths[name]
+        kept = torch.logspace(0, 1, grid, base=LOWEST_DENSITY / HIGHEST_DENSITY, dtype=torch.float64) * HIGHEST_DENSITY
+        counts = path.removable - (kept * path.removable).round().long()
+        counts = torch.cat([counts[(counts > 0) & (counts < path.total)], torch.tensor([path.total])]).unique()
+        counts = counts[counts > 0]
+        losses = measure.of_layer(name, (path.at(int(count))[0] for count in counts))
+        curves[name] = torch.cat([torch.zeros(1).long(), counts]), torch.tensor([0.0, *losses], dtype=torch.float64)
+    return curves
+
+
+def along_errors(points: Curve, path: PruningPath, most: int = 400) -> Curve:
+    """Measured points carried over to the counts between them by the path's own layer error E.
+
+    Between two points the loss follows a power of E, ``L = a E^b``, through both of them: to second order L is
+    proportional to E, and the measured points correct that. Where one of them is 0, L is linear in E.
+
+    Args:
+        points: measured losses.
+        path: of the layer.
+        most: about how many counts the result has, the measured ones besides.
+
+    Returns:
+        The denser curve, through all points.
+    """
+    knots, losses = points
+    if len(knots) == 1:
+        return points
+    counts = torch.cat([path.curve_points(most)[0], knots]).unique()
+    errors = torch.tensor([path.layer_error(int(count)) for count in counts], dtype=torch.float64)
+    at = torch.searchsorted(counts, knots)
+    right = torch.searchsorted(knots, counts).clamp_min(1)
+    left = right - 1
+
+    def share(values: Tensor) -> Tensor:
+        """Where E stands between its values at the two points, 0 to 1; by counts where these are the same."""
+        low, high = values[at[left]], values[at[right]]
+        plain = (counts - knots[left]).double() / (knots[right] - knots[left])
+        return torch.where(high > low, (values - low) / (high - low), plain)
+
+    tiny = torch.finfo(torch.float64).tiny
+    linear = torch.lerp(losses[left], losses[right], share(errors))
+    logs = losses.clamp_min(tiny).log()
+    power = torch.lerp(logs[left], logs[right], share(errors.clamp_min(tiny).log())).exp()
+    powers = (errors[at[left]] > 0) & (losses[left] > 0) & (losses[right] > 0)
+    result = torch.where(powers, power, linear)
+    result[at] = losses
+    return counts, result
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What `refine_jointly` found.
+
+    Attributes:
+        counts: removals by layer.
+        before: the pruned network's distance at the start.
+        after: at the end.
+        trials: networks that were measured.
+    """
+
+    counts: dict[str, int]
+    before: float
+    after: float
+    trials: int
+
+
+def refine_jointly(
+    measure: OutputDistance,
+    paths: Mapping[str, PruningPath],
+    curves: Mapping[str, Curve],
+    problem: Problem,
+    *,
+    trials: int = 60,
+    step: float = 4.0,
+    smallest_step: float = 1.2,
+) -> Refinement:
+    """Coordinate descent on the network with all layers pruned: it sees how their errors act together.
+
+    Every layer's losses carry a factor, 1 at first, and `equal_slopes` shares the budget out for the weighted sum, so
+    that it is always met. One factor at a time is multiplied or divided by ``step``; a change stays where the distance
+    falls by more than `CERTAINTY` standard errors (of the mean difference over images). After a round without any, the
+    step becomes its own root, until it is below ``smallest_step``.
+
+    Args:
+        measure: the dense network and the images.
+        paths: of all layers.
+        curves: their losses to start from.
+        problem: budget and limits.
+        trials: networks measured at most.
+        step: first factor.
+        smallest_step: last one.
+
+    Returns:
+        The best counts that were met, and the distances.
+    """
+    factors = dict.fromkeys(paths, 1.0)
+    placed: dict[str, int] = {}
+
+    def share() -> dict[str, int]:
+        weighted = {name: (counts, losses * factors[name]) for name, (counts, losses) in curves.items()}
+        return equal_slopes(weighted, problem)
+
+    def distances(counts: Mapping[str, int]) -> Tensor:
+        for name, count in counts.items():
+            if placed.get(name) != count:
+                set_weight_matrix(measure.layers[name], paths[name].at(count)[0])
+                placed[name] = count
+        return measure.by_image()
+
+    own = {name: copy.deepcopy(measure.layers[name].state_dict()) for name in paths}
+    best = share()
+    before = lowest = distances(best)
+    used = 1
+    while step >= smallest_step and used < trials:
+        improved = False
+        for name, factor in product(paths, (step, 1 / step)):
+            kept = factors[name]
+            factors[name] = kept * factor
+            counts = share()
+            if counts == best or used >= trials:
+                factors[name] = kept
+                continue
+            used += 1
+            values = distances(counts)
+            gain = lowest - values
+            if float(gain.mean()) > CERTAINTY * float(gain.std(correction=0)) / len(gain) ** 0.5:
+                lowest, best, improved = values, counts, True
+            else:
+                factors[name] = kept
+        if not improved:
+            step = step**0.5
+    for name, state in own.items():
+        measure.layers[name].load_state_dict(state)
+    return Refinement(best, float(before.mean()), float(lowest.mean()), used)
+
+
+def _split(model: nn.Module, name: str) -> tuple[nn.Sequential, nn.Module]:
+    """What runs before a layer, and the rest with the layer first; nothing and everything in a general network."""
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward and name in model._modules:
+        index = list(model._modules).index(name)
+        return nn.Sequential(*list(model)[:index]), nn.Sequential(*list(model)[index:])
+    return nn.Sequential(), model
