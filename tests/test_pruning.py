@@ -171,7 +171,7 @@ def test_half_precision_networks_keep_their_type(network, images):
 
 def test_errors_name_what_is_wrong(network, statistics):
     for wrong in (7, -0.1):
-        with pytest.raises(ValueError, match=rf"layer 'stem': density is the share .* got {wrong}"):
+        with pytest.raises(ValueError, match=rf"density is the share .* got {wrong}"):
             lobs.prune(network, statistics, density=wrong)
     with pytest.raises(ValueError, match="tolerance must be >= 0, got -2"):
         lobs.prune(network, statistics, tolerance=-2)

@@ -181,7 +181,12 @@ def test_the_network_comes_closer_than_independently(case):
     distances = {}
     for sequential in (False, True):
         result = lobs.prune(
-            dense, method="exact_obs", density=0.3, allocation="global", sequential=sequential, batches=inputs.split(20)
+            dense,
+            method="exact_obs",
+            density=0.3,
+            allocation="relative",
+            sequential=sequential,
+            batches=inputs.split(20),
         )
         with torch.no_grad():
             distances[sequential] = float((result.model.eval()(inputs) - dense.eval()(inputs)).square().sum())
@@ -207,9 +212,9 @@ def test_budgets():
     model, inputs = mlp(), torch.randn(300, 8, dtype=torch.float64)
     batches = inputs.split(100)
     statistics = lobs.collect_statistics(model, batches)
-    shared = lobs.prune(model, statistics, "exact_obs", density=0.3, allocation="global")
+    shared = lobs.prune(model, statistics, "exact_obs", density=0.3, allocation="relative")
     sequence = lobs.prune(
-        model, statistics, "exact_obs", density=0.3, allocation="global", sequential=True, batches=batches
+        model, statistics, "exact_obs", density=0.3, allocation="relative", sequential=True, batches=batches
     )
     assert [r.kept for r in sequence.layers] == [r.kept for r in shared.layers]
     assert len({r.density for r in sequence.layers}) > 1
@@ -219,7 +224,7 @@ def test_budgets():
         statistics,
         "exact_obs",
         density=0.3,
-        allocation="global",
+        allocation="relative",
         sequential=True,
         batches=batches,
         paths=paths,
@@ -332,7 +337,7 @@ def test_errors_name_what_is_wrong():
         lobs.prune(model, statistics, "apoz", density=0.5, sequential=True, batches=[inputs])
     with pytest.raises(ValueError, match=r"layer '0': obd needs the loss's curvature"):
         lobs.prune(model, method="obd", density=0.5, sequential=True, batches=[inputs])
-    with pytest.raises(ValueError, match=r"layer '0': density is the share .* got 2"):
+    with pytest.raises(ValueError, match=r"density is the share .* got 2"):
         lobs.prune(model, density=2, sequential=True, batches=[inputs])
     solver = lobs.solvers.make("exact_obs", damping=0.0)
     with pytest.raises(lobs.SingularStatisticsError, match="layer '0'"):

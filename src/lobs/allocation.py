@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from lobs.budgets import Budget, Limits, Problem, problem
-from lobs.losses import loss_curves
+from lobs.losses import loss_curves, resolved
 from lobs.measured import OutputDistance, along_errors, refine_jointly
-from lobs.registry import ALLOCATION_ALIASES, ALLOCATION_WITH_BATCHES, ALLOCATIONS, unknown_name
+from lobs.registry import ALLOCATIONS, unknown_name
 from lobs.sharing import Curve, dynamic_program, equal_slopes
 from lobs.solvers.path import PruningPath
 
@@ -70,11 +70,6 @@ def allocate(
             raise ValueError("allocation 'measured_joint' measures pruned networks: give model= and batches=")
         return refine_jointly(OutputDistance(model, batches), paths, curves, task).counts
     return equal_slopes(curves, task)
-
-
-def resolved(allocation: str, batches: bool) -> str:
-    """The allocation that a name stands for: ``global`` means another one where there are calibration images."""
-    return (ALLOCATION_WITH_BATCHES if batches else ALLOCATION_ALIASES).get(allocation, allocation)
 
 
 def uniform(paths: Mapping[str, PruningPath], task: Problem) -> dict[str, int]:

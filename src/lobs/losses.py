@@ -9,7 +9,7 @@ from torch import nn
 from lobs.bounds import multiplicity
 from lobs.layers import prunable_layers
 from lobs.measured import measured_losses
-from lobs.registry import ALLOCATION_ALIASES, ALLOCATIONS, unknown_name
+from lobs.registry import ALLOCATION_ALIASES, ALLOCATION_WITH_BATCHES, ALLOCATIONS, unknown_name
 from lobs.sensitivity import output_sensitivity
 from lobs.sharing import Curve
 from lobs.solvers.path import PruningPath
@@ -36,7 +36,7 @@ def loss_curves(
     Raises:
         ValueError: the allocation is unknown or has no curves, or something that it needs is missing.
     """
-    allocation = ALLOCATION_ALIASES.get(allocation, allocation)
+    allocation = resolved(allocation, model is not None and batches is not None)
     if allocation not in ALLOCATIONS or allocation == "uniform":
         known = {name: line for name, line in ALLOCATIONS.items() if name != "uniform"}
         raise ValueError(unknown_name("allocation with loss curves", allocation, known))
@@ -51,6 +51,11 @@ def loss_curves(
     if allocation in ("fisher", "measured_joint"):
         return fisher(paths, output_sensitivity(model, batches, list(paths)))
     return measured_losses(model, paths, batches)
+
+
+def resolved(allocation: str, measurable: bool) -> str:
+    """The allocation that a name stands for: ``global`` is another one where the network can be run on images."""
+    return (ALLOCATION_WITH_BATCHES if measurable else ALLOCATION_ALIASES).get(allocation, allocation)
 
 
 def relative(paths: Mapping[str, PruningPath]) -> dict[str, Curve]:

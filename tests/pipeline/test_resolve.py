@@ -38,7 +38,12 @@ def changed(folder, file, old, new):
     path.write_text(path.read_text().replace(old, new, 1))
     after = resolve(folder)
     assert before.keys() == after.keys()
-    return {name.split("/")[-1] for name in before if before[name] != after[name]}
+    return {name for name in before if before[name] != after[name]}
+
+
+def parts(names):
+    """What files are about, without experiment and seed: stage, or method and stage."""
+    return {"/".join(name.split("/")[2:]) for name in names}
 
 
 def test_every_stage_instance_of_dvc_yaml_finds_its_file(checkout):
@@ -49,8 +54,8 @@ def test_every_stage_instance_of_dvc_yaml_finds_its_file(checkout):
         for seed in lists["seeds"]:
             folder = f"{experiment}/seed{seed}"
             expected |= {f"{folder}/train.yaml", f"{folder}/collect.yaml"}
-            for method in lists["methods"]:
-                expected |= {f"{folder}/{stage}.{method}.yaml" for stage in ("prune", "retrain", "evaluate")}
+        for run in lists["runs"]:
+            expected |= {f"{experiment}/{run}/{stage}.yaml" for stage in ("prune", "retrain", "evaluate")}
     assert set(files) == expected
     for text in files.values():
         validate(yaml.safe_load(text))
@@ -61,23 +66,30 @@ def test_a_comment_touches_no_file(checkout):
 
 
 def test_a_value_touches_exactly_the_stages_that_use_it(checkout):
-    assert changed(checkout, "train/sgd.yaml", "epochs: 20", "epochs: 21") == {"train.yaml"}
-    assert changed(checkout, "method/lobs.yaml", "damping: 0.3", "damping: 0.2") == {"prune.lobs.yaml"}
-    assert changed(checkout, "retrain/sgd.yaml", "momentum: 0.9", "momentum: 0.8") == {
-        f"retrain.{method}.yaml" for method in yaml.safe_load((checkout / "conf/matrix.yaml").read_text())["methods"]
-    }
-    assert changed(checkout, "experiment/lenet300.yaml", "lobs: {density: 0.07}", "lobs: {density: 0.06}") == {
-        "prune.lobs.yaml",
-        "retrain.lobs.yaml",
-        "evaluate.lobs.yaml",
-    }
+    longer = changed(checkout, "train/sgd.yaml", "momentum: 0.9", "momentum: 0.8")
+    assert parts(longer) == {"train.yaml"}
+    assert parts(changed(checkout, "method/lobs.yaml", "damping: 0.3", "damping: 0.2")) == {"lobs/prune.yaml"}
+    runs = yaml.safe_load((checkout / "conf/matrix.yaml").read_text())["runs"]
+    retrained = parts(changed(checkout, "retrain/sgd.yaml", "momentum: 0.9", "momentum: 0.8"))
+    assert retrained == {f"{run.split('/')[1]}/retrain.yaml" for run in runs}
+    other = changed(checkout, "experiment/lenet300.yaml", "lobs: {density: 0.07}", "lobs: {density: 0.06}")
+    assert parts(other) == {"lobs/prune.yaml", "lobs/retrain.yaml", "lobs/evaluate.yaml"}
+    assert {name.split("/")[0] for name in other} == {"lenet300"}
 
 
 def test_a_swapped_default_group_is_seen(checkout):
     shutil.copy(checkout / "conf/train/sgd.yaml", checkout / "conf/train/long.yaml")
     path = checkout / "conf/train/long.yaml"
-    path.write_text(path.read_text().replace("epochs: 20", "epochs: 40"))
-    assert changed(checkout, "config.yaml", "train: sgd", "train: long") == {"train.yaml"}
+    path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.5"))
+    assert parts(changed(checkout, "config.yaml", "train: sgd", "train: long")) == {"train.yaml"}
+
+
+@pytest.mark.parametrize("run", ["seed9/lobs", "lobs", "seed0/lobs/prune"])
+def test_a_run_is_a_seed_and_a_method(checkout, capsys, run):
+    path = checkout / "conf/matrix.yaml"
+    path.write_text(path.read_text() + f"  - {run}\n")
+    assert main(["resolve"]) == 2
+    assert f"runs: '{run}' is not accepted: seed<k>/<method>" in capsys.readouterr().err
 
 
 def test_a_missing_list_is_named(checkout, capsys):

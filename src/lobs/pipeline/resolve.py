@@ -1,6 +1,6 @@
 """Stage resolve: the fire wall between conf/ and the other stages.
 
-It composes every experiment with every run (seed and method) that conf/matrix.yaml names, and writes one small file per stage
+It composes every experiment with every run (seed and method) of conf/matrix.yaml, and writes one small file per stage
 instance with only the values that this instance reads. DVC runs a stage again when its file changed, so a comment in
 conf/ touches no other stage and a value only those that use it.
 """
