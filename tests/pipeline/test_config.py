@@ -125,7 +125,7 @@ def test_a_value_reaches_exactly_the_stages_that_use_it():
 
 
 def test_an_experiment_sets_values_for_single_methods_and_the_command_line_wins():
-    assert load(["method=lobs_iterative"])["method"]["retrain"]["iterations"] == 214
+    assert load(["method=lobs_iterative"])["method"]["retrain"]["iterations"] == 107
     by_hand = load(["method=lobs_iterative", "method.retrain.iterations=7"])
     assert by_hand["method"]["retrain"]["iterations"] == 7
     assert (

@@ -143,7 +143,8 @@ def test_retrain_keeps_the_masks_exactly_and_the_whole_curve(project):
 
 
 @pytest.mark.parametrize(
-    ("method", "expected"), [("lwc", [0.5, 0.25, 0.15, 0.08]), ("lobs_iterative", [0.07, 0.03, 0.015]), ("dns", [0.1])]
+    ("method", "expected"),
+    [("lwc", [0.5, 0.25, 0.15, 0.08]), ("lobs_iterative", [0.1, 0.06, 0.04, 0.027, 0.02, 0.015]), ("dns", [0.1])],
 )
 def test_iterative_retraining_prunes_step_by_step_to_the_density(project, method, expected):
     result = metrics(project, f"{method}/retrain")

@@ -31,7 +31,7 @@ CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in r
 # pruning, Net-Trim) there are fewer.
 BUDGETS = [0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009]
 CURVE_IMAGES = 5000  # training images on which the distance of outputs is measured along it
-COSTLY_BUDGETS = {"sequential": [0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009], "solved": [0.2, 0.1, 0.05]}
+COSTLY_BUDGETS = {"sequential": [0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009], "solved": [0.1, 0.05]}
 # Sensitivities below 1e-20 are counted with the first bin: they belong to inputs that are always zero.
 LOWEST_LOG10 = -20
 BINS_PER_DECADE = 4
@@ -157,10 +157,9 @@ def first_layer_curve(dense: nn.Module, name: str, path: PruningPath, measured: 
 
 def budgets(method: Mapping[str, Any], paths: Mapping[str, PruningPath]) -> list[float]:
     """The densities of `density_curve` for a method."""
-    if method["sequential"]:
-        return COSTLY_BUDGETS["sequential"]
-    solved = any(path.cheap_counts() is not None for path in paths.values())
-    return COSTLY_BUDGETS["solved"] if solved else BUDGETS
+    if any(path.cheap_counts() is not None for path in paths.values()):
+        return COSTLY_BUDGETS["solved"]
+    return COSTLY_BUDGETS["sequential"] if method["sequential"] else BUDGETS
 
 
 def density_curve(
