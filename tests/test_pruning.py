@@ -215,3 +215,72 @@ def test_unknown_attributes_are_named():
     with pytest.raises(AttributeError, match="no attribute 'prunes'; it has collect_statistics"):
         lobs.prunes  # noqa: B018
     assert "prune" in dir(lobs)
+
+
+def test_a_budget_of_flops_counts_a_convolutions_positions(network, statistics):
+    result = lobs.prune(network, statistics, "exact_obs", flops=0.3, allocation="relative")
+    positions = {"stem": 64, "body.0": 1, "body.2": 1, "head": 1}
+    spent = sum(record.kept * positions[record.name] for record in result.layers)
+    whole = sum((record.kept + record.removed) * positions[record.name] for record in result.layers)
+    assert 0.3 * whole - 64 < spent <= 0.3 * whole
+
+
+def test_a_budget_of_bytes_is_that_of_a_sparse_file(network, statistics):
+    result = lobs.prune(network, statistics, "magnitude", size=1500, allocation="relative")
+    spent = 0
+    for record in result.layers:
+        weights = record.kept + record.removed
+        spent += min(-(-weights // 8) + 4 * record.kept, 8 * record.kept)
+        module = network.get_submodule(record.name)
+        spent += 4 * (0 if module.bias is None else len(module.bias))
+    assert 1500 - 80 < spent <= 1500
+
+
+def test_limits_hold_and_excluded_layers_stay_dense(network, statistics):
+    options = {"density": 0.2, "allocation": "relative"}
+    limited = lobs.prune(network, statistics, "exact_obs", limits={"head": (0.5, 1.0), "body.*": (0, 0.15)}, **options)
+    densities = {record.name: record.density for record in limited.layers}
+    assert densities["head"] >= 0.5
+    assert densities["body.0"] <= 0.15 >= densities["body.2"]
+    assert limited.density == pytest.approx(0.2, abs=2e-3)
+    excluded = lobs.prune(network, statistics, "exact_obs", exclude=["head", "stem"], **options)
+    assert [record.name for record in excluded.layers] == ["body.0", "body.2"]
+    assert excluded.density == pytest.approx(0.2, abs=2e-3)
+    assert torch.equal(excluded.model.head.weight, network.head.weight)
+
+
+def test_global_measures_the_network_where_it_is_given_images(network, images, statistics):
+    options = {"method": "exact_obs", "density": 0.3}
+    batches = images.split(64)
+    without = lobs.prune(network, statistics, allocation="global", **options)
+    relative = lobs.prune(network, statistics, allocation="relative", **options)
+    measured = lobs.prune(network, statistics, allocation="global", batches=batches, **options)
+    joint = lobs.prune(network, statistics, allocation="measured_joint", batches=batches, **options)
+    assert [r.kept for r in without.layers] == [r.kept for r in relative.layers]
+    assert [r.kept for r in measured.layers] == [r.kept for r in joint.layers]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"density": 0.3, "flops": 0.3}, r"exactly one of .* got density=0.3 and flops=0.3"),
+        ({"tolerance": 0.3, "limits": {"head": (0, 1)}}, r"limits=.* go with density, flops or size; got tolerance"),
+        ({"density": 0.1, "limits": {"heads": (0, 1)}}, r"no layer fits 'heads'"),
+        ({"density": 0.01, "limits": {"*": (0.5, 1)}}, r"limits alone keep 0.5"),
+        ({"density": 0.3, "allocation": "fisher"}, r"'fisher' needs calibration images: give batches="),
+        ({"density": 0.3, "exclude": ["nothing"]}, r"no layer fits 'nothing'"),
+        ({"density": 0.3, "method": "apoz", "limits": {"head": (0, 1)}}, r"removes whole units takes a density alone"),
+    ],
+)
+def test_budgets_and_limits_that_make_no_sense(network, statistics, options, message):
+    if options.get("method") == "apoz":
+        network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        statistics = lobs.collect_statistics(network, [torch.randn(9, 4)])
+        options = {**options, "limits": {"0": (0, 1)}}
+    with pytest.raises(ValueError, match=message):
+        lobs.prune(network, statistics, **options)
+
+
+def test_excluding_by_a_string_is_refused(network, statistics):
+    with pytest.raises(TypeError, match="exclude must be a list of names, got the single string 'head'"):
+        lobs.prune(network, statistics, density=0.5, exclude="head")

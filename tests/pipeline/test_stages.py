@@ -297,3 +297,37 @@ def test_the_curvature_of_the_loss_is_collected_unless_it_is_not_wanted(project)
     stored = load_file(project / "elsewhere/lenet300/seed0/collect" / "statistics.safetensors")
     assert "fc1/loss_curvature" not in stored
     assert stored["fc1/inputs_sample"].shape == (9, 785)
+
+
+def test_pruning_in_sequence_with_measured_shares_corrections_and_limits(project):
+    words = ["method=exact_obs_sequential", "method.correct=bias", "method.limits.fc3=[0.5,1.0]", "density=0.2"]
+    lobs("prune", *words, *SMALL)
+    result = metrics(project, "exact_obs_sequential/prune")
+    assert result["correction"] == "bias"
+    assert result["kept_weights"] == int(0.2 * result["removable_weights"])
+    layers = json.loads((project / RUN / "exact_obs_sequential/prune/layers.json").read_text())
+    assert layers[-1]["density"] >= 0.5
+    curve = rows(project / RUN / "exact_obs_sequential/prune/density_curve.csv")
+    assert len(curve) >= 5
+    errors = [float(row["output_error"]) for row in curve]
+    assert errors == sorted(errors)
+
+
+def test_excluded_layers_stay_dense_and_flops_are_a_budget(project):
+    lobs("prune", *SMALL, "method.exclude=[fc3]", "flops=0.2", "paths.output=excluded")
+    folder = project / "excluded/lenet300/seed0/lobs/prune"
+    assert [layer["name"] for layer in json.loads((folder / "layers.json").read_text())] == ["fc1", "fc2"]
+    assert json.loads((folder / "metrics.json").read_text())["requested"] == {"flops": 0.2}
+
+
+def test_the_density_curve_is_the_pruned_network_at_every_density(project):
+    curve = {
+        round(float(row["density"]), 3): float(row["test_error_percent"])
+        for row in rows(project / RUN / "lobs/prune/density_curve.csv")
+    }
+    assert curve[0.07] == metrics(project, "lobs/prune")["error_after_pruning_percent"]
+
+
+def test_net_trim_in_cascade_runs_from_its_file(project):
+    lobs("prune", "method=net_trim_cascade", "density=0.3", *SMALL)
+    assert metrics(project, "net_trim_cascade/prune")["density"] == pytest.approx(0.3, abs=2e-3)

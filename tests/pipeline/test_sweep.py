@@ -60,3 +60,23 @@ def test_a_failing_point_is_listed_and_does_not_lose_the_others(project, capsys)
 def test_stages_that_run_once_take_no_sweep(capsys):
     assert main(["report", "-m", "seed=0,1"]) == 2
     assert "-m is not accepted" in capsys.readouterr().err
+
+
+def test_a_sweep_by_name_brings_its_own_points(project, capsys):
+    words = ["+sweep=methods", "method=lobs,magnitude", "hydra.sweep.dir=multirun/named", "model.hidden=[16,8]"]
+    assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
+    with (project / "multirun/named/prune.csv").open() as file:
+        found = [(row["method"], row["density"]) for row in csv.DictReader(file)]
+    assert found == [(method, str(d)) for method in ("lobs", "magnitude") for d in (0.2, 0.1, 0.07, 0.05)]
+
+
+def test_every_committed_sweep_composes(capsys):
+    from pathlib import Path
+
+    from lobs.pipeline.compose import load, points
+
+    for path in sorted((Path(__file__).parents[2] / "conf/sweep").glob("*.yaml")):
+        found = points([f"+sweep={path.stem}"])
+        assert len(found) > 1, path
+        for point in found:
+            load(point)
