@@ -17,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test lint format bench ui
+.PHONY: help repro repro-quick test lint format bench ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,10 @@ $(STAMP): pyproject.toml
 
 repro: $(STAMP) ## rerun the paper's experiments, from raw data to reports/README.md
 	dvc repro
+
+repro-quick: $(STAMP) ## the same for LeNet-300-100 with one seed
+	dvc repro $$(dvc stage list --name-only | grep -E '^evaluate@lenet300/seed0/')
+	lobs report
 
 test: lint ## lint, types, then the test suite
 	pytest -n 2

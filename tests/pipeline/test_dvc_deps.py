@@ -116,7 +116,7 @@ def test_stages_are_connected_through_their_files():
             outs[out if isinstance(out, str) else next(iter(out))] = stage
     for stage, entry in PIPELINE.items():
         for dep in entry["deps"]:
-            # A run is seed<k>/<method>: what its seed's own stages made lies one folder up.
-            dep = dep.replace("${item.run}/../", "seed${item.seed}/")
+            # A run is <experiment>/seed<k>/<method>: what its seed's own stages made lies one folder up.
+            dep = dep.replace("${item.run}/../", "${item.experiment}/seed${item.seed}/")
             if dep.startswith(("runs/", "resolved/", "data/")):
                 assert any(dep == out or dep.startswith(f"{out}/") for out in outs), f"{stage}: nobody makes {dep}"

@@ -54,8 +54,8 @@ def test_every_stage_instance_of_dvc_yaml_finds_its_file(checkout):
         for seed in lists["seeds"]:
             folder = f"{experiment}/seed{seed}"
             expected |= {f"{folder}/train.yaml", f"{folder}/collect.yaml"}
-        for run in lists["runs"]:
-            expected |= {f"{experiment}/{run}/{stage}.yaml" for stage in ("prune", "retrain", "evaluate")}
+    for run in lists["runs"]:
+        expected |= {f"{run}/{stage}.yaml" for stage in ("prune", "retrain", "evaluate")}
     assert set(files) == expected
     for text in files.values():
         validate(yaml.safe_load(text))
@@ -71,7 +71,7 @@ def test_a_value_touches_exactly_the_stages_that_use_it(checkout):
     assert parts(changed(checkout, "method/lobs.yaml", "damping: 0.3", "damping: 0.2")) == {"lobs/prune.yaml"}
     runs = yaml.safe_load((checkout / "conf/matrix.yaml").read_text())["runs"]
     retrained = parts(changed(checkout, "retrain/sgd.yaml", "momentum: 0.9", "momentum: 0.8"))
-    assert retrained == {f"{run.split('/')[1]}/retrain.yaml" for run in runs}
+    assert retrained == {f"{run.split('/')[2]}/retrain.yaml" for run in runs}
     other = changed(checkout, "experiment/lenet300.yaml", "lobs: {density: 0.07}", "lobs: {density: 0.06}")
     assert parts(other) == {"lobs/prune.yaml", "lobs/retrain.yaml", "lobs/evaluate.yaml"}
     assert {name.split("/")[0] for name in other} == {"lenet300"}
@@ -84,12 +84,12 @@ def test_a_swapped_default_group_is_seen(checkout):
     assert parts(changed(checkout, "config.yaml", "train: sgd", "train: long")) == {"train.yaml"}
 
 
-@pytest.mark.parametrize("run", ["seed9/lobs", "lobs", "seed0/lobs/prune"])
-def test_a_run_is_a_seed_and_a_method(checkout, capsys, run):
+@pytest.mark.parametrize("run", ["lenet300/seed9/lobs", "vgg/seed0/lobs", "seed0/lobs"])
+def test_a_run_is_an_experiment_a_seed_and_a_method(checkout, capsys, run):
     path = checkout / "conf/matrix.yaml"
     path.write_text(path.read_text() + f"  - {run}\n")
     assert main(["resolve"]) == 2
-    assert f"runs: '{run}' is not accepted: seed<k>/<method>" in capsys.readouterr().err
+    assert f"runs: '{run}' is not accepted: <experiment>/seed<k>/<method>" in capsys.readouterr().err
 
 
 def test_a_missing_list_is_named(checkout, capsys):

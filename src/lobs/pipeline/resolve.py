@@ -1,6 +1,6 @@
 """Stage resolve: the fire wall between conf/ and the other stages.
 
-It composes every experiment with every run (seed and method) of conf/matrix.yaml, and writes one small file per stage
+It composes every run (experiment, seed, method) of conf/matrix.yaml, and writes one small file per stage
 instance with only the values that this instance reads. DVC runs a stage again when its file changed, so a comment in
 conf/ touches no other stage and a value only those that use it.
 """
@@ -40,26 +40,28 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     for data in matrix["datasets"]:
         files[FOLDER / "fetch" / f"{data}.yaml"] = stage_config(load([f"data={data}", *overrides]), "fetch")
     for experiment in matrix["experiments"]:
-        folder = FOLDER / str(experiment)
         for seed in matrix["seeds"]:
             config = load([f"experiment={experiment}", f"seed={seed}", *overrides])
             for stage in SEED_STAGES:
-                files[folder / f"seed{seed}" / f"{stage}.yaml"] = stage_config(config, stage)
-        for run in matrix["runs"]:
-            seed, method = _seed_and_method(run, matrix["seeds"])
-            config = load([f"experiment={experiment}", f"seed={seed}", f"method={method}", *overrides])
-            for stage in METHOD_STAGES:
-                files[folder / run / f"{stage}.yaml"] = stage_config(config, stage)
+                files[FOLDER / str(experiment) / f"seed{seed}" / f"{stage}.yaml"] = stage_config(config, stage)
+    for run in matrix["runs"]:
+        config = load([*_choices(run, matrix), *overrides])
+        for stage in METHOD_STAGES:
+            files[FOLDER / run / f"{stage}.yaml"] = stage_config(config, stage)
     for path, part in files.items():
         write_text(path, yaml.safe_dump(part, sort_keys=False))
     return {"files": len(files)}
 
 
-def _seed_and_method(run: object, seeds: Sequence[int]) -> tuple[int, str]:
-    match = re.fullmatch(r"seed(\d+)/(\w+)", str(run))
-    if match is None or int(match[1]) not in seeds:
-        raise ConfigError(f"runs: {run!r} is not accepted: seed<k>/<method>, with k one of the seeds {list(seeds)}")
-    return int(match[1]), match[2]
+def _choices(run: object, matrix: dict[str, list]) -> list[str]:
+    """The overrides that a run stands for."""
+    match = re.fullmatch(r"(\w+)/seed(\d+)/(\w+)", str(run))
+    if match is None or match[1] not in matrix["experiments"] or int(match[2]) not in matrix["seeds"]:
+        raise ConfigError(
+            f"runs: {run!r} is not accepted: <experiment>/seed<k>/<method>, with experiments "
+            f"{matrix['experiments']} and seeds {matrix['seeds']}"
+        )
+    return [f"experiment={match[1]}", f"seed={match[2]}", f"method={match[3]}"]
 
 
 def read_matrix(path: Path) -> dict[str, list]:
