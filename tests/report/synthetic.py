@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LAYERS = (("fc1", (300, 784)), ("fc2", (100, 300)), ("fc3", (10, 100)))
+LAYERS_OF = {
+    "lenet5": (("conv1", (20, 1, 5, 5)), ("conv2", (50, 20, 5, 5)), ("fc1", (500, 800)), ("fc2", (10, 500))),
+}
+# Densities at which the whole network is pruned without retraining, as the prune stage has them.
+BUDGETS = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009)
+FEWER_BUDGETS = {"exact_obs_sequential": BUDGETS[5:], "net_trim": (0.1, 0.05), "net_trim_cascade": (0.1, 0.05)}
 
 
 class Method(NamedTuple):
@@ -34,8 +40,10 @@ METHODS: dict[str, Method] = {
 # Every method of the project, with noisy curves: for figures that must stay legible.
 EVERY: dict[str, Method] = {
     "lobs": Method("lobs", 0.07, 3.3, 1.85, 510, 400, 8.0, noise=0.1),
+    "lobs_resolve": Method("lobs", 0.07, 2.6, 1.8, 510, 300, 9.0, noise=0.1),
     "lobs_iterative": Method("lobs", 0.015, 4.0, 1.95, 640, None, 8.0, 4, noise=0.1),
     "exact_obs": Method("exact_obs", 0.07, 1.9, 1.65, 510, 100, 12.0, noise=0.1),
+    "exact_obs_sequential": Method("exact_obs", 0.07, 1.8, 1.6, 510, 90, 12.0, noise=0.1),
     "exact_obs_iterative": Method("exact_obs", 0.015, 2.2, 1.75, 640, None, 12.0, 4, noise=0.1),
     "magnitude": Method("magnitude", 0.08, 5.0, 1.75, 4000, None, 6.0, noise=0.15),
     "lwc": Method("magnitude", 0.08, 2.5, 1.7, 6000, 3000, 6.0, 4, noise=0.15),
@@ -47,6 +55,8 @@ EVERY: dict[str, Method] = {
     "net_trim_cascade": Method("net_trim", 0.07, 9.0, 2.0, 510, None, 7.4, noise=0.1),
 }
 SECOND_ORDER = ("lobs", "exact_obs")
+# The methods that are run with two more seeds.
+SEVERAL_SEEDS = ("lobs", "lobs_iterative", "exact_obs_sequential", "exact_obs_iterative", "lwc", "dns")
 
 
 def write_runs(
@@ -62,6 +72,12 @@ def write_runs(
         for name, method in methods.items():
             write_method(folder, experiment, seed, name, method)
     return root
+
+
+def write_every(root: Path, experiment: str = "lenet300") -> Path:
+    """Writes every method with the seeds that the project runs it with."""
+    write_runs(root, experiment, (0,), EVERY)
+    return write_runs(root, experiment, (1, 2), {name: EVERY[name] for name in SEVERAL_SEEDS})
 
 
 def write_train(folder: Path, experiment: str, seed: int) -> None:
@@ -85,8 +101,10 @@ def write_method(folder: Path, experiment: str, seed: int, name: str, method: Me
     asked |= {"allocation": "uniform"}
     counts = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
     write_json(target / "prune/metrics.json", {**place, **asked, **counts, **errors, "layer_error_sum": 60.0})
-    write_json(target / "prune/layers.json", [layer(i, method, density) for i in range(len(LAYERS))])
-    write_paths(target, method)
+    layers = [layer(index, *entry, method) for index, entry in enumerate(LAYERS_OF.get(experiment, LAYERS))]
+    write_json(target / "prune/layers.json", layers)
+    write_paths(target, method, [entry["name"] for entry in layers])
+    write_density_curve(target, name, method, seed)
     write_json(target / "prune/timings.json", timings(3.0, {"fc1": 2.5, "fc2": 0.4, "fc3": 0.1}))
     rounds, curve = retraining(method, seed, pruned, iterations)
     outcome = {**errors, "error_after_retraining_percent": retrained, "iterations": iterations}
@@ -95,7 +113,7 @@ def write_method(folder: Path, experiment: str, seed: int, name: str, method: Me
     write_csv(target / "retrain/curve.csv", ("round", "iteration", "train_loss", "test_error_percent"), curve)
     write_json(target / "retrain/timings.json", timings(8.0))
     evaluated = {"test_error_percent": pruned, "density": density, "output_error": 4.0 + seed, "bound": 400.0}
-    evaluated |= {"layers": [layer(i, method, density) for i in range(len(LAYERS))]}
+    evaluated |= {"layers": layers}
     after = {"test_error_percent": retrained, "density": density}
     write_json(
         target / "evaluate/metrics.json",
@@ -121,9 +139,8 @@ def retraining(
     return rounds, curve
 
 
-def layer(index: int, method: Method, density: float) -> dict[str, Any]:
-    name, shape = LAYERS[index]
-    weights = shape[0] * shape[1]
+def layer(index: int, name: str, shape: tuple[int, ...], method: Method) -> dict[str, Any]:
+    weights, density = math.prod(shape), method.density
     record = {"name": name, "shape": list(shape), "density": density, "kept": round(weights * density)}
     record |= {"removed": weights - round(weights * density), "error": 50.0 / 10**index, "relative_error": 0.125}
     threshold = 0.002 if method.solver in SECOND_ORDER else None
@@ -131,11 +148,21 @@ def layer(index: int, method: Method, density: float) -> dict[str, Any]:
     return {**record, "sensitivity_threshold": threshold, "bound_contribution": 100.0 * (index + 1), "damping": damping}
 
 
-def write_paths(target: Path, method: Method) -> None:
+def write_density_curve(target: Path, name: str, method: Method, seed: int) -> None:
+    """From 1.7% at full density towards 90% at none; the sequential method does a little better than its like."""
+    hardness = method.hardness * (1.2 if name in FEWER_BUDGETS else 0.8 if name == "dns" else 1)
+    errors = [
+        (share, 1.7 + 88.3 * (1 - share) ** (40 * share * hardness)) for share in FEWER_BUDGETS.get(name, BUDGETS)
+    ]
+    points = [(share, error * (1 + 0.05 * seed), 0.2 * error) for share, error in errors]
+    write_csv(target / "prune/density_curve.csv", ("density", "test_error_percent", "output_error"), points)
+
+
+def write_paths(target: Path, method: Method, layers: list[str]) -> None:
     """Curves of the shape that real ones have: flat at first, steep near 100%."""
     hardness, second_order = method.hardness, method.solver in SECOND_ORDER
     points = []
-    for index, (name, _) in enumerate(LAYERS):
+    for index, name in enumerate(layers):
         for step in range(33):
             density = 1 - step / 32
             share = (1 - density) ** hardness
@@ -150,7 +177,7 @@ def write_paths(target: Path, method: Method) -> None:
         edges = [-10 + 0.25 * k for k in range(37)]
         counts = [round(9000 * math.exp(-((edge + 13 - hardness) ** 2) / 2)) for edge in edges[:-1]]
         below = sum(count for count, edge in zip(counts, edges, strict=False) if edge < -3) / sum(counts)
-        sensitivities = {"layer": "fc1", "log10_edges": edges, "counts": counts, "share_below_0.001": below}
+        sensitivities = {"layer": layers[0], "log10_edges": edges, "counts": counts, "share_below_0.001": below}
     write_json(target / "prune/sensitivities.json", sensitivities)
 
 

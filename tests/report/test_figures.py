@@ -9,7 +9,7 @@ import pytest
 from lobs.report.figures import draw_all, figure2, figure3, figure4, figure5
 from lobs.report.methods import STYLES, style_of
 from lobs.report.results import Experiment, load_results
-from report.synthetic import EVERY, write_csv, write_json, write_runs
+from report.synthetic import EVERY, write_csv, write_every, write_json, write_runs
 
 ORIGINAL = "original error (1.70%)"
 
@@ -20,7 +20,8 @@ def load(tmp_path: Path, experiment: str = "lenet300", seeds: tuple[int, ...] = 
 
 def test_every_figure_is_written_as_svg_png_and_csv(tmp_path: Path) -> None:
     drawings = draw_all(load(tmp_path))
-    assert [drawing.stem for drawing in drawings] == ["figure2", "figure3", "figure4-lenet300", "figure5"]
+    stems = ["density-lenet300", "figure2", "figure3", "figure4-lenet300", "figure5"]
+    assert [drawing.stem for drawing in drawings] == stems
     for drawing in drawings:
         svg, png, table = drawing.write(tmp_path / "reports")
         assert ElementTree.parse(svg).getroot().tag.endswith("svg")
@@ -42,7 +43,7 @@ def test_the_same_metrics_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_papers_own_experiment_has_the_plain_name(tmp_path: Path) -> None:
     names = [drawing.stem for drawing in draw_all(load(tmp_path, "lenet5"))]
-    assert names == ["figure2-lenet5", "figure3-lenet5", "figure4", "figure5-lenet5"]
+    assert names == ["density-lenet5", "figure2-lenet5", "figure3-lenet5", "figure4", "figure5-lenet5"]
 
 
 def test_figure2_draws_the_mean_over_seeds_with_its_band(tmp_path: Path) -> None:
@@ -130,6 +131,11 @@ def test_figure5_has_a_panel_per_layer_over_the_root_of_the_error(tmp_path: Path
     assert min(line.get_xdata()) > 0, "an error of zero has no place on a logarithmic axis"
 
 
+def test_figure5_says_what_a_convolutions_samples_are(tmp_path: Path) -> None:
+    captions = [figure5(load(tmp_path / name, name)).caption for name in ("lenet5", "lenet300")]
+    assert ["(of a convolution: positions in its output)" in caption for caption in captions] == [True, False]
+
+
 def test_figure5_begins_a_new_row_after_four_layers(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     columns = ("layer", "density", "error", "relative_error", "sensitivity_threshold")
@@ -144,7 +150,7 @@ def test_figure5_begins_a_new_row_after_four_layers(tmp_path: Path) -> None:
     assert [text.get_text() for text in drawing.figure.legends[0].get_texts()] == ["L-OBS"]
 
 
-def test_ten_methods_and_three_seeds_are_drawn_in_two_panels_of_retraining(tmp_path: Path) -> None:
+def test_every_method_and_three_seeds_are_drawn_in_two_panels_of_retraining(tmp_path: Path) -> None:
     experiment = load_results(write_runs(tmp_path / "runs", seeds=(0, 1, 2), methods=EVERY))[0]
     drawing = figure4(experiment)
     assert drawing is not None
@@ -153,13 +159,15 @@ def test_ten_methods_and_three_seeds_are_drawn_in_two_panels_of_retraining(tmp_p
     )
     assert layer_wise == [style.label for style in STYLES.values() if style.layer_wise]
     assert others == [style.label for name, style in STYLES.items() if not style.layer_wise or name == "lobs"]
-    assert drawing.figure.axes[0].get_ylim() == drawing.figure.axes[1].get_ylim(), "one scale for both"
-    low, high = drawing.figure.axes[0].get_ylim()
-    drawn = [value for axes in drawing.figure.axes for line in axes.lines for value in line.get_ydata()]
-    assert low < min(drawn) and max(drawn) < high
+    for axes in drawing.figure.axes:
+        low, high = axes.get_ylim()
+        drawn = [value for line in axes.lines for value in line.get_ydata()]
+        assert low < min(drawn) and max(drawn) < high < 2 * max(drawn), "over its own range"
+    assert "Each panel has its own scales." in drawing.caption
     (legend,) = drawing.figure.legends
     assert sorted(text.get_text() for text in legend.get_texts()) == sorted({*layer_wise, *others, ORIGINAL})
-    assert "On the left the methods that work layer by layer" in drawing.caption
+    assert "On the left the methods that work layer by layer, on the right the others and L-OBS." in drawing.caption
+    assert "DNS changes its masks while it trains." in drawing.caption
     assert "bands: from the least to the largest seed" in drawing.caption
     marked = [len(line.get_markevery()) for axes in drawing.figure.axes for line in axes.lines[:-1]]
     assert max(marked) <= 14, "a noisy line is not covered with markers"
@@ -169,17 +177,19 @@ def test_few_methods_share_one_panel_of_retraining(tmp_path: Path) -> None:
     drawing = figure4(load(tmp_path))
     assert drawing is not None
     assert len(drawing.figure.axes) == 1
-    assert "On the left" not in drawing.caption and "seed" not in drawing.caption
+    assert not any(word in drawing.caption for word in ("On the left", "seed", "DNS"))
 
 
-def test_the_figures_of_ten_methods_name_twins_instead_of_hiding_them(tmp_path: Path) -> None:
-    experiment = load_results(write_runs(tmp_path / "runs", methods=EVERY))[0]
+def test_the_figures_of_every_method_name_twins_instead_of_hiding_them(tmp_path: Path) -> None:
+    experiment = load_results(write_every(tmp_path / "runs"))[0]
     for draw in (figure2, figure3, figure5):
         drawing = draw(experiment)
         assert drawing is not None
         assert "L-OBS iterative has the same curve as L-OBS." in drawing.caption
+        assert "exact OBS sequential and exact OBS iterative have the same curve as exact OBS." in drawing.caption
         (legend,) = drawing.figure.legends
         assert not any("iterative" in text.get_text() for text in legend.get_texts())
+        assert ("over those of all methods where several have one curve" in drawing.caption) == (draw != figure3)
         assert "lobs_iterative" in {record["method"] for record in drawing.records}, "its numbers are in the CSV"
 
 
@@ -205,3 +215,13 @@ def test_methods_without_a_style_get_their_own_name_and_a_steady_colour() -> Non
     assert style_of("newcomer").color not in {style.color for style in STYLES.values()}
     assert style_of("lobs", "lobs").label == "L-OBS"
     assert style_of("lobs", "lobs-loose").label == "L-OBS [lobs-loose]"
+
+
+@pytest.mark.parametrize(("pruned", "more"), [(3.3, True), (60.0, False)])
+def test_figure4_has_more_ticks_where_the_errors_are_close(tmp_path: Path, pruned: float, more: bool) -> None:
+    methods = {"lobs": EVERY["lobs"]._replace(pruned=pruned, noise=0.0)}
+    drawing = figure4(load_results(write_runs(tmp_path / "runs", methods=methods))[0])
+    assert drawing is not None
+    axes = drawing.figure.axes[0]
+    ticks = [tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+    assert (2.5 in ticks) == more and 2 in ticks

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lobs.report import write_report
-from report.synthetic import write_json, write_runs
+from report.synthetic import write_every, write_json, write_runs
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -31,6 +31,7 @@ def test_the_report_lists_what_it_wrote_and_writes_no_more(tmp_path: Path) -> No
     assert paths[0].name == "README.md"
     assert sorted(path.name for path in paths) == sorted(contents(tmp_path / "reports"))
     names = {"table1.csv", "table1.md", "layers.csv", "bound.csv", "retraining.csv", "timings.csv", "timings.md"}
+    names |= {"layers.md", "density.csv", "density-lenet300.svg", "density-lenet300.png", "density-lenet300.csv"}
     names |= {"methods.csv", "methods.md", "table2.csv", "table2.md", "files.txt"}
     assert names <= {path.name for path in paths}
 
@@ -140,6 +141,38 @@ def test_the_page_says_why_and_shows_the_spread_over_seeds(tmp_path: Path) -> No
     methods = (tmp_path / "reports/methods.md").read_text()
     assert "| L-OBS | 2 | 1.70 | 7 | 3.80 ± 0.71 | 1.85 | 515 ± 7 | 3.0 | 8.0 | 11.0 | 600 | 600 |" in methods
     assert "collecting the statistics, 2.0 s, peak 700 MiB" in methods
+
+
+def test_what_is_left_without_retraining_has_a_section_and_a_figure(tmp_path: Path) -> None:
+    runs, reports = bare(write_runs(tmp_path / "runs"), keep="density_curve"), tmp_path / "reports"
+    write_report(runs, reports)
+    page = (reports / "README.md").read_text()
+    assert "### Without retraining" in page and "](density-lenet300.svg)" in page
+    assert page.index("### Without retraining") < page.index("](density-lenet300.svg)")
+    write_report(bare(runs), reports)
+    page = (reports / "README.md").read_text()
+    assert "### Without retraining" not in page and "density-lenet300" not in page
+
+
+def test_a_benchmark_of_the_allocations_is_linked(tmp_path: Path) -> None:
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / "allocation.md").write_text("measured elsewhere\n")
+    write_report(bare(write_runs(tmp_path / "runs")), reports)
+    link = "[ways of sharing a budget out between layers, on held-out training images](allocation.md)"
+    assert link in (reports / "README.md").read_text()
+
+
+def test_layer_errors_that_mean_something_else_are_said_to(tmp_path: Path) -> None:
+    runs, reports = bare(write_every(tmp_path / "runs")), tmp_path / "reports"
+    write_report(runs, reports)
+    sentence = "E of exact OBS sequential and of Net-Trim (cascade) is measured on the inputs that the pruned layers"
+    for name in ("README.md", "layers.md"):
+        assert sentence in (reports / name).read_text()
+    assert "### exact OBS sequential" in (reports / "layers.md").read_text()
+    shutil.rmtree(runs)
+    write_report(bare(write_runs(runs)), reports)
+    assert "is measured on the inputs that" not in (reports / "README.md").read_text()
 
 
 def test_errors_on_validation_images_are_said_to_be(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ def test_every_file_is_loaded(runs: Path) -> None:
     assert lobs.layers[2].error == 0.5
     assert len(lobs.paths) == 3 * 33
     assert lobs.first_layer_curve[-1].density == 0.0
+    assert len(lobs.density_curve) == 12
+    assert lobs.density_curve[5].density == 0.07
+    assert lobs.density_curve[5].output_error == pytest.approx(0.2 * lobs.density_curve[5].test_error_percent)
     assert lobs.histogram and len(lobs.histogram.counts) == 36
     assert lobs.retrain_curve[0].train_loss is None
     assert lobs.retrain_curve[0].test_error_percent == pytest.approx(3.3)
@@ -40,11 +43,13 @@ def test_every_file_is_loaded(runs: Path) -> None:
 
 def test_what_a_method_lacks_is_none_or_empty(runs: Path) -> None:
     folder = runs / "lenet300/seed0/magnitude"
-    for name in ("retrain/metrics.json", "retrain/curve.csv", "evaluate/metrics.json", "prune/paths.csv"):
+    for name in ("retrain/metrics.json", "retrain/curve.csv", "evaluate/metrics.json"):
         (folder / name).unlink()
+    for name in ("paths.csv", "density_curve.csv"):
+        (folder / "prune" / name).unlink()
     run = load_results(runs)[0].methods[0].runs[0]
     assert run.retrain is None and run.evaluate is None and run.histogram is None
-    assert run.paths == [] and run.retrain_curve == []
+    assert run.paths == [] and run.retrain_curve == [] and run.density_curve == []
     assert [layer.name for layer in run.layers] == ["fc1", "fc2", "fc3"], "those of the prune stage"
     assert run.outcome is run.prune
 

@@ -57,10 +57,21 @@ def test_errors_at_one_density_are_compared(runs: Path) -> None:
 
 
 def test_errors_at_different_densities_are_not(runs: Path) -> None:
-    change(runs / "lenet300/seed0/net_trim/prune/metrics.json", density=0.08)
+    change(runs / "lenet300/seed0/net_trim/prune/metrics.json", density=0.06)
     finding = table2.finding(load(runs))
-    assert finding.startswith("Net-Trim and L-OBS are not at the same density (8% and 7%)")
+    assert finding.startswith("Net-Trim and L-OBS are not at the same density (6% and 7%)")
     assert "12.00" not in finding
+
+
+@pytest.mark.parametrize(("density", "error", "fewer"), [(0.08, 12.0, "L-OBS"), (0.06, 2.0, "Net-Trim")])
+def test_less_error_with_fewer_weights_is_said(runs: Path, density: float, error: float, fewer: str) -> None:
+    path = runs / "lenet300/seed0/net_trim/prune/metrics.json"
+    change(path, density=density, error_after_pruning_percent=error)
+    expected = {
+        "L-OBS": "L-OBS leaves an error of 3.30% at 7%, Net-Trim one of 12.00% at 8%, with more weights.",
+        "Net-Trim": "Net-Trim leaves an error of 2.00% at 6%, L-OBS one of 3.30% at 7%, with more weights.",
+    }
+    assert table2.finding(load(runs)).startswith(expected[fewer])
 
 
 def test_what_was_not_run_is_a_dash_and_compares_with_nothing(tmp_path: Path) -> None:

@@ -163,6 +163,19 @@ def test_layers(tmp_path: Path) -> None:
     assert records[4]["kept"] == 2100
 
 
+def test_the_layers_of_all_methods_stand_in_one_table(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", "lenet5", seeds=(0, 1))
+    (runs / "lenet5/seed1/lobs/evaluate/metrics.json").unlink()
+    table = tables.layers_table(load_results(runs)[0])
+    names = ("conv1", "conv2", "fc1", "fc2")
+    assert table.columns == ("method", "all %", *(f"{name} %" for name in names), *(f"{n} relative E" for n in names))
+    assert table.rows[1] == ("L-OBS", "7", *["7"] * 4, *["0.12"] * 4)
+    for path in runs.rglob("lobs/*/*.json"):
+        if path.name == "layers.json" or path.parent.name == "evaluate":
+            path.unlink()
+    assert [row[0] for row in tables.layers_table(load_results(runs)[0]).rows] == ["LWC (magnitude, one shot)"]
+
+
 def test_bound_against_measured_error(tmp_path: Path) -> None:
     experiment = load(tmp_path, seeds=(0, 1))
     assert tables.bound_table(experiment).rows[1] == ("L-OBS", "4.5 ± 0.71", "400", "90 ± 14", "yes")

@@ -1,9 +1,10 @@
 """The report: tables, figures and a page, made from the metrics files of the stages and from nothing else.
 
-results.py loads the files into dataclasses, tables.py, table2.py and costs.py turn them into rows (comparison.py sets
-them beside the paper's figures of paper.py, reasons.py says why they differ), figures.py draws them, page.py composes
-the Markdown, stale.py removes what an earlier report left. benchmarks/ write into the same folder: their pages are
-linked, and figures_memory.py draws one of their tables.
+results.py loads the files into dataclasses; tables.py, table2.py, density.py and costs.py turn them into rows
+(comparison.py sets them beside the paper's figures of paper.py, reasons.py and remarks.py say why they differ);
+figures.py and figures_density.py draw them (selection.py says which, drawing.py how); page.py composes the Markdown,
+stale.py removes what an earlier report left. benchmarks/ write into the same folder: their pages are linked, and
+figures_memory.py draws one of their tables.
 """
 
 from __future__ import annotations

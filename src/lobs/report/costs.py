@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from lobs.report.comparison import Comparison, measure
 from lobs.report.results import Experiment, MethodRuns, Run, Timing
+from lobs.report.selection import label_of
 from lobs.report.statistic import Statistic, fixed, over_seeds, significant, whole
-from lobs.report.tables import Record, Row, Table, label_of, mean_and_deviation
+from lobs.report.tables import Record, Row, Table, mean_and_deviation
 
 _ERRORS = ("error_before", "density", "error_after_pruning", "error_after_retraining")
 _COSTS = (

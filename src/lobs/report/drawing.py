@@ -1,5 +1,7 @@
 """What every figure shares: the settings, the canvas, lines with their bands over seeds, and writing the files.
 
+What is drawn, and in which panel, is decided in selection.py.
+
 A figure is written as SVG and PNG that are the same bytes for the same metrics. Over several seeds a line is the mean,
 and its thin band reaches from the least to the largest value.
 """
@@ -17,10 +19,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lobs.report.methods import style_of
 from lobs.report.output import write_bytes, write_csv
-from lobs.report.results import Experiment, MethodRuns
+from lobs.report.results import MethodRuns
 
 # A fixed salt makes the identifiers inside an SVG, and so the whole file, reproducible.
 SETTINGS: Any = {
@@ -45,6 +48,10 @@ _BAND: Any = {"alpha": 0.15, "linewidth": 0}
 _MARKERS = 12
 # Inches of a legend's entry.
 _ENTRY = 2.2
+# Ticks of test errors: those for many decades, and more of them where the largest is less than so many times the least.
+_ERROR_TICKS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+_MORE_TICKS = (0.4, 0.6, 0.8, 0.9, 1.2, 2.5, 4, 6, 8)
+_NARROW = 8
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ def draw_line(
     points: Sequence[Point],
     across: str = "x",
     log_from: float | None = None,
+    marked: float | list[int] = 0.08,
 ) -> None:
     """Draw one method's line with its band over the seeds; nothing where it has no points.
 
@@ -126,12 +134,13 @@ def draw_line(
         across: the axis of the places, ``"x"`` or ``"y"``; the values lie on the other one.
         log_from: where the places' axis turns logarithmic. Markers are then set by place alone; otherwise at equal
             distances along the line, which a noisy line would fill with them.
+        marked: which points have a marker without ``log_from``, as Matplotlib's `markevery`.
     """
     if not points:
         return
     style = style_of(runs.method, runs.folder)
     means = [point.mean for point in points]
-    marked: float | list[int] = 0.08 if log_from is None else _spaced(places, log_from)
+    marked = marked if log_from is None else _spaced(places, log_from)
     low, high = [point.low for point in points], [point.high for point in points]
     if across == "x":
         axes.plot(places, means, markevery=marked, **style.plot)
@@ -152,33 +161,22 @@ def _spaced(places: Sequence[float], log_from: float) -> list[int]:
     return chosen
 
 
-def over_seeds_note(experiment: Experiment) -> str:
-    """The sentence that tells what a line shows where there are several seeds; empty where there is one."""
-    several = any(len(runs.runs) > 1 for runs in experiment.methods)
-    return " Lines: mean over the seeds; bands: from the least to the largest seed." if several else ""
+def mark_error(axes: Axes, percent: float | None, name: str) -> None:
+    """Mark the dense network's error by a horizontal line; nothing where it has no place on a logarithmic axis."""
+    if percent:
+        axes.axhline(percent, color="black", linewidth=1, linestyle=":", label=f"{name} ({percent:.2f}%)")
 
 
-def distinct(experiment: Experiment, curve: str) -> tuple[list[MethodRuns], str]:
-    """Leave out methods whose curves equal an earlier method's: one criterion, used in two ways.
-
-    Args:
-        experiment: whose methods.
-        curve: an attribute of `Run`.
-
-    Returns:
-        The methods to draw, and a sentence on those left out.
-    """
-    kept: list[MethodRuns] = []
-    notes = []
-    for runs in experiment.methods:
-        curves = [getattr(run, curve) for run in runs.runs]
-        twin = next((other for other in kept if [getattr(run, curve) for run in other.runs] == curves), None)
-        if twin is None:
-            kept.append(runs)
-        elif any(curves):
-            labels = [style_of(entry.method, entry.folder).label for entry in (runs, twin)]
-            notes.append(f" {labels[0]} has the same curve as {labels[1]}.")
-    return kept, "".join(notes)
+def error_axis(panels: Sequence[Axes]) -> None:
+    """Make the vertical axes those of test errors: logarithmic, with plain numbers, over the data's range."""
+    for axes in panels:
+        axes.set_yscale("log")
+        limits = axes.get_ylim()
+        axes.set_yticks(sorted(_ERROR_TICKS + (_MORE_TICKS if limits[1] < _NARROW * limits[0] else ())))
+        axes.set_ylim(limits)  # which the ticks have widened
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    panels[0].set_ylabel("test error (%)")
 
 
 def legend(figure: Figure, *panels: Axes) -> None:
@@ -191,20 +189,24 @@ def legend(figure: Figure, *panels: Axes) -> None:
     figure.legend(entries.values(), entries.keys(), loc="outside upper left", ncols=columns, markerscale=1.3)
 
 
-def canvas(panels: int = 1, width: float = 3.6) -> tuple[Figure, list[Axes]]:
+def canvas(
+    panels: int = 1, width: float = 3.6, height: float = 4.0, one_scale: bool = True
+) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side, further ones in the next row, without any window or global state.
 
     Args:
         panels: how many.
         width: of one of several panels, inches.
+        height: likewise.
+        one_scale: whether all panels have the same vertical axis.
 
     Returns:
         The figure and its panels.
     """
     rows, columns = math.ceil(panels / COLUMNS), min(panels, COLUMNS)
-    figure = Figure(figsize=(6.4, 4.4) if panels == 1 else (width * columns, 4.0 * rows), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4) if panels == 1 else (width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    grid = figure.subplots(rows, columns, sharey=one_scale, squeeze=False).flat
     for unused in grid[panels:]:
         unused.remove()
     return figure, list(grid[:panels])

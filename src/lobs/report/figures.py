@@ -1,19 +1,17 @@
 """Draws the paper's figures with Matplotlib from what the runs measured.
 
 Every function takes one experiment and gives a Drawing, or None where the runs hold nothing to draw. A method keeps
-its colour, marker and line in all figures (methods.py). What all figures share stands in drawing.py.
+its colour, marker and line in all figures (methods.py). What all figures share stands in drawing.py and selection.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from lobs.report.drawing import (
     COLUMNS,
@@ -21,38 +19,47 @@ from lobs.report.drawing import (
     Drawing,
     average,
     canvas,
-    distinct,
     draw_line,
+    error_axis,
     legend,
-    over_seeds_note,
+    mark_error,
 )
+from lobs.report.figures_density import density_figure
 from lobs.report.methods import style_of
 from lobs.report.paper import FIGURE_NETWORK
-from lobs.report.results import Experiment, MethodRuns, Run
+from lobs.report.results import Experiment
+from lobs.report.selection import (
+    PLACE,
+    distinct,
+    label_of,
+    over_seeds_note,
+    panels_note,
+    panels_of,
+    place,
+    point_records,
+    samples_note,
+)
 from lobs.report.statistic import over_seeds
 
 # The paper's Figure 3 claims more than 90% of the sensitivities below this.
 _SMALL_SENSITIVITY = 1e-3
 # Its tail towards zero, the weights of inputs that are almost always zero, is cut off where it is this thin.
 _TAIL_PERCENT = 0.1
-# More lines than this in one panel of retraining curves cannot be told apart: they get two.
-_MOST_LINES = 6
 # Retraining curves are linear up to so many iterations, so that the start has its place, logarithmic beyond.
 _LINEAR = 10
-_PLACE = ("experiment", "method", "folder", "seed")
 
 
 def draw_all(experiment: Experiment) -> list[Drawing]:
-    """Draw every figure that the experiment has the data for, in the paper's order."""
+    """Draw every figure that the experiment has the data for: the one over densities, then the paper's in its order."""
     with matplotlib.rc_context(SETTINGS):
-        drawings = [draw(experiment) for draw in (figure2, figure3, figure4, figure5)]
+        drawings = [draw(experiment) for draw in (density_figure, figure2, figure3, figure4, figure5)]
     return [drawing for drawing in drawings if drawing]
 
 
 def figure2(experiment: Experiment) -> Drawing | None:
     """Test accuracy while the first layer alone is pruned from 0 to 100%, one line per method."""
-    columns = (*_PLACE, "density", "test_accuracy_percent")
-    records = _point_records(experiment, "first_layer_curve", columns[4:])
+    columns = (*PLACE, "density", "test_accuracy_percent")
+    records = point_records(experiment, "first_layer_curve", columns[len(PLACE) :])
     if not records:
         return None
     figure, (axes, detail) = canvas(2, width=4.4)
@@ -70,7 +77,7 @@ def figure2(experiment: Experiment) -> Drawing | None:
         stem=_stem(2, experiment),
         title="Figure 2: test accuracy while the first layer is pruned",
         caption="Only the first layer is pruned, without retraining; the other layers stay dense."
-        + over_seeds_note(experiment)
+        + over_seeds_note(kept, experiment)
         + note,
         figure=figure,
         columns=columns,
@@ -84,14 +91,15 @@ def figure3(experiment: Experiment) -> Drawing | None:
     records: list[dict[str, Any]] = []
     shares, starts = [], []
     kept, note = distinct(experiment, "histogram")
+    drawn = {(runs.method, runs.folder) for runs in kept}
     for runs in experiment.methods:
         run, histogram = next(((run, run.histogram) for run in runs.runs if run.histogram), (None, None))
         if run is None or histogram is None or not any(histogram.counts):
             continue
         bins = zip(histogram.log10_edges[:-1], histogram.log10_edges[1:], histogram.counts, strict=True)
         names = ("log10_from", "log10_to", "weights")
-        records += [{**_place(runs, run), **dict(zip(names, values, strict=True))} for values in bins]
-        if runs not in kept:
+        records += [{**place(runs, run), **dict(zip(names, values, strict=True))} for values in bins]
+        if (runs.method, runs.folder) not in drawn:
             continue
         style = style_of(runs.method, runs.folder)
         total = sum(histogram.counts)
@@ -117,7 +125,7 @@ def figure3(experiment: Experiment) -> Drawing | None:
         title="Figure 3: distribution of the first layer's sensitivities",
         caption=caption,
         figure=figure,
-        columns=(*_PLACE, "log10_from", "log10_to", "weights"),
+        columns=(*PLACE, "log10_from", "log10_to", "weights"),
         records=records,
     )
 
@@ -133,12 +141,15 @@ def figure4(experiment: Experiment) -> Drawing | None:
     Returns:
         The drawing; None without any curve.
     """
-    columns = (*_PLACE, "round", "iteration", "train_loss", "test_error_percent")
-    records = _point_records(experiment, "retrain_curve", columns[4:])
+    columns = (*PLACE, "round", "iteration", "train_loss", "test_error_percent")
+    records = point_records(experiment, "retrain_curve", columns[len(PLACE) :])
     if not records:
         return None
-    groups = _panels_of([runs for runs in experiment.methods if any(run.retrain_curve for run in runs.runs)])
-    figure, panels = canvas(len(groups), width=5.0)
+    methods = [runs for runs in experiment.methods if any(run.retrain_curve for run in runs.runs)]
+    before = {run.seed: run.retrain.error_before_percent for runs in methods for run in runs.runs if run.retrain}
+    original = over_seeds(before.values())
+    groups = panels_of(methods)
+    figure, panels = canvas(len(groups), width=5.0, height=5.0, one_scale=False)
     for axes, group in zip(panels, groups, strict=True):
         last = 1.0
         for runs in group:
@@ -150,48 +161,28 @@ def figure4(experiment: Experiment) -> Drawing | None:
             points = average(curves)
             draw_line(axes, runs, [point.key[1] for point in points], points, log_from=_LINEAR)
             last = max([last, *(point.key[1] for point in points)])
-        _retraining_axes(axes, experiment)
-        axes.set_xlim(0, 1.15 * last + 1)
-    limits = panels[0].get_ylim()
-    panels[0].set(ylabel="test error (%)", yticks=[1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100])
-    panels[0].set_ylim(limits)  # those of the data, which the ticks have widened
+        mark_error(axes, original.mean if original else None, "original error")
+        axes.set_xscale("symlog", linthresh=_LINEAR)
+        axes.set(xlabel="iterations of retraining (minibatches)", xlim=(0, 1.15 * last + 1))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    error_axis(panels)
     legend(figure, *panels)
+    surgery = [label_of(runs) for runs in methods if runs.method == "dns"]
     caption = (
         "Retraining with the masks fixed, beginning right after pruning; logarithmic axes. "
         "Where an iterative method jumps, a new round of pruning begins."
-        f"{' On the left the methods that work layer by layer, on the right the others.' if len(groups) > 1 else ''}"
-        f"{over_seeds_note(experiment)}"
+        f"{' DNS changes its masks while it trains.' if surgery else ''}"
+        f"{panels_note(groups)}{' Each panel has its own scales.' if len(groups) > 1 else ''}"
+        f"{over_seeds_note(methods, experiment)}"
     )
     title = "Figure 4: test error while the pruned network is retrained"
     return Drawing(_stem(4, experiment), title, caption, figure, columns, records)
 
 
-def _panels_of(methods: list[MethodRuns]) -> list[list[MethodRuns]]:
-    """The methods of each panel of retraining curves."""
-    layer_wise = [runs for runs in methods if style_of(runs.method).layer_wise]
-    others = [runs for runs in methods if not style_of(runs.method).layer_wise or runs.method == "lobs"]
-    split = len(methods) > _MOST_LINES and len(others) < len(methods) and len(others) > 1
-    return [layer_wise, others] if split else [methods]
-
-
-def _retraining_axes(axes: Axes, experiment: Experiment) -> None:
-    """Mark the original error; set the scales."""
-    retrained = [run.retrain for runs in experiment.methods for run in runs.runs if run.retrain]
-    original = over_seeds(entry.error_before_percent for entry in retrained)
-    if original and original.mean > 0:
-        label = f"original error ({original.mean:.2f}%)"
-        axes.axhline(original.mean, color="black", linewidth=1, linestyle=":", label=label)
-    axes.set(xlabel="iterations of retraining (minibatches)", yscale="log")
-    axes.set_xscale("symlog", linthresh=_LINEAR)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
 def figure5(experiment: Experiment) -> Drawing | None:
     """Share of weights that a tolerable error sqrt(E) allows to remove: a panel per layer, a line per method."""
-    columns = (*_PLACE, "layer", "density", "error", "relative_error", "sensitivity_threshold")
-    records = _point_records(experiment, "paths", columns[4:])
+    columns = (*PLACE, "layer", "density", "error", "relative_error", "sensitivity_threshold")
+    records = point_records(experiment, "paths", columns[len(PLACE) :])
     if not records:
         return None
     layers = list(dict.fromkeys(record["layer"] for record in records))
@@ -209,8 +200,8 @@ def figure5(experiment: Experiment) -> Drawing | None:
     legend(figure, *panels)
     caption = (
         "How many of a layer's weights a method removes before √E exceeds the value on the horizontal axis, E being "
-        "the squared change of the layer's pre-activations, summed over units, mean over samples. "
-        f"Further to the left is better.{over_seeds_note(experiment)}{note}"
+        f"the squared change of the layer's pre-activations, {samples_note(experiment)}. "
+        f"Further to the left is better.{over_seeds_note(kept, experiment)}{note}"
     )
     title = "Figure 5: tolerable error and pruning ratio, layer by layer"
     return Drawing(_stem(5, experiment), title, caption, figure, columns, records)
@@ -220,17 +211,3 @@ def _stem(number: int, experiment: Experiment) -> str:
     """The name of a figure's files; experiments other than the one that the paper draws are named in it."""
     own = FIGURE_NETWORK[number] == experiment.name
     return f"figure{number}" if own else f"figure{number}-{experiment.name}"
-
-
-def _place(runs: MethodRuns, run: Run) -> dict[str, Any]:
-    return dict(zip(_PLACE, (runs.experiment, runs.method, runs.folder, run.seed), strict=True))
-
-
-def _point_records(experiment: Experiment, curve: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """One record per point of a curve (an attribute of Run), over all methods and seeds."""
-    return [
-        {**_place(runs, run), **{column: getattr(point, column) for column in columns}}
-        for runs in experiment.methods
-        for run in runs.runs
-        for point in getattr(run, curve)
-    ]

@@ -23,6 +23,7 @@ class MethodStyle:
         line: solid or dashed.
         filled: whether the marker is filled, or hollow.
         layer_wise: whether the method minimises the layers' errors, as L-OBS does; the others are its competitors.
+        in_sequence: whether a layer's inputs come from the network pruned so far, its targets from the dense one.
     """
 
     label: str
@@ -31,6 +32,7 @@ class MethodStyle:
     line: str = "-"
     filled: bool = True
     layer_wise: bool = False
+    in_sequence: bool = False
 
     @property
     def plot(self) -> dict[str, Any]:
@@ -52,17 +54,21 @@ STYLES: dict[str, MethodStyle] = {
     "lwc": MethodStyle("LWC", "#E69F00", "D"),
     "dns": MethodStyle("DNS", "#999933", ">"),
     "lobs": MethodStyle("L-OBS", "#0072B2", "o", layer_wise=True),
+    "lobs_resolve": MethodStyle("L-OBS re-solved", "#7B3FA0", "X", layer_wise=True),
     "lobs_iterative": MethodStyle("L-OBS iterative", "#003A5C", "o", "--", filled=False, layer_wise=True),
     "exact_obs": MethodStyle("exact OBS", "#009E73", "^", layer_wise=True),
+    "exact_obs_sequential": MethodStyle("exact OBS sequential", "#8C510A", "<", layer_wise=True, in_sequence=True),
     "exact_obs_iterative": MethodStyle("exact OBS iterative", "#004D38", "^", "--", filled=False, layer_wise=True),
     "obd": MethodStyle("OBD", "#56B4E9", "v"),
     "apoz": MethodStyle("ApoZ", "#CC79A7", "P"),
     "random": MethodStyle("Random", "#7F7F7F", "x"),
     "net_trim": MethodStyle("Net-Trim", "#882255", "*", layer_wise=True),
-    "net_trim_cascade": MethodStyle("Net-Trim (cascade)", "#000000", "*", "--", filled=False, layer_wise=True),
+    "net_trim_cascade": MethodStyle(
+        "Net-Trim (cascade)", "#000000", "*", "--", filled=False, layer_wise=True, in_sequence=True
+    ),
 }
 _SPARE_COLORS = ("#AA4499", "#F0E442", "#332288", "#44AA99")
-_SPARE_MARKERS = ("X", "p", "<", "d")
+_SPARE_MARKERS = ("h", "p", "8", "d")
 
 
 def style_of(method: str, folder: str | None = None) -> MethodStyle:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lobs.report import comparison, costs, reasons, table2, tables
+from lobs.report import comparison, costs, density, reasons, table2, tables
 from lobs.report.drawing import Drawing
 from lobs.report.figures import draw_all
 from lobs.report.figures_memory import draw_memory
+from lobs.report.methods import style_of
 from lobs.report.output import write_csv, write_text
 from lobs.report.paper import NETWORKS, RECALLED, VERIFIED
+from lobs.report.remarks import remarks
 from lobs.report.results import Experiment
+from lobs.report.selection import label_of, samples_note
 from lobs.report.stale import MANIFEST, remove_stale
 from lobs.report.statistic import fixed, over_seeds, whole
 
@@ -24,7 +27,7 @@ BENCHMARKS = {
     "solvers.md": "layer error and seconds of every solver",
     "speed.txt": "exact OBS and statistics against their floors",
     "large_layer.txt": "VGG-16's first classifier",
-    "allocation.md": "allocations of the budget",
+    "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
 }
 
 _PROVENANCE = (
@@ -32,6 +35,12 @@ _PROVENANCE = (
     "a second public source. A dash: not published, or not measured here. The settings of our rows, each with its "
     "source, are in `conf/method/`: L-OBS damps its inverse more than the paper says it does, and L-OBS, OBD and "
     "magnitude share one budget out between the layers by the same automatic rule."
+)
+_DENSITY = (
+    "The whole network, cut from dense to each density at once by the method's own criterion and its own way of "
+    "sharing the budget out between the layers; of an iterative method, too, this is one cut. Test error in percent at "
+    f"the share of weights kept, within {density.NEAR:.0%} of it. A dash: not measured there. As [CSV](density.csv), "
+    "with the distance of the outputs."
 )
 
 
@@ -50,11 +59,13 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
     pages = {
         "README.md": readme(experiments, drawings, memory, _benchmarks(reports_dir)),
         "table1.md": table1_page(experiments),
+        "layers.md": layers_page(experiments),
         "methods.md": methods_page(experiments),
         "timings.md": timings_page(experiments),
     }
     records = {
         "table1": (tables.table1_records(experiments), tables.TABLE1_COLUMNS),
+        "density": (density.records(experiments), density.COLUMNS),
         "layers": (tables.layer_records(experiments), tables.LAYER_COLUMNS),
         "bound": (tables.bound_records(experiments), tables.BOUND_COLUMNS),
         "retraining": (tables.retraining_records(experiments), tables.RETRAINING_COLUMNS),
@@ -103,13 +114,15 @@ def readme(
         "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors. "
         "Density is the share of weights kept (the paper's CR). With several seeds: mean ± sample standard deviation.",
         f"Files: Table 1 ([page](table1.md), [CSV](table1.csv)), {second}[methods with seconds and memory]"
-        "(methods.md), [layers](layers.csv), [bound](bound.csv), [retraining](retraining.csv), [every stage's seconds "
-        "and memory](timings.md)." + benchmarks,
+        "(methods.md), [without retraining](density.csv), layers ([page](layers.md), [CSV](layers.csv)), "
+        "[bound](bound.csv), [retraining](retraining.csv), [every stage's seconds and memory](timings.md)."
+        + benchmarks,
     ]
     for experiment in experiments:
         parts += [f"## {title_of(experiment)}", _dense_network(experiment)]
-        parts += ["### Table 1", tables.table1(experiment).markdown(), comparison.RULES, _PROVENANCE]
-        parts += _reasons(experiment) + _spread(experiment) + _table2(experiment)
+        parts += ["### Table 1", tables.table1(experiment).markdown(), *remarks(experiment)]
+        parts += [comparison.RULES, _PROVENANCE]
+        parts += _reasons(experiment) + _spread(experiment) + _table2(experiment) + _without_retraining(experiment)
         for drawing in drawings[experiment.name]:
             parts += _figure(drawing)
         parts += _layers(experiment) + _bound(experiment) + _retraining(experiment)
@@ -146,6 +159,24 @@ def methods_page(experiments: Sequence[Experiment]) -> str:
         shared = f"Before all of them: collecting the statistics, {fixed(seconds, 1)} s, peak {whole(memory)} MiB."
         parts += [f"## {title_of(experiment)}", costs.method_table(experiment).markdown(), shared]
     return _page([*parts, "As [CSV](methods.csv); [every stage](timings.md). Back to the [results](README.md)."])
+
+
+def layers_page(experiments: Sequence[Experiment]) -> str:
+    """Compose every layer of every method."""
+    parts = [
+        "# Layers",
+        "Right after the first pruning, before any retraining. E: squared change of the layer's pre-activations, "
+        "summed over units, mean over samples (of a convolution: positions in its output); relative E: as a share of "
+        "their mean square. Threshold: the largest sensitivity among the removed weights. Bound term: what the layer "
+        "adds to Theorem 3.2's bound. Damping: added to the diagonal before the inverse was taken.",
+    ]
+    for experiment in experiments:
+        note = _in_sequence(experiment).strip()
+        parts += [f"## {title_of(experiment)}", *([note] if note else [])]
+        for runs in experiment.methods:
+            table = tables.layer_table(runs)
+            parts += [f"### {label_of(runs)}", table.markdown() if table.rows else "-"]
+    return _page([*parts, "As [CSV](layers.csv). Back to the [results](README.md)."])
 
 
 def timings_page(experiments: Sequence[Experiment]) -> str:
@@ -205,18 +236,33 @@ def _figure(drawing: Drawing, level: str = "###") -> list[str]:
     ]
 
 
+def _without_retraining(experiment: Experiment) -> list[str]:
+    table = density.table(experiment)
+    return ["### Without retraining", table.markdown(), _DENSITY] if table.rows else []
+
+
 def _layers(experiment: Experiment) -> list[str]:
-    parts = [
-        "### Layers",
-        "Right after the first pruning, before any retraining. E: squared change of the layer's pre-activations, "
-        "summed over units, mean over samples; relative E: as a share of their mean square. Threshold: the largest "
-        "sensitivity among the removed weights. Bound term: what the layer adds to Theorem 3.2's bound. Damping: "
-        "added to the diagonal before the inverse was taken.",
-    ]
-    for runs in experiment.methods:
-        table = tables.layer_table(runs)
-        parts += [f"**{tables.label_of(runs)}**", table.markdown() if table.rows else "-"]
-    return parts if experiment.methods else []
+    """The layers' densities and errors; in full on their own page."""
+    table = tables.layers_table(experiment)
+    if not table.rows:
+        return []
+    text = (
+        "Right after the first pruning, before any retraining; means over the seeds. E: squared change of the layer's "
+        f"pre-activations, {samples_note(experiment)}; relative E: as a share of their mean square."
+        f"{_in_sequence(experiment)} [In full](layers.md)."
+    )
+    return ["### Layers", table.markdown(), text]
+
+
+def _in_sequence(experiment: Experiment) -> str:
+    """A sentence on the methods whose E means something else; empty without any."""
+    labels = [label_of(runs) for runs in experiment.methods if style_of(runs.method).in_sequence]
+    if not labels:
+        return ""
+    return (
+        f" E of {' and of '.join(labels)} is measured on the inputs that the pruned layers before leave, so that it "
+        "counts what those have lost; of all others on the dense network's."
+    )
 
 
 def _bound(experiment: Experiment) -> list[str]:

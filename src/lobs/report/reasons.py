@@ -15,9 +15,12 @@ from typing import TypeAlias
 
 from lobs.report import paper
 from lobs.report.comparison import DENSITY_POINTS, Comparison, Judged, Judgement, Stage, compare
+from lobs.report.density import error_at
 from lobs.report.methods import style_of
-from lobs.report.results import Experiment, MethodRuns, PathPoint, Run
-from lobs.report.statistic import fixed, over_seeds, significant, whole
+from lobs.report.results import Experiment, MethodRuns, PathPoint, Prune, Retrain, Run
+from lobs.report.selection import label_of
+from lobs.report.statistic import DASH, fixed, over_seeds, significant, whole
+from lobs.report.table2 import SAME_DENSITY_POINTS
 
 NO_REASON = "We have no explanation that our measurements support."
 _WORDS: dict[Judgement, str] = {"better": "better", "reproduced": "reproduced", "not reproduced": "worse"}
@@ -66,7 +69,7 @@ def _paragraph(facts: Facts) -> str | None:
         sentences = _join(_WITHOUT_ROW.get(row.method, ()), facts)
         return f"{head}: {row.verdict}. {sentences}" if sentences else None
     if not row.judged:
-        return f"{head}: {row.verdict}."
+        return f"{head}: {row.verdict}." if row.verdict != DASH else None
     lines = [head]
     for judged in row.judged:
         ours = row.after_pruning if judged.stage == "after pruning" else row.after_retraining
@@ -150,8 +153,8 @@ def _between(below: PathPoint, above: PathPoint, density: float) -> float | None
 
 def _network(facts: Facts) -> str:
     return (
-        "The network matters too: networks of one shape that were trained differently differ widely in what is left of "
-        "them at one density, and how the paper trained its own is not known to us."
+        "The network matters too: networks of one shape that were trained differently can differ widely in what is "
+        "left of them at one density, and how the paper trained its own is not known to us."
     )
 
 
@@ -161,10 +164,24 @@ def _last_round(facts: Facts) -> str | None:
         return None
     before = over_seeds(100 * entry[-2].density for entry in rounds if entry[-2].density is not None)
     count = over_seeds(len(entry) for entry in rounds)
-    return (
+    text = (
         f"Ours is that of the last round of {whole(count)}, which starts from a network already retrained at "
-        f"{significant(before)}%; the paper's is as high as if the dense network had been cut at once."
+        f"{significant(before)}%; whether the paper's is that of one cut is not known to us."
     )
+    at_once = _at_once(facts)
+    return f"{text} {at_once}" if at_once else text
+
+
+def _at_once(facts: Facts) -> str | None:
+    """What one cut from the dense network leaves, at the measured densities around the row's."""
+    measured = {point.density for run in facts.runs.runs for point in run.density_curve}
+    above = min((density for density in measured if 100 * density >= facts.density), default=None)
+    below = max((density for density in measured if 100 * density <= facts.density), default=None)
+    around = [density for density in dict.fromkeys((above, below)) if density]
+    errors = [f"{fixed(error_at(facts.runs, density))}% at {100 * density:.3g}%" for density in around]
+    if not errors:
+        return None
+    return f"Cut from the dense network at once, by the same rule, it errs in {' and in '.join(errors)} of the weights."
 
 
 def _diagonal(facts: Facts) -> str:
@@ -211,9 +228,13 @@ def _dense(facts: Facts) -> str | None:
     return text + "."
 
 
+# Ours are fewer iterations from this share of the paper's on.
+_FEWER = 0.5
+
+
 def _recipe(facts: Facts) -> str | None:
     iterations = _iterations(facts)
-    if iterations is None or iterations[0] >= iterations[1]:
+    if iterations is None or iterations[0] > _FEWER * iterations[1]:
         return None
     return (
         "Ours is retrained with momentum and a cosine schedule, with settings chosen on held-out training images, and "
@@ -223,7 +244,7 @@ def _recipe(facts: Facts) -> str | None:
 
 def _fewer_iterations(facts: Facts) -> str | None:
     iterations = _iterations(facts)
-    if iterations is None or iterations[0] >= iterations[1]:
+    if iterations is None or iterations[0] > _FEWER * iterations[1]:
         return None
     return (
         f"Ours was retrained for {iterations[0]:,.0f} iterations, the paper's for {iterations[1]:,.0f}: the likely "
@@ -251,18 +272,41 @@ def _more_damping(facts: Facts) -> str | None:
     if smallest <= paper.LARGEST_DAMPING:
         return None
     return (
-        f"Our inverse is damped by {_damping(facts)}, where the paper's alpha means at most {paper.LARGEST_DAMPING:g}: "
-        "with the inverse kept fixed, that makes the compensation safer."
+        f"Our inverse is damped by {_damping(facts)}, where the paper's alpha means at most {paper.LARGEST_DAMPING:g}; "
+        "more damping means smaller compensations."
     )
 
 
-def _near_singular(facts: Facts) -> str:
+def _fixed_inverse(facts: Facts) -> str:
     damping = _damping(facts)
     text = (
-        "The inputs' second moment is nearly singular, and with its inverse kept fixed the compensation overshoots "
-        "unless the inverse is damped enough"
+        "With the inverse kept fixed, each compensation also changes weights that were removed before, which are then "
+        "set back to zero: what is left is not the best for its mask"
     )
-    return f"{text} (here by {damping})." if damping else f"{text}."
+    return f"{text} (the inverse is damped by {damping})." if damping else f"{text}."
+
+
+# Method -> ours of the same kind that do not keep the inverse fixed.
+_BESIDE = {"lobs": ("lobs_resolve", "exact_obs"), "lobs_iterative": ("exact_obs_iterative",)}
+
+
+def _better_weights(facts: Facts) -> str | None:
+    """The methods of `_BESIDE` that do better on the same networks at the same density."""
+    found = []
+    for runs in facts.experiment.methods:
+        theirs = {run.seed: run.outcome for run in runs.runs if run.outcome}
+        pairs = [(run.outcome, theirs[run.seed]) for run in facts.runs.runs if run.outcome and run.seed in theirs]
+        ours = over_seeds(mine.error_after_pruning_percent for mine, _ in pairs)
+        other = over_seeds(theirs.error_after_pruning_percent for _, theirs in pairs)
+        listed = runs.method in _BESIDE.get(facts.row.method, ()) and all(_same_density(*pair) for pair in pairs)
+        if listed and ours and other and other.mean < ours.mean:
+            found.append(f"{label_of(runs)} errs in {fixed(other)}%, {label_of(facts.runs)} in {fixed(ours)}%")
+    return f"On the same networks, at the same density: {'; '.join(found)}." if found else None
+
+
+def _same_density(*outcomes: Prune | Retrain) -> bool:
+    densities = [100 * entry.density for entry in outcomes if entry.density is not None]
+    return len(densities) == len(outcomes) and max(densities) - min(densities) <= SAME_DENSITY_POINTS
 
 
 def _units(facts: Facts) -> str | None:
@@ -294,16 +338,18 @@ def _unit_shares(facts: Facts) -> dict[str, float]:
 # Experiment (None: any), method (None: any other), error, judgement -> what may explain it. The first of
 # (experiment, method), (any, method), (experiment, any other), (any, any other) that is listed is used.
 REASONS: dict[tuple[str | None, str | None, Stage, Judgement], tuple[Sentence, ...]] = {
-    (None, "magnitude", "after pruning", "better"): (_shared_budget, _network),
-    (None, "obd", "after pruning", "better"): (_shared_budget, _network, _diagonal),
-    (None, "obd", "after pruning", "not reproduced"): (_diagonal,),
-    (None, "lwc", "after pruning", "better"): (_last_round, _network),
+    (None, "magnitude", "after pruning", "better"): (_guessing, _shared_budget, _network),
+    (None, "magnitude", "after pruning", "not reproduced"): (_guessing,),
+    (None, "obd", "after pruning", "better"): (_guessing, _shared_budget, _network, _diagonal),
+    (None, "obd", "after pruning", "not reproduced"): (_guessing, _diagonal),
+    (None, "lwc", "after pruning", "better"): (_guessing, _last_round, _network),
+    (None, "lwc", "after pruning", "not reproduced"): (_guessing,),
     (None, "random", "after pruning", "better"): (_guessing,),
     (None, "random", "after pruning", "not reproduced"): (_guessing,),
-    (None, "lobs", "after pruning", "better"): (_shared_budget, _more_damping),
-    (None, "lobs", "after pruning", "not reproduced"): (_near_singular,),
-    (None, "lobs_iterative", "after pruning", "better"): (_more_damping,),
-    (None, "lobs_iterative", "after pruning", "not reproduced"): (_near_singular,),
+    (None, "lobs", "after pruning", "better"): (_dense, _shared_budget, _more_damping),
+    (None, "lobs", "after pruning", "not reproduced"): (_fixed_inverse, _better_weights),
+    (None, "lobs_iterative", "after pruning", "better"): (_dense, _more_damping),
+    (None, "lobs_iterative", "after pruning", "not reproduced"): (_fixed_inverse, _better_weights),
     (None, None, "after retraining", "better"): (_dense, _recipe),
     (None, None, "after retraining", "not reproduced"): (_dense, _fewer_iterations),
 }

@@ -118,6 +118,18 @@ class AccuracyPoint:
 
 
 @dataclass(frozen=True)
+class DensityPoint:
+    """One row of prune/density_curve.csv: the whole network cut at once to a density, without retraining.
+
+    The output error is the distance of its outputs from the dense network's, root mean square over training images.
+    """
+
+    density: float
+    test_error_percent: float
+    output_error: Number = None
+
+
+@dataclass(frozen=True)
 class RetrainPoint:
     """One row of retrain/curve.csv; the test error is None where it was not measured."""
 
@@ -150,6 +162,7 @@ class Run:
     prune_layers: list[Layer]
     paths: list[PathPoint]
     first_layer_curve: list[AccuracyPoint]
+    density_curve: list[DensityPoint]
     histogram: Histogram | None
     retrain_curve: list[RetrainPoint]
 
@@ -273,6 +286,7 @@ def _load_run(folder: Path, experiment: str, seed: int) -> Run | None:
         prune_layers=parse_list(Layer, read_json(layers), layers) if layers.exists() else [],
         paths=load_rows(folder / "prune" / "paths.csv", PathPoint),
         first_layer_curve=load_rows(folder / "prune" / "first_layer_curve.csv", AccuracyPoint),
+        density_curve=load_rows(folder / "prune" / "density_curve.csv", DensityPoint),
         histogram=_load_histogram(folder / "prune" / "sensitivities.json"),
         retrain_curve=load_rows(folder / "retrain" / "curve.csv", RetrainPoint),
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from lobs.report import paper
 from lobs.report.results import Experiment, MethodRuns
+from lobs.report.selection import label_of
 from lobs.report.statistic import DASH, Statistic, fixed, over_seeds, significant, whole
-from lobs.report.tables import Record, Row, Table, label_of, mean_and_deviation
+from lobs.report.tables import Record, Row, Table, mean_and_deviation
 
 # Methods whose densities differ by more than this are not compared.
 SAME_DENSITY_POINTS = 0.1
@@ -139,7 +140,8 @@ def finding(experiment: Experiment) -> str:
         experiment: what was measured.
 
     Returns:
-        A sentence for each of our Net-Trim rows, or why the two cannot be compared.
+        A sentence for each of our Net-Trim rows: at one density the errors; at two, which method errs less with fewer
+        weights, or that the two cannot be compared.
     """
     measured = [entry for entry in entries(experiment) if entry.density and entry.after_pruning]
     lobs = next((entry for entry in measured if entry.method == "lobs"), None)
@@ -150,13 +152,25 @@ def finding(experiment: Experiment) -> str:
         if entry.method == "lobs" or entry.density is None or entry.after_pruning is None:
             continue
         if abs(entry.density.mean - lobs.density.mean) > SAME_DENSITY_POINTS:
-            texts.append(
-                f"{entry.label} and {lobs.label} are not at the same density ({entry.density.mean:.3g}% and "
-                f"{lobs.density.mean:.3g}%), so their errors are not compared."
-            )
+            texts.append(_at_different_densities(entry, lobs))
             continue
         texts.append(
             f"At {lobs.density.mean:.3g}% {entry.label} leaves an error of {fixed(entry.after_pruning)}%, "
             f"{lobs.label} one of {fixed(lobs.after_pruning)}%."
         )
     return " ".join(texts)
+
+
+def _at_different_densities(*pair: Entry) -> str:
+    """Which of two methods errs less although it keeps fewer weights; that they are not compared where neither does."""
+    known = [(e.density.mean, e.after_pruning, e.label) for e in pair if e.density and e.after_pruning]
+    (fewer, smaller, first), (more, larger, second) = sorted(known, key=lambda entry: entry[0])
+    if smaller.mean <= larger.mean:
+        return (
+            f"{first} leaves an error of {fixed(smaller)}% at {fewer:.3g}%, {second} one of {fixed(larger)}% at "
+            f"{more:.3g}%, with more weights."
+        )
+    return (
+        f"{pair[0].label} and {pair[1].label} are not at the same density ({known[0][0]:.3g}% and {known[1][0]:.3g}%), "
+        "so their errors are not compared."
+    )

@@ -8,7 +8,8 @@ from typing import Any
 
 from lobs.report.comparison import Comparison, compare
 from lobs.report.methods import style_of
-from lobs.report.results import Experiment, Layer, MethodRuns, Retrain, Round, Run, Timing
+from lobs.report.results import Experiment, Layer, MethodRuns, Prune, Retrain, Round, Run, Timing
+from lobs.report.selection import label_of
 from lobs.report.statistic import DASH, Statistic, fixed, over_seeds, significant, whole
 
 Record = dict[str, Any]
@@ -30,11 +31,6 @@ class Table:
         rule = ("---", *["---:"] * (len(self.columns) - 1))
         escaped = ([cell.replace("|", "\\|") for cell in line] for line in (self.columns, rule, *self.rows))
         return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
-
-def label_of(runs: MethodRuns) -> str:
-    """Give a method's label as every table and figure prints it."""
-    return style_of(runs.method, runs.folder).label
 
 
 _COMPARED = ("original_error", "density", "error_after_pruning", "error_after_retraining")
@@ -141,6 +137,25 @@ def layer_records(experiments: Iterable[Experiment]) -> list[Record]:
         for run in _runs(experiments)
         for layer in run.layers
     ]
+
+
+def layers_table(experiment: Experiment) -> Table:
+    """Give the layers' densities and relative errors, one row per method, means over the seeds."""
+    names = list(dict.fromkeys(layer.name for run in _runs([experiment]) for layer in run.layers))
+    columns = ("method", "all %", *(f"{name} %" for name in names), *(f"{name} relative E" for name in names))
+    rows: list[Row] = []
+    for runs in experiment.methods:
+        layers = {name: [layer for run in runs.runs for layer in run.layers if layer.name == name] for name in names}
+        errors = [over_seeds(layer.relative_error for layer in entries) for entries in layers.values()]
+        if any(layers.values()):
+            numbers = (*map(_mean_density, layers.values()), *(significant(e.mean, 2) if e else DASH for e in errors))
+            rows.append((label_of(runs), _mean_density([run.prune for run in runs.runs if run.prune]), *numbers))
+    return Table(columns, rows)
+
+
+def _mean_density(entries: Iterable[Layer] | Iterable[Prune]) -> str:
+    density = over_seeds(entry.density for entry in entries)
+    return significant(100 * density.mean) if density else DASH
 
 
 def layer_table(runs: MethodRuns) -> Table:
