@@ -15,8 +15,8 @@ def test_every_python_block_runs():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 4))
     batches = [(torch.randn(30, 12), torch.zeros(30)) for _ in range(3)]
+    names = {"model": model, "batches": batches}  # as a reader would: one block after the other
     for block in blocks:
-        names = {"model": model, "batches": batches}
         exec(block, names)
         result = names["result"]
         assert result.density <= 0.07

@@ -14,9 +14,19 @@ from lobs.pipeline.config import validate
 ROOT = Path(__file__).parents[2]
 
 
+# Few runs: every one takes a composition of conf/.
+MATRIX = """
+datasets: [mnist]
+experiments: [lenet300, lenet5]
+seeds: [0, 1]
+runs: [lenet300/seed0/lobs, lenet300/seed1/magnitude, lenet5/seed0/lobs]
+"""
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "conf/matrix.yaml").write_text(MATRIX)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -47,6 +57,7 @@ def parts(names):
 
 
 def test_every_stage_instance_of_dvc_yaml_finds_its_file(checkout):
+    shutil.copy(ROOT / "conf/matrix.yaml", checkout / "conf/matrix.yaml")
     files = resolve(checkout)
     lists = yaml.safe_load((ROOT / "conf/matrix.yaml").read_text())
     expected = {"report.yaml"} | {f"fetch/{data}.yaml" for data in lists["datasets"]}
@@ -87,7 +98,7 @@ def test_a_swapped_default_group_is_seen(checkout):
 @pytest.mark.parametrize("run", ["lenet300/seed9/lobs", "vgg/seed0/lobs", "seed0/lobs"])
 def test_a_run_is_an_experiment_a_seed_and_a_method(checkout, capsys, run):
     path = checkout / "conf/matrix.yaml"
-    path.write_text(path.read_text() + f"  - {run}\n")
+    path.write_text(path.read_text().replace("lenet5/seed0/lobs", run))
     assert main(["resolve"]) == 2
     assert f"runs: '{run}' is not accepted: <experiment>/seed<k>/<method>" in capsys.readouterr().err
 

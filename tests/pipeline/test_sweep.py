@@ -70,6 +70,19 @@ def test_a_sweep_by_name_brings_its_own_points(project, capsys):
     assert found == [(method, str(d)) for method in ("lobs", "magnitude") for d in (0.2, 0.1, 0.07, 0.05)]
 
 
+def test_a_long_points_folder_is_cut_short_but_stays_its_own(project, capsys):
+    from lobs.pipeline.compose import folder_name
+
+    short, long = "a=1,b=2", ",".join(f"key{index}=value{index}" for index in range(40))
+    assert folder_name(short) == short
+    assert len(folder_name(long)) <= 180
+    assert folder_name(long) != folder_name(long + "x")
+    words = [*SMALL, "method.options.alpha=1e5,1e6", "hydra.sweep.dir=multirun/long", "density=0.25"]
+    assert main(["prune", "-m", *words]) == 0
+    folders = [path for path in (project / "multirun/long").iterdir() if path.is_dir()]
+    assert len(folders) == 2
+
+
 def test_every_committed_sweep_composes(capsys):
     from pathlib import Path
 

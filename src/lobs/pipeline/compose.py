@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,21 @@ from lobs.pipeline.config import (
 ROOT_CONFIG = "config"
 HYDRA_VERSION_BASE = "1.3"
 
+# Longest name of a sweep point's folder; file systems take 255 bytes.
+LONGEST_FOLDER = 180
+
 ConfigStore.instance().store(name="schema", node=Config)
+
+
+def folder_name(overrides: str) -> str:
+    """A point's overrides as a folder's name; a long one ends with a digest of what was cut off."""
+    if len(overrides.encode()) <= LONGEST_FOLDER:
+        return overrides
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:10]
+    return overrides.encode()[: LONGEST_FOLDER - len(digest) - 1].decode(errors="ignore") + f"~{digest}"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def config_dir() -> Path:
