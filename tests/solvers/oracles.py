@@ -63,7 +63,7 @@ def plain_layer(weight: Tensor, moment: Tensor, damping: float, bias: bool) -> d
     dead = [j for j in range(features) if moment[j, j] == 0]
     alive = [j for j in range(len(moment)) if j not in dead]
     hessian = moment[np.ix_(alive, alive)] + damping * np.eye(len(alive))
-    # In float64 the downdates of a plain inverse lose six more digits than our scaled ones when the inputs' sizes are far
+    # In float64 the downdates of a plain inverse lose more digits than our scaled ones when the inputs' sizes are far
     # apart (checked against rational arithmetic): extended precision, by Newton's iteration from the float64 inverse.
     inverse = np.linalg.inv(hessian).astype(np.longdouble)
     for _ in range(3):
