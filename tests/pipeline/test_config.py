@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from lobs.losses import resolved
+from lobs.pipeline.budget import runs_network
 from lobs.pipeline.compose import load, points
 from lobs.pipeline.config import STAGE_KEYS, ConfigError, stage_config, validate
 
@@ -76,6 +78,13 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_accepted(override, exp
         load(override)
     assert re.search(expected, str(error.value))
     assert "\n" not in str(error.value)
+
+
+def test_net_trim_never_measures_pruned_networks_to_share_its_budget_out():
+    """Every network tried would cost a convex program per layer; `global` does so where a method runs in sequence."""
+    for method in ("net_trim", "net_trim_cascade"):
+        chosen = load([f"method={method}"])["method"]
+        assert resolved(chosen["allocation"], measurable=runs_network(chosen)) == "relative"
 
 
 def test_open_mappings_take_new_keys_without_a_plus():

@@ -35,3 +35,19 @@ def test_a_missing_or_foreign_curvature_is_named():
     statistics = replace(statistics, loss_curvature=torch.rand(2, 4))
     with pytest.raises(ValueError, match=r"\(2, 4\) does not fit a weight \(3, 4\)"):
         make("obd")(torch.randn(3, 4), statistics)
+
+
+class Foreign(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        return self.fc2(torch.relu(self.fc1(inputs)))
+
+
+@pytest.mark.parametrize("model", [Foreign(), nn.Sequential(nn.Linear(4, 3), nn.Hardswish(), nn.Linear(3, 2))])
+def test_a_network_that_backpack_cannot_follow_is_refused_by_its_name(model):
+    batch = (torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 1]))
+    with pytest.raises(ValueError, match=r"needs a network that is an nn.Sequential .*(Foreign|Hardswish)"):
+        lobs.collect_statistics(model, [batch], loss="cross_entropy")
