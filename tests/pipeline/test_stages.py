@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 
 from lobs.experiment.data import load_split
 from lobs.experiment.networks import LeNet300
+from lobs.pipeline.calibration import with_curvature
 from lobs.pipeline.cli import main
 from lobs.pipeline.compose import load
+from lobs.statistics import collect_statistics
 from pipeline.conftest import SMALL, lobs, write_data
 
 RUN = "runs/lenet300/seed0"
@@ -290,13 +292,21 @@ def test_every_one_shot_baseline_runs_from_its_file(project, method):
     assert (project / RUN / f"{method}/prune/first_layer_curve.csv").exists()
 
 
-def test_the_curvature_of_the_loss_is_collected_unless_it_is_not_wanted(project):
+def test_the_curvature_of_the_loss_is_collected_where_a_method_scores_by_it(project, capsys):
     stored = load_file(project / RUN / "collect" / "statistics.safetensors")
-    assert stored["fc1/loss_curvature"].shape == (16, 785)
-    assert main(["collect", "collect.loss=null", "collect.samples=9", "paths.output=elsewhere", *SMALL]) == 0
-    stored = load_file(project / "elsewhere/lenet300/seed0/collect" / "statistics.safetensors")
     assert "fc1/loss_curvature" not in stored
-    assert stored["fc1/inputs_sample"].shape == (9, 785)
+    assert stored["fc1/inputs_sample"].shape == (400, 785)
+    assert main(["prune", "method=obd", "collect.loss=null", *SMALL]) == 2
+    assert "collect.loss=null is not accepted" in capsys.readouterr().err
+    config = load(["method=obd", *SMALL])
+    train = load_split("data", "mnist", "test")
+    model = network(project, "train")
+    plain = collect_statistics(model, train.batches(70))
+    expected = collect_statistics(model, train.batches(70), loss="cross_entropy")
+    found = with_curvature(model, plain, train, config["collect"])
+    assert list(found) == list(expected)
+    for name, layer in expected.items():
+        torch.testing.assert_close(found[name].loss_curvature, layer.loss_curvature)
 
 
 def test_pruning_in_sequence_with_measured_shares_corrections_and_limits(project):

@@ -6,7 +6,7 @@ from __future__ import annotations
 DATASETS: dict[str, str] = {"mnist": "lobs.experiment.mnist"}
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
-SCHEDULES: tuple[str, ...] = ("constant", "cosine")
+SCHEDULES: tuple[str, ...] = ("constant", "cosine", "cosine_rounds")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 # Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
 THRESHOLDS: dict[str, str] = {

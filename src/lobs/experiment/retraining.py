@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,6 +92,7 @@ def retrain(
     kept = dict(masks)
     curve: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
+    total = recipe.iterations * (1 + len(further))
     for number, target in enumerate([None, *further], start=1):
         if target is not None:
             if prune is None:
@@ -105,7 +106,7 @@ def retrain(
             network,
             train,
             measured,
-            recipe,
+            replace(recipe, before=done, total=total),
             seed=seed + number - 1,
             device=device,
             measure_every=measure_every,

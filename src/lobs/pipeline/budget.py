@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lobs.registry import MEASURING_ALLOCATIONS
+from lobs.registry import MEASURING_ALLOCATIONS, METHODS
 
 # Exactly one of them is given.
 BUDGETS = ("density", "tolerance", "flops", "size")
@@ -26,3 +26,8 @@ def requested(config: Mapping[str, Any]) -> dict[str, Any]:
 def runs_network(method: Mapping[str, Any]) -> bool:
     """Whether pruning by this method runs the network on calibration images, beyond their statistics."""
     return method["sequential"] or method["correct"] != "none" or method["allocation"] in MEASURING_ALLOCATIONS
+
+
+def needs_curvature(method: Mapping[str, Any]) -> bool:
+    """Whether the method scores weights by the training loss's curvature, which stage prune then collects."""
+    return "loss_curvature" in METHODS[method["solver"]].needs

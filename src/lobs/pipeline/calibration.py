@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from lobs.curvature import LossCurvature
 from lobs.experiment.data import Batches, Split
 from lobs.registry import METHODS
-from lobs.statistics import Statistics, collect_statistics
+from lobs.statistics import Statistics, collect_statistics, network_input
 
 
 def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool = False) -> Batches:
@@ -43,13 +45,14 @@ def calibrate(
         train: the training images.
         collect: the key's values.
         progress: wraps the batches.
-        solver: a further pass for this one alone, without what costs time and it does not need.
+        solver: a further pass for this one alone; None: the pass that serves all, without the loss's curvature
+            (`with_curvature`).
 
     Returns:
         The statistics of every layer.
     """
     batches = calibration_batches(train, collect, repeated=solver is not None)
-    needs = ("loss_curvature", "inputs_sample") if solver is None else METHODS[solver].needs
+    needs = ("inputs_sample",) if solver is None else METHODS[solver].needs
     return collect_statistics(
         network,
         batches,
@@ -57,3 +60,39 @@ def calibrate(
         loss=collect["loss"] if "loss_curvature" in needs else None,
         keep_samples=collect["samples"] if "inputs_sample" in needs else 0,
     )
+
+
+def with_curvature(
+    network: nn.Module,
+    statistics: Statistics,
+    train: Split,
+    collect: Mapping[str, Any],
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> Statistics:
+    """Add the curvature of the training loss, `collect.loss`, over all calibration images.
+
+    Stage prune asks for it where its solver needs it (OBD): it takes longer than all other statistics together, and no
+    other method reads it.
+
+    Args:
+        network: dense, on the device to compute on.
+        statistics: of its layers.
+        train: the training images.
+        collect: the key's values.
+        progress: wraps the batches.
+
+    Returns:
+        The same statistics with `loss_curvature`.
+
+    Raises:
+        ValueError: no loss is given, or BackPACK cannot follow the network.
+    """
+    if collect["loss"] is None:
+        raise ValueError("collect.loss=null is not accepted for this method: it needs the loss that was trained with")
+    curvature = LossCurvature(network, collect["loss"], list(statistics))
+    batches = calibration_batches(train, collect)
+    for batch in batches if progress is None else progress(batches):
+        inputs = network_input(batch, network)
+        curvature.add(inputs, batch[1].to(inputs.device))
+    diagonals = {name: diagonal.cpu() for name, diagonal in curvature.result().items()}
+    return Statistics({name: replace(layer, loss_curvature=diagonals[name]) for name, layer in statistics.items()})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
-from lobs.pipeline.budget import BUDGETS, runs_network
+from lobs.pipeline.budget import BUDGETS, needs_curvature, runs_network
 from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
 
 
@@ -129,7 +129,7 @@ _SOLVER = (
     *_THRESHOLDS,
 )
 
-_FIRST_PASS = ("collect.batch_size", "collect.images", "collect.loss", "collect.samples")
+_FIRST_PASS = ("collect.batch_size", "collect.images", "collect.samples")
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -166,7 +166,7 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     method = config.get("method", {})
     if stage == "retrain" and method["rounds"]:
         keys += (*_SOLVER, "collect")  # it prunes and collects again
-    if stage == "prune" and runs_network(method):
+    if stage == "prune" and (runs_network(method) or needs_curvature(method)):
         keys += ("collect",)
     part: dict[str, Any] = {}
     for key in keys:

@@ -13,8 +13,8 @@ from torch import nn
 from lobs.experiment.data import Split, load_training_data
 from lobs.experiment.evaluation import error_percent, output_error
 from lobs.layers import prunable_layers, set_weight_matrix
-from lobs.pipeline.budget import requested, runs_network
-from lobs.pipeline.calibration import calibration_batches
+from lobs.pipeline.budget import needs_curvature, requested, runs_network
+from lobs.pipeline.calibration import calibration_batches, with_curvature
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress, save_network
 from lobs.pipeline.thresholds import threshold_densities
@@ -54,6 +54,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
     watch = Stopwatch()
     method = config["method"]
+    if needs_curvature(method):
+        statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
     bar = progress("factorising")
     solver = make(method["solver"], **method["options"])
     left_out = prunable_layers(dense, method["exclude"]) if method["exclude"] else {}

@@ -49,6 +49,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         "iterations_to_original": result.iterations_to(before["error_before_percent"]),
         "density": last["density"],
         "masks_exact": result.masks_exact,
+        "recipe": {key: value for key, value in config["retrain"].items() if key != "measure_every"},
         "rounds": result.rounds,
     }
     folder = folders.output("retrain")
