@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lobs.processes import gathered, summed
+
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
 
@@ -20,11 +22,12 @@ class Reservoir:
 
     Args:
         keep: how many rows to keep; 0 keeps none.
+        seed: of the draws; reservoirs whose rows are to be combined need different ones.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, seed: int = 0) -> None:
         self.keep = keep
-        self.generator = torch.Generator().manual_seed(0)
+        self.generator = torch.Generator().manual_seed(seed)
         self.keys: Tensor = torch.empty(0)
         self.kept: Tensor = torch.empty(0)
 
@@ -40,6 +43,16 @@ class Reservoir:
         chosen = keys.argsort(descending=True)[: self.keep]
         self.keys, self.kept = keys[chosen], rows[:, chosen.to(rows.device)]
 
+    def combine(self) -> None:
+        """Keep the largest keys of all processes: a uniform sample of all rows, the same in every process."""
+        if not self.keep:
+            return
+        parts = gathered((self.keys, self.kept.cpu()))
+        keys = torch.cat([part[0] for part in parts])
+        chosen = keys.argsort(descending=True)[: self.keep]
+        rows = torch.cat([part[1] for part in parts], 1)[:, chosen]
+        self.keys, self.kept = keys[chosen], rows.to(self.kept.device)
+
     def rows(self) -> Tensor | None:
         """The rows kept ``[k, features]`` (``[groups, k, features]`` for several groups), None where none are."""
         if not self.keep:
@@ -53,11 +66,12 @@ class InputSums:
     Args:
         bias: whether the layer has one: its ones become the last input.
         keep: size of the sample.
+        seed: of the sample.
     """
 
-    def __init__(self, bias: bool, keep: int = 0) -> None:
+    def __init__(self, bias: bool, keep: int = 0, seed: int = 0) -> None:
         self.bias = bias
-        self.reservoir = Reservoir(keep)
+        self.reservoir = Reservoir(keep, seed)
         self.samples = 0
         self.inputs = 0
         self.outputs = 0
@@ -83,6 +97,14 @@ class InputSums:
         zeros = (outputs <= 0).sum(dim=0)
         self.zeros = zeros if self.zeros is None else self.zeros + zeros
         self.outputs += len(outputs)
+
+    def combine(self) -> None:
+        """Add up the sums of all processes: every process then holds those of all their batches."""
+        self.moment = summed(self.moment)
+        self.zeros = None if self.zeros is None else summed(self.zeros)
+        counts = torch.tensor([self.samples, self.inputs, self.outputs])
+        self.samples, self.inputs, self.outputs = summed(counts).tolist()
+        self.reservoir.combine()
 
     def sample(self) -> Tensor | None:
         """The kept inputs, with the bias's ones; None where none were asked for."""
@@ -163,6 +185,30 @@ class ResidualSums:
         produced = rows @ second_moment
         power = self.power / self.samples + float((rows * (2 * residual + produced)).sum())
         return (residual + produced).flatten(0, 1), max(0.0, power)
+
+
+def combined(sums: dict[str, InputSums]) -> dict[str, InputSums]:
+    """Add the sums of all processes up, layer by layer.
+
+    Args:
+        sums: of this process, by layer name; they are changed.
+
+    Returns:
+        The same, in the order of the first process.
+
+    Raises:
+        ValueError: the processes did not call the same layers.
+    """
+    called = gathered(list(sums))
+    for rank, names in enumerate(called):
+        if set(names) != set(called[0]):
+            raise ValueError(
+                f"process {rank} called the layers {', '.join(names)}, process 0 {', '.join(called[0])}: statistics "
+                f"can only be summed over the same layers"
+            )
+    for name in called[0]:
+        sums[name].combine()
+    return {name: sums[name] for name in called[0]}
 
 
 def widened(values: Tensor) -> Tensor:

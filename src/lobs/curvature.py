@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lobs.processes import summed
+
 LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
 
 
@@ -65,6 +67,11 @@ class LossCurvature:
                 del parameter.diag_h
         self._model.zero_grad()
         self._count += len(inputs)
+
+    def combine(self) -> None:
+        """Add up the sums of all processes."""
+        self._sums = {name: summed(total) for name, total in self._sums.items()}
+        self._count = int(summed(torch.tensor(self._count)))
 
     def result(self) -> dict[str, Tensor]:
         """The diagonal of the mean loss's Hessian, float64 ``[out, features (+ 1)]`` per layer."""

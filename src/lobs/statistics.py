@@ -15,13 +15,18 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lobs.accumulator import InputSums
+from lobs.accumulator import InputSums, combined
 from lobs.layers import Prunable, input_samples, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
+from lobs.processes import rank_and_size, require_group, together
+
+if TYPE_CHECKING:
+    from lobs.curvature import LossCurvature
 
 TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample", "target_moment", "target_sample")
 SCALARS = ("samples", "inputs", "bias", "last", "target_power")
@@ -239,43 +244,92 @@ def collect_statistics(
     *,
     loss: str | None = None,
     keep_samples: int = 0,
+    distributed: bool = False,
 ) -> Statistics:
     """Stream calibration inputs through a network in evaluation mode and keep each layer's statistics.
 
+    With ``distributed`` the running sums of all processes of the default process group are added up, so that every
+    process returns the statistics of all batches: those of one process that saw all of them, to float64 rounding. The
+    sample that ``keep_samples`` asks for is then a uniform one of all inputs, but another one than a single process's.
+
     Args:
         model: the network; its training flags are put back as they were.
-        batches: inputs, or tuples of which the first entry is the input; any iterable, read once.
+        batches: inputs, or tuples of which the first entry is the input; any iterable, read once. With
+            ``distributed`` every process gives its own share of them, at least one.
         layers: names or patterns of the layers wanted; None takes every Linear and Conv2d that is called.
         progress: wraps the iterable (``tqdm``, say).
         loss: also collect the curvature of this loss (``"cross_entropy"``, ``"mse"``), which OBD needs; batches are
             then ``(input, target)``.
         keep_samples: also keep this many input vectors of every layer, drawn uniformly; Net-Trim needs some.
+        distributed: sum over the processes of `torch.distributed`, which must all call this with the same network.
+            Where one of them fails, all raise.
 
     Returns:
         `Statistics`, layers in the order of their first call.
 
     Raises:
         ValueError: there is no batch, an input is not finite, a layer asked for is never called, or the network
-            answers the same batch differently twice (dropout left on, noise): such statistics mean nothing.
+            answers the same batch differently twice (dropout left on, noise): such statistics mean nothing. Or
+            ``distributed`` is asked for without a process group.
         TypeError: a batch is neither a tensor nor a tuple or list that starts with one.
     """
-    batches = iter(batches)
     modules = prunable_layers(model, layers)
-    sums: dict[str, InputSums] = {}
+    if distributed:
+        require_group()
+    # Keys drawn alike in all processes would sample the same rows of every share.
+    seed = rank_and_size()[0] if distributed else 0
+    sums = {name: InputSums(module.bias is not None, keep_samples, seed) for name, module in modules.items()}
+
+    def stream() -> tuple[dict[str, InputSums], LossCurvature | None]:
+        return _stream(model, iter(batches), modules, sums, loss, progress)
+
+    called, curvature = together(stream) if distributed else stream()
+    if distributed:
+        called = combined(called)
+        if curvature is not None:
+            curvature.combine()
+    never = [name for name in modules if name not in called]
+    if layers is not None and never:
+        raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
+    results = {name: _result(each, name) for name, each in called.items()}
+    if curvature is not None:
+        diagonals = curvature.result()
+        results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
+    final = list(results)[-1]
+    results[final] = replace(results[final], last=True)
+    return Statistics(results)
+
+
+def _stream(
+    model: nn.Module,
+    batches: Iterator,
+    modules: Mapping[str, Prunable],
+    sums: Mapping[str, InputSums],
+    loss: str | None,
+    progress: Callable[[Iterable], Iterable] | None,
+) -> tuple[dict[str, InputSums], LossCurvature | None]:
+    """Add all batches to the layers' sums.
+
+    Returns:
+        The sums of the layers that were called, in the order of their first call, and the loss's curvature.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    called: dict[str, InputSums] = {}
+    total, seen = 0, dict.fromkeys(modules, 0)
 
     def hook_of(name: str) -> Callable:
         def hook(module: Prunable, args: tuple, output: Tensor) -> None:
-            if name not in sums:
-                sums[name] = InputSums(module.bias is not None, keep_samples)
+            own = called.setdefault(name, sums[name])
             for samples in input_samples(module, args[0]):
-                sums[name].add(samples)
-            sums[name].add_outputs(unit_outputs(module, output))
-            sums[name].inputs += total - seen[name]
+                own.add(samples)
+            own.add_outputs(unit_outputs(module, output))
+            own.inputs += total - seen[name]
             seen[name] = total
 
         return hook
 
-    total, seen = 0, dict.fromkeys(modules, 0)
     with evaluation_mode(model):
         first = next(batches, None)
         if first is None:
@@ -297,16 +351,7 @@ def collect_statistics(
         finally:
             for handle in handles:
                 handle.remove()
-    never = [name for name in modules if name not in sums]
-    if layers is not None and never:
-        raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
-    results = {name: _result(each, name) for name, each in sums.items()}
-    if curvature is not None:
-        diagonals = curvature.result()
-        results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
-    final = list(results)[-1]
-    results[final] = replace(results[final], last=True)
-    return Statistics(results)
+    return called, curvature
 
 
 def network_input(batch: object, model: nn.Module) -> Tensor:
