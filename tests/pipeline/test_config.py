@@ -127,6 +127,7 @@ def test_a_value_reaches_exactly_the_stages_that_use_it():
     assert changed_stages("retrain.iterations=7") == ["retrain"]
     assert changed_stages("density=0.3") == ["prune", "retrain", "evaluate"]
     assert changed_stages("paths.reports=elsewhere") == ["report", "track"]
+    assert changed_stages("paths.further_runs=[elsewhere]") == ["report", "track"]
     assert changed_stages("methods.magnitude.density=0.3") == []
     assert changed_stages("method.surgery.stop=9", method="dns") == ["retrain"]
     # Rounds prune and collect again while retraining.

@@ -149,8 +149,8 @@ def test_what_is_left_without_retraining_has_a_section_and_a_figure(tmp_path: Pa
     page = (reports / "README.md").read_text()
     assert "### Without retraining" in page and "](density-lenet300.svg)" in page
     assert page.index("### Without retraining") < page.index("](density-lenet300.svg)")
-    write_report(bare(runs), reports)
-    page = (reports / "README.md").read_text()
+    write_report(bare(runs), tmp_path / "elsewhere")
+    page = (tmp_path / "elsewhere/README.md").read_text()
     assert "### Without retraining" not in page and "density-lenet300" not in page
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from lobs.report.results import load_results
-from report.synthetic import write_csv, write_json, write_runs
+from report.synthetic import METHODS, write_csv, write_json, write_runs
 
 
 @pytest.fixture
@@ -115,3 +116,40 @@ def test_a_wrong_row_is_named_with_its_line(runs: Path) -> None:
 def test_keys_that_the_report_does_not_know_are_ignored(runs: Path) -> None:
     change(runs / "lenet300/seed0/lobs/prune/metrics.json", invented_later={"a": 1})
     assert load_results(runs)[0].methods[1].runs[0].prune
+
+
+def test_further_folders_add_seeds_methods_and_experiments(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", seeds=(1,), methods={"lobs": METHODS["lobs"]})
+    more = write_runs(tmp_path / "more", seeds=(0,), methods={"lobs": METHODS["lobs"]})
+    shutil.rmtree(more / "lenet300/seed0/train")
+    write_runs(more, seeds=(1,), methods={"magnitude": METHODS["magnitude"]})
+    write_runs(more, "cifarnet")
+    cifarnet, lenet300 = load_results(runs, [tmp_path / "missing", more])
+    assert cifarnet.name == "cifarnet"
+    assert list(lenet300.trains) == [1], "a seed's dense network may lie in one folder only"
+    assert {entry.method: [run.seed for run in entry.runs] for entry in lenet300.methods} == {
+        "magnitude": [1],
+        "lobs": [0, 1],
+    }
+
+
+def test_a_run_that_is_there_twice_is_refused(runs: Path, tmp_path: Path) -> None:
+    more = write_runs(tmp_path / "more")
+    with pytest.raises(ValueError, match=r"more/lenet300/seed0/lobs and .*runs/lenet300/seed0/lobs hold the same run"):
+        load_results(runs, [more])
+
+
+def test_the_data_and_the_recipe_are_known_where_the_metrics_name_them(runs: Path) -> None:
+    train, retrain = (runs / "lenet300/seed0" / name for name in ("train/metrics.json", "lobs/retrain/metrics.json"))
+    assert load_results(runs)[0].data is None
+    write_json(train, {**json.loads(train.read_text()), "data": "CIFAR-10 (JPEG)"})
+    recipe = {"optimizer": "sgd", "momentum": 0.9, "schedule": "cosine", "learning_rate": 0.1}
+    write_json(retrain, {**json.loads(retrain.read_text()), "recipe": recipe})
+    (experiment,) = load_results(runs)
+    assert experiment.data == "CIFAR-10 (JPEG)"
+    found = experiment.methods[1].runs[0].retrain
+    assert found and found.recipe and (found.recipe.momentum, found.recipe.batch_size) == (0.9, None)
+    assert experiment.methods[0].runs[0].retrain.recipe is None
+    write_json(retrain, {**json.loads(retrain.read_text()), "recipe": "sgd"})
+    with pytest.raises(ValueError, match=r"retrain/metrics\.json: recipe: expected an object, got 'sgd'"):
+        load_results(runs)

@@ -93,6 +93,7 @@ class Paths:
 
     data: str
     runs: str
+    further_runs: list[str]
     reports: str
     mlflow: str
     output: str | None
@@ -139,8 +140,8 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
     "retrain": (*_NETWORK, *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
-    "report": ("paths.runs", "paths.reports", "paths.mlflow"),
-    "track": ("paths.runs", "paths.reports", "paths.mlflow"),
+    "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow"),
+    "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow"),
 }
 # Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
 OPEN_KEYS = ("method.limits.", "method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
@@ -340,6 +341,10 @@ def _shares(value: Any) -> bool:
     return isinstance(value, list) and all(map(_share, value))
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) and entry for entry in value)
+
+
 def _relative(value: Any) -> bool:
     values = value.values() if isinstance(value, Mapping) else [value]
     return all(_number(entry) and entry > 0 for entry in values)
@@ -402,4 +407,5 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{f"retrain.{key}": check for key, check in _RECIPE.items()},
     "retrain.iterations": _POSITIVE,
     "retrain.measure_every": _POSITIVE,
+    "paths.further_runs": (_texts, "a list of folders, [] for none"),
 }

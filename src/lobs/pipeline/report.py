@@ -19,5 +19,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         The number of files written and of MLflow runs.
     """
     paths = config["paths"]
-    written = write_report(Path(paths["runs"]), Path(paths["reports"]))
+    further = [Path(folder) for folder in paths["further_runs"]]
+    written = write_report(Path(paths["runs"]), Path(paths["reports"]), further)
     return {"page": str(written[0]), "files": len(written), **track.run(config)}

@@ -26,7 +26,7 @@ from lobs.report.drawing import (
 )
 from lobs.report.figures_density import density_figure
 from lobs.report.methods import style_of
-from lobs.report.paper import FIGURE_NETWORK
+from lobs.report.paper import figure_stem
 from lobs.report.results import Experiment
 from lobs.report.selection import (
     PLACE,
@@ -74,7 +74,7 @@ def figure2(experiment: Experiment) -> Drawing | None:
     detail.set(xlabel="the last 20%", xlim=(80, 100.2), xticks=range(80, 101, 5))
     legend(figure, axes)
     return Drawing(
-        stem=_stem(2, experiment),
+        stem=figure_stem(2, experiment.name),
         title="Figure 2: test accuracy while the first layer is pruned",
         caption="Only the first layer is pruned, without retraining; the other layers stay dense."
         + over_seeds_note(kept, experiment)
@@ -86,21 +86,28 @@ def figure2(experiment: Experiment) -> Drawing | None:
 
 
 def figure3(experiment: Experiment) -> Drawing | None:
-    """Distribution of the first layer's sensitivities, one outline per method, of the first seed that has any."""
+    """Distribution of the first layer's sensitivities, one outline per method, of the first seed that has any.
+
+    Args:
+        experiment: what was measured.
+
+    Returns:
+        The drawing, with the numbers of all seeds; None without any histogram.
+    """
     figure, (axes,) = canvas()
     records: list[dict[str, Any]] = []
     shares, starts = [], []
+    names = ("log10_from", "log10_to", "weights")
     kept, note = distinct(experiment, "histogram")
     drawn = {(runs.method, runs.folder) for runs in kept}
     for runs in experiment.methods:
-        run, histogram = next(((run, run.histogram) for run in runs.runs if run.histogram), (None, None))
-        if run is None or histogram is None or not any(histogram.counts):
+        known = [(run, run.histogram) for run in runs.runs if run.histogram and any(run.histogram.counts)]
+        for run, histogram in known:
+            bins = zip(histogram.log10_edges[:-1], histogram.log10_edges[1:], histogram.counts, strict=True)
+            records += [{**place(runs, run), **dict(zip(names, values, strict=True))} for values in bins]
+        if not known or (runs.method, runs.folder) not in drawn:
             continue
-        bins = zip(histogram.log10_edges[:-1], histogram.log10_edges[1:], histogram.counts, strict=True)
-        names = ("log10_from", "log10_to", "weights")
-        records += [{**place(runs, run), **dict(zip(names, values, strict=True))} for values in bins]
-        if (runs.method, runs.folder) not in drawn:
-            continue
+        histogram = known[0][1]
         style = style_of(runs.method, runs.folder)
         total = sum(histogram.counts)
         heights = [100 * count / total for count in histogram.counts]
@@ -121,11 +128,11 @@ def figure3(experiment: Experiment) -> Drawing | None:
         f"Ours: {'; '.join(shares)}. Up to {_TAIL_PERCENT:g}% lie further to the left.{first_seed}{note}"
     )
     return Drawing(
-        stem=_stem(3, experiment),
+        stem=figure_stem(3, experiment.name),
         title="Figure 3: distribution of the first layer's sensitivities",
         caption=caption,
         figure=figure,
-        columns=(*PLACE, "log10_from", "log10_to", "weights"),
+        columns=(*PLACE, *names),
         records=records,
     )
 
@@ -176,7 +183,7 @@ def figure4(experiment: Experiment) -> Drawing | None:
         f"{over_seeds_note(methods, experiment)}"
     )
     title = "Figure 4: test error while the pruned network is retrained"
-    return Drawing(_stem(4, experiment), title, caption, figure, columns, records)
+    return Drawing(figure_stem(4, experiment.name), title, caption, figure, columns, records)
 
 
 def figure5(experiment: Experiment) -> Drawing | None:
@@ -204,10 +211,4 @@ def figure5(experiment: Experiment) -> Drawing | None:
         f"Further to the left is better.{over_seeds_note(kept, experiment)}{note}"
     )
     title = "Figure 5: tolerable error and pruning ratio, layer by layer"
-    return Drawing(_stem(5, experiment), title, caption, figure, columns, records)
-
-
-def _stem(number: int, experiment: Experiment) -> str:
-    """The name of a figure's files; experiments other than the one that the paper draws are named in it."""
-    own = FIGURE_NETWORK[number] == experiment.name
-    return f"figure{number}" if own else f"figure{number}-{experiment.name}"
+    return Drawing(figure_stem(5, experiment.name), title, caption, figure, columns, records)

@@ -64,6 +64,12 @@ NETWORKS: dict[str, str] = {
 # Figure number -> the experiment that the paper draws in it. Figure 5's network is not known to us.
 FIGURE_NETWORK: dict[int, str] = {2: "lenet300", 3: "lenet300", 4: "lenet5", 5: "lenet300"}
 
+
+def figure_stem(number: int, experiment: str) -> str:
+    """Give the name of a figure's files; experiments other than the one that the paper draws are named in it."""
+    return f"figure{number}" if FIGURE_NETWORK[number] == experiment else f"figure{number}-{experiment}"
+
+
 TABLE1: tuple[PaperRow, ...] = (
     PaperRow("lenet300", "random", "Random", 1.76, 8, 85.72, 2.25, 3.50e5),
     PaperRow("lenet300", "obd", "OBD", 1.76, 8, 86.72, 1.96, 8.10e4),

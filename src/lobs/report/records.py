@@ -128,6 +128,8 @@ def _convert(kind: Any, value: Any, what: str) -> Any:
         return {key: _convert(arguments[1], entry, f"{what}.{key}") for key, entry in value.items()}
     if type(None) in arguments:  # an optional value: X | None
         return None if value is None else _convert(arguments[0], value, what)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return parse(kind, value, what)
     accepted = (int, float) if kind is float else kind
     # In Python a truth value is an integer; in a metrics file it is not.
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):

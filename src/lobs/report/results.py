@@ -25,6 +25,8 @@ class Train:
     train_error_percent: Number
     parameters: Number
     measured_on: str = "test"
+    data: str | None = None
+    test_top5_error_percent: Number = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ class Prune:
     error_after_pruning_percent: Number
     allocation: str | None = None
     samples_kept: Number = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network was retrained, as far as its metrics record it."""
+
+    optimizer: str | None = None
+    momentum: Number = None
+    schedule: str | None = None
+    learning_rate: Number = None
+    batch_size: Number = None
+    weight_decay: Number = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,7 @@ class Retrain:
     iterations_to_original: Number
     masks_exact: bool
     rounds: tuple[Round, ...]
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,7 @@ class DensityPoint:
     density: float
     test_error_percent: float
     output_error: Number = None
+    test_top5_error_percent: Number = None
 
 
 @dataclass(frozen=True)
@@ -212,52 +229,71 @@ class Experiment:
     timings: list[Timing]
     collects: dict[int, Collect] = field(default_factory=dict)
 
+    @property
+    def data(self) -> str | None:
+        """The data as the metrics name it; None where they do not."""
+        prunes = (run.prune for runs in self.methods for run in runs.runs)
+        return next((entry.data for entry in (*self.trains.values(), *prunes) if entry and entry.data), None)
 
-def load_results(runs_dir: Path) -> list[Experiment]:
-    """Load everything below a folder of runs, experiments sorted by name.
+
+def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> list[Experiment]:
+    """Load everything below some folders of runs, experiments sorted by name.
 
     Args:
         runs_dir: holds `<experiment>/seed<k>/train/` and, beside it, `<method>/{prune,retrain,evaluate}/`.
+        further: more such folders, with other experiments, or other methods and seeds of the same ones; they need not
+            exist. A dense network is that of the first folder that holds it.
 
     Returns:
         One entry per experiment that holds any metrics.
 
     Raises:
-        ValueError: there are no metrics at all, or a file is broken (named in the message).
+        ValueError: there are no metrics at all, a file is broken, or two folders hold the same run (named in the
+            message).
     """
-    folders = sorted(path for path in runs_dir.glob("*/") if path.is_dir())
-    experiments = [experiment for folder in folders if (experiment := _load_experiment(folder))]
+    folders: dict[str, list[Path]] = {}
+    for root in (runs_dir, *further):
+        for path in root.glob("*/"):
+            if path.is_dir():
+                folders.setdefault(path.name, []).append(path)
+    experiments = [experiment for name in sorted(folders) if (experiment := _load_experiment(name, folders[name]))]
     if not experiments:
         raise ValueError(f"{runs_dir}: no metrics found; expected <experiment>/seed<k>/<stage>/metrics.json")
     return experiments
 
 
-def _load_experiment(folder: Path) -> Experiment | None:
+def _load_experiment(name: str, folders: Sequence[Path]) -> Experiment | None:
+    """Load one experiment from the folders that hold a part of it."""
     trains: dict[int, Train] = {}
     collects: dict[int, Collect] = {}
-    runs: list[Run] = []
+    runs: dict[tuple[int, str], Run] = {}
+    sources: dict[tuple[int, str], Path] = {}
     timings: list[Timing] = []
-    for seed_folder, seed in _seed_folders(folder):
+    for seed_folder, seed in (pair for folder in folders for pair in _seed_folders(folder)):
         train = load_object(seed_folder / "train" / "metrics.json", Train)
         if train:
-            trains[seed] = train
+            trains.setdefault(seed, train)
         collect = load_object(seed_folder / "collect" / "metrics.json", Collect)
         if collect:
-            collects[seed] = collect
+            collects.setdefault(seed, collect)
         timing_files = sorted(seed_folder.rglob("timings.json"))
-        timings += [_load_timing(path, folder.name, seed, seed_folder) for path in timing_files]
+        timings += [_load_timing(path, name, seed, seed_folder) for path in timing_files]
         for method_folder in sorted(path for path in seed_folder.iterdir() if path.is_dir()):
-            run = _load_run(method_folder, folder.name, seed)
-            if run:
-                runs.append(run)
+            run = _load_run(method_folder, name, seed)
+            if run is None:
+                continue
+            other = sources.setdefault((seed, run.folder), method_folder)
+            if other != method_folder:
+                raise ValueError(f"{method_folder} and {other} hold the same run: remove one of the two")
+            runs[seed, run.folder] = run
     if not trains and not runs:
         return None
     groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.method, run.folder), []).append(run)
+    for key in sorted(runs):
+        groups.setdefault((runs[key].method, runs[key].folder), []).append(runs[key])
     ordered = sorted(groups, key=lambda key: sort_key(*key))
-    methods = [MethodRuns(folder.name, *key, groups[key]) for key in ordered]
-    return Experiment(folder.name, trains, methods, timings, collects)
+    methods = [MethodRuns(name, *key, groups[key]) for key in ordered]
+    return Experiment(name, dict(sorted(trains.items())), methods, timings, dict(sorted(collects.items())))
 
 
 def _seed_folders(folder: Path) -> list[tuple[Path, int]]:
