@@ -26,7 +26,7 @@ from lobs.layers import PRUNABLE, Prunable, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
 from lobs.registry import CORRECTIONS, unknown_name
 from lobs.statistics import network_input
-from lobs.walk import count_calls, first_input, require_repeatable, run_until
+from lobs.walk import Walk, count_calls, first_input, require_repeatable
 
 Place: TypeAlias = Prunable | _BatchNorm
 
@@ -159,8 +159,7 @@ def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:
 def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> None:
     """Add the mean differences of the outputs, front to back."""
     places = _places(dense, batches)
-    calls = count_calls(dense, batches, places)
-    means = {name: _Mean(places[name]) for name in calls}
+    means = {name: _Mean(places[name]) for name in count_calls(dense, batches, places)}
     handles = [places[name].register_forward_hook(mean.hook) for name, mean in means.items()]
     try:
         for batch in batches:
@@ -169,14 +168,17 @@ def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> N
         for handle in handles:
             handle.remove()
     copies = dict(pruned.named_modules())
-    for name, expected in means.items():
-        module = cast("Place", copies[name])
-        found = _Mean(module)
-        for batch in batches:
-            run_until(pruned, module, calls[name], network_input(batch, pruned), found.see)
-        bias = cast("Tensor", module.bias)
-        difference = expected.value() - found.value()
-        bias.add_(difference.masked_fill(_gone(module), 0.0).to(bias.dtype))
+    copied = {name: cast("Place", copies[name]) for name in means}
+    with Walk(pruned, copied, batches) as walk:
+        for name, expected in means.items():
+            module = copied[name]
+            found = _Mean(module)
+            for calls in walk.visits(name):
+                for inputs, output in calls:
+                    found.see(inputs, output)
+            bias = cast("Tensor", module.bias)
+            difference = expected.value() - found.value()
+            bias.add_(difference.masked_fill(_gone(module), 0.0).to(bias.dtype))
 
 
 def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:

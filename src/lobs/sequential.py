@@ -29,7 +29,7 @@ from lobs.modes import evaluation_mode
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
 from lobs.statistics import LayerStatistics, Statistics, network_input
-from lobs.walk import count_calls, run_until
+from lobs.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,16 @@ def reference_weight(
 
 @torch.no_grad()
 def paired_statistics(
-    dense: nn.Module, pruned: nn.Module, name: str, calls: int, batches: Iterable, base: LayerStatistics, keep: int = 0
+    dense: Walk, pruned: Walk, module: Prunable, name: str, inputs: Iterable[int], base: LayerStatistics, keep: int = 0
 ) -> LayerStatistics:
     """Statistics of one layer's inputs in the pruned network, with the dense network's outputs as targets.
 
-    Both networks run batch by batch up to the layer's last call: memory does not grow with the number of inputs.
-
     Args:
-        dense: the trained network, in evaluation mode.
-        pruned: the same, pruned up to this layer, which still has its trained weights; in evaluation mode.
-        name: of the layer.
-        calls: how often a forward pass calls it; all calls count.
-        batches: calibration inputs.
+        dense: through the trained network.
+        pruned: through the same, pruned up to this layer.
+        module: the layer, which still has its trained weights.
+        name: of the layer; all of its calls count.
+        inputs: how many network inputs every batch holds.
         base: the layer's statistics in the dense network: what does not depend on its inputs is taken from there.
         keep: how many pairs of input and target to keep as samples.
 
@@ -107,31 +105,20 @@ def paired_statistics(
     Raises:
         ValueError: an input is not finite, or a pass calls the layer less often.
     """
-    layer, copy = _module(dense, name), _module(pruned, name)
     sums, residuals = InputSums(base.bias, keep), ResidualSums(base.bias, keep)
-    wanted: list[Tensor] = []
-
-    def see_dense(_: Tensor, output: Tensor) -> None:
-        # What follows a call that is not the last may overwrite its output: a ReLU in place.
-        wanted.append(unit_outputs(layer, output).clone() if calls > 1 else unit_outputs(layer, output))
-
-    def see_pruned(inputs: Tensor, output: Tensor) -> None:
-        target = wanted.pop(0)
-        rest = widened(target) - widened(unit_outputs(copy, output))
-        start = 0
-        for samples in input_samples(copy, inputs):
-            stop = start + samples.shape[1]
-            sums.add(samples)
-            residuals.add(samples, rest[start:stop], target[start:stop])
-            start = stop
-
-    for batch in batches:
-        inputs = network_input(batch, dense)
-        sums.inputs += len(inputs)
-        run_until(dense, layer, calls, inputs, see_dense)
-        run_until(pruned, copy, calls, inputs, see_pruned)
+    for count, wanted, found in zip(inputs, dense.visits(name), pruned.visits(name), strict=True):
+        sums.inputs += count
+        for (_, target), (given, output) in zip(wanted, found, strict=True):
+            targets = unit_outputs(module, target)
+            rest = widened(targets) - widened(unit_outputs(module, output))
+            start = 0
+            for samples in input_samples(module, given):
+                stop = start + samples.shape[1]
+                sums.add(samples)
+                residuals.add(samples, rest[start:stop], targets[start:stop])
+                start = stop
     moment = sums.second_moment(name)
-    target_moment, target_power = residuals.target(weight_matrix(layer), moment)
+    target_moment, target_power = residuals.target(weight_matrix(module), moment)
     return replace(
         base,
         second_moment=moment[0] if len(moment) == 1 else moment,
@@ -166,7 +153,7 @@ def prune_in_sequence(
         solver: whose damping is W*'s lambda too; solvers without any take the library's default.
         path_of: name, weight and statistics of a layer -> its path by that solver.
         choose: name and path -> how many weights to remove.
-        batches: calibration inputs, read once per layer.
+        batches: calibration inputs, read a few times, or once per layer (`lobs.walk.Walk`).
         keep_samples: input vectors kept per layer; None: as many as ``statistics`` hold.
         progress: wraps the iterable of layer names.
 
@@ -178,16 +165,22 @@ def prune_in_sequence(
     """
     modules = {name: _module(pruned, name) for name in names}
     damping, alpha = getattr(solver, "damping", DAMPING), getattr(solver, "alpha", None)
-    with evaluation_mode(dense), evaluation_mode(pruned):
-        calls = count_calls(dense, batches, {name: _module(dense, name) for name in modules})
+    originals = {name: _module(dense, name) for name in modules}
+    with (
+        evaluation_mode(dense),
+        evaluation_mode(pruned),
+        Walk(dense, originals, batches, together=2) as wanted,
+        Walk(pruned, modules, batches, together=2) as found,
+    ):
+        inputs = [len(network_input(batch, dense)) for batch in batches]
         for name in modules:
-            if name not in calls:
+            if name not in wanted.calls:
                 raise ValueError(f"layer {name!r} is never called with these batches: leave it out with layers=[...]")
         for name in modules if progress is None else progress(list(modules)):
             start = time.perf_counter()
             module, base = modules[name], statistics[name]
             keep = _samples_held(base) if keep_samples is None else keep_samples
-            layer = paired_statistics(dense, pruned, name, calls[name], batches, base, keep)
+            layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
             weight = weight_matrix(module)
             layer = layer.to(weight.device)
             weight = weight.float() if weight.dtype.itemsize < 4 else weight

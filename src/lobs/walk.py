@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lobs.statistics import network_input, probe_determinism
+from lobs.suspended import SuspendedPasses, suspendable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -99,6 +100,67 @@ def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -
         for handle in handles:
             handle.remove()
     return calls
+
+
+class Walk:
+    """One network front to back: what its modules are given and give, while those before them may have been changed.
+
+    A context manager. Where the network allows it (`lobs.suspended`) all of the walk is one forward pass, else every
+    module is reached from the network's start.
+
+    Args:
+        model: in evaluation mode.
+        modules: of the model, by name.
+        batches: calibration inputs, which start anew each time.
+        together: how many such walks are made at once and share the memory.
+
+    Attributes:
+        calls: how often one forward pass calls each module, in the order of the first call; without those never called.
+
+    Raises:
+        ValueError: there is no batch, or the network answers differently twice.
+    """
+
+    def __init__(
+        self, model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, together: int = 1
+    ) -> None:
+        self.calls = count_calls(model, batches, modules)
+        self._model, self._modules, self._batches = model, modules, batches
+        self._passes: SuspendedPasses | None = None
+        if suspendable(model, modules, batches, together):
+            self._passes = SuspendedPasses(model, modules, [network_input(batch, model) for batch in batches])
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._passes is not None:
+            self._passes.close()
+
+    @torch.no_grad()
+    def visits(self, name: str) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """What every batch brings to a module: the next one in the order of `calls`.
+
+        Args:
+            name: of the module.
+
+        Yields:
+            Input and output of every call, batch by batch.
+        """
+        module = self._modules[name]
+        if self._passes is not None:
+            for inputs in self._passes.inputs(name):
+                yield [(inputs, module.forward(inputs))]
+            return
+        for batch in self._batches:
+            seen: list[tuple[Tensor, Tensor]] = []
+            run_until(self._model, module, self.calls[name], network_input(batch, self._model), _keeper(seen))
+            yield seen
+
+
+def _keeper(seen: list[tuple[Tensor, Tensor]]) -> Callable[[Tensor, Tensor], None]:
+    """Notes a call; copies, since what follows in the network may overwrite either in place."""
+    return lambda inputs, output: seen.append((inputs.clone(), output.clone()))
 
 
 def require_repeatable(batches: Iterable | None, what: str) -> Iterable:

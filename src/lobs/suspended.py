@@ -1,0 +1,159 @@
+"""Forward passes that wait before every layer: a walk through a network in about one forward pass.
+
+Pruning in sequence and correcting biases both change a layer and then need what the next one is given. Running every
+batch from the start up to each layer in turn costs as many passes as there are layers. Here each batch has a pass of
+its own, a greenlet, which is held just before it calls a layer and goes on once that layer is done. The price is
+memory: what every batch's pass still needs is alive at the same time.
+
+`suspendable` says whether a walk may be made this way: it may not where a layer is called more than once (its first
+call would have to know weights that are decided after its last), where autocast is switched on or off inside the
+network (the switch belongs to the whole thread), or where memory does not suffice. Then `lobs.walk.Walk` starts
+anew for every layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor, nn
+
+from lobs.statistics import network_input
+
+# A waiting pass keeps its layer's input and what skips the layer (a residual branch is at most as large, as a rule).
+ALIVE = 2
+# Share of the free memory that the waiting passes of all batches may take.
+MEMORY_SHARE = 0.5
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@torch.no_grad()
+def suspendable(
+    model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, networks: int = 1, memory: int | None = None
+) -> bool:
+    """Whether passes through a network can wait before each of some modules.
+
+    Args:
+        model: in evaluation mode.
+        modules: of the model, by name.
+        batches: calibration inputs, which start anew each time.
+        networks: how many networks of this kind are walked through at once.
+        memory: bytes that the waiting passes may take; None: `MEMORY_SHARE` of what is free now.
+
+    Returns:
+        True where each module is called once or never, no autocast is switched inside, and memory suffices.
+    """
+    sizes: list[int] = []
+    called: set[nn.Module] = set()
+    outside = _autocast()
+    fine = True
+
+    def hook(module: nn.Module, args: tuple) -> None:
+        nonlocal fine
+        fine = fine and module not in called and _autocast() == outside
+        called.add(module)
+        sizes.append(args[0].numel() * args[0].element_size())
+
+    handles = [module.register_forward_pre_hook(hook) for module in modules.values()]
+    first: Tensor | None = None
+    images = 0
+    try:
+        for batch in batches:
+            inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+            images += len(inputs)
+            if first is None:
+                first = network_input(batch, model)
+                model(first)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if first is None or not fine:
+        return False
+    own = first.numel() * first.element_size()
+    needed = networks * (own + ALIVE * max(sizes, default=0)) * images / len(first)
+    return needed <= (MEMORY_SHARE * free_bytes(first.device) if memory is None else memory)
+
+
+class SuspendedPasses:
+    """One forward pass per batch, each held before the module it is about to call.
+
+    A context manager: leaving it ends all passes.
+
+    Args:
+        model: in evaluation mode; `suspendable`.
+        modules: of the model, by name, where the passes are held.
+        inputs: of the network, batch by batch, on its device.
+    """
+
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], inputs: Iterable[Tensor]) -> None:
+        self._names = {module: name for name, module in modules.items()}
+        self._passes = [_Pass(model, batch) for batch in inputs]
+        self._handles = [module.register_forward_pre_hook(self._hold) for module in modules.values()]
+
+    def __enter__(self) -> SuspendedPasses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all passes; nothing of them stays in memory."""
+        for handle in self._handles:
+            handle.remove()
+        for each in self._passes:
+            each.throw()  # GreenletExit
+        self._passes = []
+
+    def inputs(self, name: str) -> Iterator[Tensor]:
+        """Let every pass go on to a module, one after the other.
+
+        Args:
+            name: of the module; has to be the next one that the network calls.
+
+        Yields:
+            What the module is about to be given, batch by batch.
+
+        Raises:
+            ValueError: a pass calls another module first, or none.
+        """
+        for each in self._passes:
+            with torch.no_grad():
+                held = each.switch()
+            if each.dead or held[0] != name:
+                before = "ended" if each.dead else f"called layer {held[0]!r}"
+                raise ValueError(
+                    f"a forward pass {before} where the first one called layer {name!r}: networks that call their "
+                    f"layers depending on the data cannot be walked layer by layer"
+                )
+            yield held[1]
+
+    def _hold(self, module: nn.Module, args: tuple) -> None:
+        current = getcurrent()
+        if isinstance(current, _Pass) and current.parent is not None:
+            current.parent.switch((self._names[module], args[0]))
+
+
+class _Pass(greenlet):
+    """One batch on its way through a network."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs: Tensor | None = inputs
+
+    def run(self) -> Any:
+        inputs, self.inputs = self.inputs, None
+        return self.model(inputs)
+
+
+def _autocast() -> tuple[bool, bool]:
+    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
