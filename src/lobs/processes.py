@@ -31,14 +31,16 @@ def require_group() -> None:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of all processes' tensors, which must agree in shape and type; may overwrite ``values``.
+    """The sum of all processes' tensors; may overwrite ``values``.
 
     Args:
-        values: this process's.
+        values: this process's, of the same shape and type in all.
 
     Returns:
         The sum, the same in every process, on the device of ``values``.
     """
+    if rank_and_size()[1] == 1:
+        return values
     # NCCL knows nothing but GPUs.
     home, through = values.device, "cuda" if distributed.get_backend() == "nccl" else values.device
     values = values.to(through).contiguous()
@@ -51,6 +53,15 @@ def gathered(value: Any) -> list[Any]:
     values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
+
+
+def of_first(value: T) -> T:
+    """The first process's value, in every process."""
+    if rank_and_size()[1] == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def together(work: Callable[[], T]) -> T:

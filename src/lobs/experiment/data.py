@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -47,14 +47,23 @@ class Batches:
 
     split: Split
     size: int
+    first: int = 0
+    step: int = 1
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.size)
+        return len(self._starts())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """From the first batch on."""
-        for start in range(0, len(self.split), self.size):
+        for start in self._starts():
             yield self.split[start : start + self.size]
+
+    def share(self, first: int, step: int) -> Batches:
+        """Every ``step``-th of these batches, beginning with number ``first``: one process's part of the work."""
+        return replace(self, first=self.first + first * self.step, step=self.step * step)
+
+    def _starts(self) -> range:
+        return range(self.first * self.size, len(self.split), self.step * self.size)
 
 
 def split_file(root: str | Path, name: str, split: str) -> Path:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
 from lobs.experiment.data import Split
+from lobs.processes import rank_and_size
+
+
+class _Shares(Sampler[list[int]]):
+    """This process's share of every minibatch; the order is that of one process."""
+
+    def __init__(self, minibatches: BatchSampler) -> None:
+        self._minibatches = minibatches
+        self._rank, self._size = rank_and_size()
+
+    def __len__(self) -> int:
+        return len(self._minibatches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in self._minibatches:
+            yield indices[self._rank :: self._size]
 
 
 class InMemoryData(pl.LightningDataModule):
@@ -14,7 +32,7 @@ class InMemoryData(pl.LightningDataModule):
 
     Args:
         train: the images to learn from.
-        batch_size: images per minibatch; the last one of an epoch may be smaller.
+        batch_size: images per minibatch of all processes together; the last one of an epoch may be smaller.
         seed: of the order of the images.
     """
 
@@ -30,7 +48,7 @@ class InMemoryData(pl.LightningDataModule):
         # With batch_size=None the sampler's whole list of indices reaches Split.__getitem__ at once.
         return DataLoader(
             self._train,  # type: ignore[arg-type]
-            sampler=BatchSampler(order, self._batch_size, drop_last=False),
+            sampler=_Shares(BatchSampler(order, self._batch_size, drop_last=False)),
             batch_size=None,
             num_workers=0,
         )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lobs.experiment.data import Split
+from lobs.experiment.data import Batches, Split
 from lobs.modes import evaluation_mode
 
 # Large enough to keep two cores busy; a convolution's maps of more images no longer fit into the cache.
 BATCH_SIZE = 1000
 
 
-@torch.no_grad()
 def error_percent(network: nn.Module, split: Split) -> float:
     """Share of images whose largest output is not the label's, in percent.
 
@@ -23,12 +22,18 @@ def error_percent(network: nn.Module, split: Split) -> float:
     Returns:
         The error.
     """
+    return 100 * wrong_answers(network, split.batches(BATCH_SIZE)) / len(split)
+
+
+@torch.no_grad()
+def wrong_answers(network: nn.Module, batches: Batches) -> int:
+    """How many images have another largest output than their label's."""
     device = _device(network)
     wrong = 0
     with evaluation_mode(network):
-        for inputs, labels in split.batches(BATCH_SIZE):
+        for inputs, labels in batches:
             wrong += int((network(inputs.to(device)).argmax(dim=1) != labels.to(device)).sum())
-    return 100 * wrong / len(split)
+    return wrong
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lobs.experiment.data import Split
 from lobs.experiment.evaluation import error_percent
 from lobs.experiment.training import Recipe, fit
+from lobs.processes import of_first
 
 # Network, density -> pruned network, masks.
 Pruner = Callable[[nn.Module, float], tuple[nn.Module, dict[str, Tensor]]]
@@ -98,6 +99,9 @@ def retrain(
             if prune is None:
                 raise ValueError(f"{len(further)} further rounds need a function that prunes")
             network, pruned = prune(network, target)
+            # GPUs may round differently: all processes go on from the first one's choice.
+            network.load_state_dict(of_first(network.state_dict()))
+            pruned = of_first(pruned)
             _check_nested(kept, pruned, number)
             kept = pruned
         after_pruning = error_percent(network, measured)

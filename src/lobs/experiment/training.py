@@ -13,12 +13,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lobs.experiment.data import Split
 from lobs.experiment.datamodule import InMemoryData
-from lobs.experiment.evaluation import error_percent
+from lobs.experiment.evaluation import BATCH_SIZE, wrong_answers
+from lobs.processes import rank_and_size, summed
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,15 @@ class Classifier(pl.LightningModule):
         self.recipe = recipe
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The mean loss of a minibatch."""
+        """The mean loss of a minibatch; of several processes' shares the part of it whose mean over them it is."""
         inputs, labels = batch
-        return functional.cross_entropy(self.network(inputs), labels)
+        outputs = self.network(inputs)
+        size = rank_and_size()[1]
+        if size == 1:
+            return functional.cross_entropy(outputs, labels)
+        # DDP averages the gradients, and shares may differ in size: weighted like this, the average is the minibatch's.
+        images = summed(torch.tensor(len(labels), device=outputs.device))
+        return functional.cross_entropy(outputs, labels, reduction="sum") * size / images
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and, where it asks for one, a schedule that moves with every minibatch."""
@@ -151,13 +159,16 @@ class ErrorCurve(pl.Callback):
             self._measure(step, module)
 
     def _measure(self, iteration: int, module: Classifier) -> None:
-        loss = float(torch.stack(self._losses).mean()) if self._losses else None
+        rank, size = rank_and_size()
+        loss = float(summed(torch.stack(self._losses).mean()) / size) if self._losses else None
         self._losses = []
+        share = self._measured.batches(BATCH_SIZE).share(rank, size)
+        wrong = int(summed(torch.tensor(wrong_answers(module.network, share))))
         self.points.append(
             {
                 "iteration": iteration,
                 "train_loss": loss,
-                "test_error_percent": error_percent(module.network, self._measured),
+                "test_error_percent": 100 * wrong / len(self._measured),
             }
         )
 
@@ -192,7 +203,9 @@ def fit(
 ) -> Fit:
     """Train a network in place.
 
-    The same arguments give the same weights, byte for byte, on one machine.
+    The same arguments give the same weights, byte for byte, on one machine. In every process of a process group
+    (`lobs.pipeline.devices`) this is DDP: each takes its share of every minibatch, and the weights are those of one
+    process, to rounding, but for batch norm, which normalises each share by itself, and for dropout's draws.
 
     Args:
         network: is trained in place and comes back on the CPU.
@@ -210,11 +223,15 @@ def fit(
     """
     curve = ErrorCurve(measured, measure_every)
     fixed: list[pl.Callback] = [] if masks is None else [FixedMasks(masks)]
+    rank, size = rank_and_size()
     with _quiet_lightning():
-        pl.seed_everything(seed, verbose=False)
+        pl.seed_everything(seed + rank, verbose=False)
         trainer = pl.Trainer(
             accelerator={"cuda": "gpu"}.get(device, device),
-            devices=1,
+            devices=size,
+            strategy="auto" if size == 1 else "ddp",
+            plugins=[LightningEnvironment()],  # our processes are there already, whatever a cluster's variables say
+            use_distributed_sampler=False,  # the data module shares the minibatches out
             max_epochs=-1,
             max_steps=recipe.iterations,
             deterministic=True,

@@ -10,6 +10,7 @@ from torch import nn
 
 from lobs.curvature import LossCurvature
 from lobs.experiment.data import Batches, Split
+from lobs.processes import rank_and_size
 from lobs.registry import METHODS
 from lobs.statistics import Statistics, collect_statistics, network_input
 
@@ -31,6 +32,27 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
     return train.part(0, images).batches(collect["batch_size"])
 
 
+def own_share(batches: Batches) -> Batches:
+    """Of the batches, those that this process takes.
+
+    Args:
+        batches: all of them.
+
+    Returns:
+        Every N-th, where there are N processes.
+
+    Raises:
+        ValueError: there are not enough for all processes.
+    """
+    rank, size = rank_and_size()
+    if len(batches) < size:
+        raise ValueError(
+            f"devices={size} is not accepted here: {len(batches.split)} calibration images in batches of "
+            f"collect.batch_size={batches.size} are {len(batches)} batches, and every process needs one"
+        )
+    return batches.share(rank, size)
+
+
 def calibrate(
     network: nn.Module,
     train: Split,
@@ -38,7 +60,7 @@ def calibrate(
     progress: Callable[[Iterable], Iterable] | None = None,
     solver: str | None = None,
 ) -> Statistics:
-    """Statistics of a network as key `collect` describes them.
+    """Statistics of a network as key `collect` describes them, summed over the processes where there are several.
 
     Args:
         network: on the device to compute on.
@@ -51,7 +73,7 @@ def calibrate(
     Returns:
         The statistics of every layer.
     """
-    batches = calibration_batches(train, collect, repeated=solver is not None)
+    batches = own_share(calibration_batches(train, collect, repeated=solver is not None))
     needs = ("inputs_sample",) if solver is None else METHODS[solver].needs
     return collect_statistics(
         network,
@@ -59,6 +81,7 @@ def calibrate(
         progress=progress,
         loss=collect["loss"] if "loss_curvature" in needs else None,
         keep_samples=collect["samples"] if "inputs_sample" in needs else 0,
+        distributed=rank_and_size()[1] > 1,
     )
 
 

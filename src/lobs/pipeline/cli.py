@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from lobs.pipeline.devices import is_user_error
 
 STAGES: dict[str, str] = {
     "resolve": "compose conf/ into one small file per stage instance (the others depend on these)",
@@ -119,13 +120,6 @@ def run_stage(stage: str, config: dict[str, Any]) -> dict[str, Any]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return import_module(f"lobs.pipeline.{stage}").run(config)
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether our own code raised a ValueError on purpose; one from inside torch or numpy keeps its traceback."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-    return isinstance(error, ValueError) and module.split(".")[0] == "lobs"
 
 
 def _finish(stage: str, metrics: dict[str, Any]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lobs.experiment.data import load_training_data
-from lobs.pipeline.calibration import calibrate, calibration_batches
+from lobs.pipeline.calibration import calibrate, calibration_batches, own_share
+from lobs.pipeline.devices import first_process, on_devices
 from lobs.pipeline.files import write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress
 from lobs.statistics import LayerStatistics
@@ -20,18 +21,25 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The metrics written.
     """
+    return on_devices(collect, config)
+
+
+def collect(config: dict[str, Any]) -> dict[str, Any]:
+    """The work of one process."""
     device = prepare(config)
     folders = Folders(config)
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
     train, _ = load_training_data(config["paths"]["data"], **config["data"])
     images = len(train.part(0, config["collect"]["images"]))
-    batches = len(calibration_batches(train, config["collect"]))
 
     watch = Stopwatch()
     bar = progress("calibrating")
+    batches = len(own_share(calibration_batches(train, config["collect"])))
     statistics = calibrate(
         network.to(device), train, config["collect"], progress=lambda items: bar(items, total=batches)
     )
+    if not first_process():
+        return {}
     metrics = {
         "experiment": config["name"],
         "seed": config["seed"],

@@ -111,6 +111,7 @@ class Config:
     size: int | None
     methods: dict[str, Any]
     device: str
+    devices: int
     threads: int
     model: dict[str, Any]
     data: Data
@@ -135,10 +136,10 @@ _FIRST_PASS = ("collect.batch_size", "collect.images", "collect.samples")
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "fetch": ("data.name", "paths.data"),
-    "train": (*_NETWORK, "train"),
-    "collect": (*_NETWORK, *_FIRST_PASS),
+    "train": (*_NETWORK, "devices", "train"),
+    "collect": (*_NETWORK, "devices", *_FIRST_PASS),
     "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
-    "retrain": (*_NETWORK, *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
+    "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
     "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow"),
     "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow"),
@@ -385,6 +386,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "flops": _or_null((_share, "the share of multiply-adds kept, a number from 0 to 1")),
     "size": _or_null((_whole(0), "the bytes of the sparse file, a whole number")),
     "device": _one_of(DEVICES),
+    "devices": _POSITIVE,
     "threads": _POSITIVE,
     "data.name": _one_of(DATASETS),
     "data.validation": (_whole(0), "a whole number of training images, 0 or more"),

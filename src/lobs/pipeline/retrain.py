@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lobs.experiment.data import Split, load_training_data
 from lobs.pipeline.budget import runs_network
 from lobs.pipeline.calibration import calibrate, calibration_batches
+from lobs.pipeline.devices import first_process, on_devices
 from lobs.pipeline.files import load_tensors, save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
 from lobs.pruning import prune
@@ -29,6 +30,11 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The metrics written.
     """
+    return on_devices(retrain_network, config)
+
+
+def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
+    """The work of one process."""
     device = prepare(config)
     folders = Folders(config)
     before = require_same_budget(config, folders)
@@ -37,6 +43,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     learn = operate if config["method"]["allocation"] == "surgery" else retrain_pruned
     result = learn(config, folders, *splits, device)
+    if not first_process():
+        return {}
     last = result.rounds[-1]
     metrics = {
         "experiment": config["name"],

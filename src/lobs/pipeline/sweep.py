@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from lobs.pipeline.cli import is_user_error, run_stage
+from lobs.pipeline.cli import run_stage
 from lobs.pipeline.compose import (
     HYDRA_VERSION_BASE,
     ROOT_CONFIG,
@@ -24,6 +24,7 @@ from lobs.pipeline.compose import (
     points,
 )
 from lobs.pipeline.config import ConfigError, stage_config
+from lobs.pipeline.devices import is_user_error
 from lobs.pipeline.files import write_csv
 from lobs.pipeline.stage import flat, print_table
 

@@ -6,6 +6,7 @@ from math import ceil
 from typing import Any
 
 from lobs.experiment.data import load_training_data
+from lobs.pipeline.devices import first_process, on_devices
 from lobs.pipeline.files import write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, prepare, save_network
 
@@ -19,6 +20,11 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The metrics written.
     """
+    return on_devices(train_network, config)
+
+
+def train_network(config: dict[str, Any]) -> dict[str, Any]:
+    """The work of one process."""
     device = prepare(config)
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
 
@@ -40,6 +46,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         device=device.type,
         measure_every=epoch,
     )
+    if not first_process():
+        return {}
     metrics = {
         "experiment": config["name"],
         "seed": config["seed"],
