@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lobs.experiment.tracking import DIGEST, KEY, sync
+from lobs.experiment.mlflow_store import DIGEST, KEY
+from lobs.experiment.tracking import log_sweep, sync
 from report.synthetic import METHODS, write_json, write_runs
 
 
@@ -100,8 +101,8 @@ def test_params_tags_and_metrics_are_those_of_the_files(runs: Path, store: Path)
         "output_error": 5.0,
         "bound": 400.0,
         "layer_error_sum": 60.0,
-        "layers/error/fc2": 5.0,
-        "layers/density/fc1": 0.07,
+        "layers/fc2/error": 5.0,
+        "layers/fc1/density": 0.07,
     }
     assert {key: run.data.metrics[key] for key in expected} == pytest.approx(expected)
 
@@ -109,8 +110,8 @@ def test_params_tags_and_metrics_are_those_of_the_files(runs: Path, store: Path)
 def test_layers_are_steps_and_curves_keep_their_iterations(runs: Path, store: Path) -> None:
     sync(runs, store)
     run = visible(store)["lenet300/seed0/lobs"]
-    assert history(store, run, "layers/error") == [(0, 50.0), (1, 5.0), (2, 0.5)]
-    assert history(store, run, "layers/bound_contribution") == [(0, 100.0), (1, 200.0), (2, 300.0)]
+    assert history(store, run, "layer_error") == [(0, 50.0), (1, 5.0), (2, 0.5)]
+    assert history(store, run, "layer_bound_contribution") == [(0, 100.0), (1, 200.0), (2, 300.0)]
     assert history(store, run, "train/test_error_percent") == [(1, 2.5), (2, 1.7)]
     retraining = history(store, run, "retrain/test_error_percent")
     assert [step for step, _ in retraining] == list(range(0, 511, 10))
@@ -192,7 +193,7 @@ def test_missing_stages_leave_their_metrics_out(runs: Path, store: Path) -> None
     sync(runs, store)
     metrics = visible(store)["lenet300/seed0/magnitude"].data.metrics
     assert metrics["error_after_pruning_percent"] == 57.0
-    assert metrics["layers/error/fc1"] == 50.0, "from the prune stage"
+    assert metrics["layers/fc1/error"] == 50.0, "from the prune stage"
     assert not {"error_after_retraining_percent", "iterations", "bound"} & set(metrics)
 
 
@@ -204,8 +205,8 @@ def test_names_and_values_that_mlflow_does_not_take(runs: Path, store: Path) -> 
     write_json(path, data)
     sync(runs, store)
     metrics = visible(store)["lenet300/seed0/lobs"].data.metrics
-    assert metrics["layers/density/block_0_.fc/_"] == 0.1
-    assert "layers/error" not in metrics
+    assert metrics["layers/block_0_.fc/_/density"] == 0.1
+    assert "layer_error" not in metrics
 
 
 def test_a_broken_file_is_named_and_nothing_is_written(runs: Path, tmp_path: Path) -> None:
@@ -227,6 +228,33 @@ def test_the_report_is_attached_to_the_parent(runs: Path, store: Path, tmp_path:
     assert [file.path for file in client_of(store).list_artifacts(run.info.run_id, "report")] == ["report/README.md"]
     assert run.info.artifact_uri.startswith(store.as_uri())
     assert (store / "artifacts" / run.info.run_id / "artifacts/report/README.md").read_text() == "second"
+
+
+def test_a_sweep_has_a_parent_and_a_child_per_stage_and_point(store: Path) -> None:
+    def row(density: str, error: str | None = None, **metrics: object) -> dict[str, Any]:
+        return {"point": {"method": "lobs", "+density": density}, "metrics": metrics, "error": error}
+
+    rows = [row("0.1", error_percent=2.0, bound=float("inf"), solver="lobs", kept=7), row("0.2", "ValueError: no")]
+    assert log_sweep("curve", "prune", rows, store) == {"created": 2, "updated": 0, "unchanged": 0}
+    assert log_sweep("curve", "retrain", rows[:1], store)["created"] == 1
+    rows[1] = row("0.2", error_percent=1.5)
+    assert log_sweep("curve", "prune", rows, store) == {"created": 0, "updated": 1, "unchanged": 1}
+    found = visible(store)
+    first = "sweep/curve/prune/method=lobs, density=0.1"
+    assert set(found) == {"sweep/curve", first, first.replace("0.1", "0.2"), first.replace("prune", "retrain")}
+    run = found[first]
+    assert run.data.metrics == {"error_percent": 2.0, "kept": 7.0}
+    assert run.data.params == {"method": "lobs", "density": "0.1", "solver": "lobs"}
+    assert run.data.tags["mlflow.parentRunId"] == found["sweep/curve"].info.run_id
+    assert {run.data.tags[key] for key in ("sweep", "stage", "method", "density")} == {"curve", "prune", "lobs", "0.1"}
+    assert found[first.replace("0.1", "0.2")].info.status == "FINISHED"
+
+
+def test_a_failed_point_is_shown_as_failed_with_its_reason(store: Path) -> None:
+    rows = [{"point": {}, "metrics": {}, "error": "ValueError: density=7"}]
+    log_sweep("curve", "prune", rows, store)
+    run = visible(store)["sweep/curve/prune/as it is"]
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ValueError: density=7")
 
 
 @pytest.mark.slow

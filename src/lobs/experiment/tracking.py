@@ -1,10 +1,9 @@
 """The MLflow view of the runs: one sqlite store, rebuilt from the metrics files as often as one likes.
 
 The files are the truth and MLflow is a view of them: nothing is read back from it but the keys and digests of the
-runs already there. The experiment "paper" holds a parent run per network and, below it, a child per method and seed.
-A run is found by its tag `lobs.key`; its tag `lobs.digest` says which contents it was built from, and is written last.
-So an unchanged run stays untouched, a changed or half-built one is deleted and built anew, and no run is ever there
-twice. Runs whose files have gone stay as they are.
+runs already there (mlflow_store.py). The experiment "paper" holds a parent run per network and, below it, a child per
+method and seed; a sweep is a parent `sweep/<name>` with a child per stage and point. Runs whose files have gone stay as
+they are.
 """
 
 from __future__ import annotations
@@ -12,93 +11,117 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
-import os
-import re
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from lobs.experiment.mlflow_store import Entry, NetworkFile, opened
 
-EXPERIMENT = "paper"
-DATABASE = "mlflow.db"
-KEY = "lobs.key"
-DIGEST = "lobs.digest"
-PARENT = "mlflow.parentRunId"  # MLflow's own name for it
 # Part of every digest: to be raised when what is logged changes, so that the next sync builds all runs anew.
-_LAYOUT = 1
+_LAYOUT = 2
 _STAGES = ("prune", "retrain", "evaluate")
-# MLflow's limit on the metrics of one request.
-_BATCH = 1000
+_SEED_STAGES = ("train", "collect")
+# What the stages were given: `lobs resolve` writes one such file per stage instance beside the folder of runs.
+_RESOLVED = "resolved"
+_COMPARED = ("network", "data", "method", "density", "seed")
+_SHARED = ("network", "data")
+_LAYER_METRICS = ("density", "error", "relative_error", "bound_contribution")
 
 
-@dataclass
-class Entry:
-    """What one child run shows.
-
-    Attributes:
-        experiment: name of our experiment (the parent run).
-        name: name of the run.
-        key: identifies it for ever.
-        digest: of the files it is made from.
-        params: settings.
-        tags: columns of the compare view.
-        metrics: (name, value, step).
-    """
-
-    experiment: str
-    name: str
-    key: str
-    digest: str
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: dict[str, Any] = field(default_factory=dict)
-    metrics: list[tuple[str, float, int]] = field(default_factory=list)
-
-
-def sync(runs_dir: Path, store: Path, reports_dir: Path | None = None) -> dict[str, int]:
+def sync(
+    runs_dirs: Path | Sequence[Path],
+    store: Path,
+    reports_dir: Path | None = None,
+    *,
+    models: bool = True,
+    progress: Callable[[Sequence[Entry]], Iterable[Entry]] = iter,
+) -> dict[str, int]:
     """Bring the MLflow store up to date with the metrics files.
 
     Args:
-        runs_dir: holds `<experiment>/seed<k>/train/` and, beside it, `<method>/{prune,retrain,evaluate}/`.
+        runs_dirs: one folder of runs or several, each with `<experiment>/seed<k>/train/` and, beside it,
+            `<method>/{prune,retrain,evaluate}/`; those that do not exist are passed over. What `lobs resolve` wrote is
+            looked for in `resolved/` beside each.
         store: folder for the database (`mlflow.db`) and the artifacts; created when it is missing.
-        reports_dir: where it is there, its files are attached to every parent run.
+        reports_dir: where it is there, its files are attached to every network's parent run.
+        models: also log each pruned (and retrained) network whose file is there.
+        progress: wraps the runs while they are written.
 
     Returns:
         How many method runs were `created`, `updated` and found `unchanged`.
 
     Raises:
-        ValueError: a metrics file is broken (named in the message); the store is then as it was.
+        ValueError: a metrics file is broken (named in the message), or a run is in two of the folders; the store is
+            then as it was.
     """
-    entries = [_entry(folder) for folder in _method_folders(Path(runs_dir))]
-    from filelock import FileLock
-
-    store = Path(store).resolve()
-    store.mkdir(parents=True, exist_ok=True)
+    roots = [Path(runs_dirs)] if isinstance(runs_dirs, (str, Path)) else [Path(root) for root in runs_dirs]
+    entries: dict[str, Entry] = {}
+    for root in roots:
+        for folder in _method_folders(root):
+            entry = _entry(root, folder, models)
+            if entry.key in entries:
+                raise ValueError(f"{folder}: {entry.key} is also in another folder of runs; one of them has to go")
+            entries[entry.key] = entry
     counts = {"created": 0, "updated": 0, "unchanged": 0}
-    # Two processes that create the database, or one run, at once would get in each other's way.
-    with FileLock(store / "sync.lock"):
-        client = _client(store)
-        experiment_id = _experiment_id(client, store)
-        present = _present_runs(client, experiment_id)
-        for entry in entries:
-            parent = _parent(client, experiment_id, entry, present)
-            known = present.get(entry.key, [])
-            wanted = {DIGEST: entry.digest, PARENT: parent}
-            current = [run for run in known if wanted.items() <= run.data.tags.items()]
-            for run in known:
-                if run not in current[:1]:
-                    client.delete_run(run.info.run_id)
-            if not current:
-                _create(client, experiment_id, parent, entry)
-            counts["unchanged" if current else "updated" if known else "created"] += 1
-        if reports_dir is not None:
-            _attach_report(client, experiment_id, Path(reports_dir))
+    with opened(store) as mlflow:
+        parents: dict[str, str] = {}
+        for entry in progress(list(entries.values())):
+            network = entry.key.split("/", 1)[0]
+            if network not in parents:
+                tags = {key: value for key, value in entry.tags.items() if key in _SHARED}
+                parents[network] = mlflow.parent(network, tags)
+            counts[mlflow.put(entry, parents[network])] += 1
+        if reports_dir is not None and reports_dir.is_dir():
+            digest = _digest(path for path in sorted(reports_dir.rglob("*")) if path.is_file())
+            for parent in parents.values():
+                mlflow.attach(parent, reports_dir, "report", digest)
     return counts
+
+
+def log_sweep(name: str, stage: str, rows: Sequence[Mapping[str, Any]], store: Path) -> dict[str, int]:
+    """Show a sweep's points below the parent run `sweep/<name>`; a point that is there already is replaced.
+
+    Args:
+        name: of the sweep.
+        stage: that ran at every point.
+        rows: one per point: `point` (what was overridden, by key), `metrics` (a flat mapping; what is no number is
+            shown as a param) and `error` (None, or why the point failed).
+        store: folder of the database and the artifacts; created when it is missing.
+
+    Returns:
+        How many points were `created`, `updated` and found `unchanged`.
+    """
+    counts = {"created": 0, "updated": 0, "unchanged": 0}
+    with opened(store) as mlflow:
+        parent = mlflow.parent(f"sweep/{name}", {"sweep": name})
+        for row in rows:
+            counts[mlflow.put(_point(name, stage, row), parent)] += 1
+    return counts
+
+
+def _point(name: str, stage: str, row: Mapping[str, Any]) -> Entry:
+    """A sweep's point as an entry."""
+    point = {key.lstrip("+"): value for key, value in row["point"].items()}
+    words = ", ".join(f"{key}={value}" for key, value in point.items()) or "as it is"
+    content = json.dumps([_LAYOUT, point, row["metrics"], row["error"]], default=str)
+    entry = Entry(
+        name=words[:250],
+        key=f"sweep/{name}/{stage}/{words}",
+        digest=hashlib.sha256(content.encode()).hexdigest(),
+        tags={"sweep": name, "stage": stage},
+        failed=bool(row["error"]),
+    )
+    for key, value in row["metrics"].items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            entry.add(key, value)
+        elif value is not None:
+            entry.params[key] = value
+    entry.params.update(point)
+    described = {**entry.params, **point}
+    entry.tags.update({key: described[key] for key in _COMPARED if key in described})
+    if row["error"]:
+        entry.tags["error"] = str(row["error"])[:5000]
+    return entry
 
 
 def _method_folders(runs_dir: Path) -> Iterator[Path]:
@@ -108,25 +131,36 @@ def _method_folders(runs_dir: Path) -> Iterator[Path]:
             yield folder
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(root: Path, folder: Path, models: bool) -> Entry:
     """Read one method's files (and those of the dense network it began with) into an entry."""
     seed_folder = folder.parent
     stages = {stage: _read_json(folder / stage / "metrics.json") for stage in _STAGES}
     train = _read_json(seed_folder / "train" / "metrics.json")
     prune, retrain, evaluate = (stages[stage] for stage in _STAGES)
     experiment, seed, method = seed_folder.parent.name, seed_folder.name.removeprefix("seed"), folder.name
+    configs = _config_files(root, folder)
+    config = _config(root, configs.get("prune"))
+    if config is None:  # written by another configuration than the one that lies there now
+        configs = {}
+    network = _network(root, folder, config) if models and config else None
+    measured = [
+        place / file
+        for place in (seed_folder / "train", *(folder / stage for stage in _STAGES))
+        for file in ("metrics.json", "layers.json", "curve.csv")
+    ]
     entry = Entry(
-        experiment=experiment,
         name=f"{method}, seed {seed}",
         key=f"{experiment}/seed{seed}/{method}",
-        digest=_digest(seed_folder / "train", *(folder / stage for stage in _STAGES)),
+        digest=_digest([*measured, *configs.values(), *([network.weights] if network else [])]),
+        files=[(path, f"config/{stage}") for stage, path in configs.items()],
+        network=network,
     )
     outcome = retrain or prune  # density and errors after all rounds, where there was retraining
     density = outcome.get("density")
     settings = {
         "experiment": experiment,
         "network": train.get("model", experiment),
-        "data": train.get("data"),
+        "data": train.get("data") or (config or {}).get("data", {}).get("name"),
         "method": method,
         "seed": seed,
         "solver": prune.get("solver"),
@@ -135,37 +169,29 @@ def _entry(folder: Path) -> Entry:
         "tolerance": prune.get("requested", {}).get("tolerance"),
     }
     entry.params = {key: value for key, value in settings.items() if value is not None}
-    compared = ("network", "data", "method", "density", "seed")
-    entry.tags = {key: entry.params[key] for key in compared if key in entry.params}
+    entry.tags = {key: entry.params[key] for key in _COMPARED if key in entry.params}
     pruned = evaluate.get("pruned", {})
-    _add(entry, "density", density)
-    _add(entry, "compression_ratio", 1 / density if density else None)
+    entry.add("density", density)
+    entry.add("compression_ratio", 1 / density if density else None)
     for key in ("error_before_percent", "error_after_pruning_percent"):
-        _add(entry, key, outcome.get(key))
+        entry.add(key, outcome.get(key))
     for key in ("error_after_retraining_percent", "iterations", "iterations_to_original"):
-        _add(entry, key, retrain.get(key))
-    _add(entry, "layer_error_sum", prune.get("layer_error_sum"))
-    _add(entry, "output_error", pruned.get("output_error"))
-    _add(entry, "bound", pruned.get("bound"))
+        entry.add(key, retrain.get(key))
+    entry.add("layer_error_sum", prune.get("layer_error_sum"))
+    entry.add("output_error", pruned.get("output_error"))
+    entry.add("bound", pruned.get("bound"))
     _add_layers(entry, pruned.get("layers") or _read_json(folder / "prune" / "layers.json", list))
     _add_curve(entry, "train", seed_folder / "train" / "curve.csv", "epoch")
     _add_curve(entry, "retrain", folder / "retrain" / "curve.csv", "iteration")
     return entry
 
 
-def _add(entry: Entry, name: str, value: Any, step: int = 0) -> None:
-    """Add a metric if it is a finite number: MLflow would store infinity as a large number."""
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        # Other characters than these are refused.
-        entry.metrics.append((re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name), float(value), step))
-
-
 def _add_layers(entry: Entry, layers: list[dict[str, Any]]) -> None:
-    """Add each layer's numbers twice: as a curve over the layers, and under the layer's own name."""
+    """Add each layer's numbers twice: as a curve over the layers' indices, and under the layer's own name."""
     for index, layer in enumerate(layers):
-        for key in ("density", "error", "relative_error", "bound_contribution"):
-            _add(entry, f"layers/{key}", layer.get(key), index)
-            _add(entry, f"layers/{key}/{layer.get('name', index)}", layer.get(key))
+        for key in _LAYER_METRICS:
+            entry.add(f"layer_{key}", layer.get(key), index)
+            entry.add(f"layers/{layer.get('name', index)}/{key}", layer.get(key))
 
 
 def _add_curve(entry: Entry, prefix: str, path: Path, step: str) -> None:
@@ -180,7 +206,53 @@ def _add_curve(entry: Entry, prefix: str, path: Path, step: str) -> None:
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {line}: not a row of a curve over '{step}' ({error})") from None
             for key, value in values.items():
-                _add(entry, f"{prefix}/{key}", value, position)
+                entry.add(f"{prefix}/{key}", value, position)
+
+
+def _config_files(root: Path, folder: Path) -> dict[str, Path]:
+    """What the stages of a run were given, as far as it is there."""
+    run = root.parent / _RESOLVED / folder.relative_to(root)
+    files = {
+        **{stage: run.parent / f"{stage}.yaml" for stage in _SEED_STAGES},
+        **{stage: run / f"{stage}.yaml" for stage in _STAGES},
+    }
+    return {stage: path for stage, path in files.items() if path.exists()}
+
+
+def _config(root: Path, path: Path | None) -> dict[str, Any] | None:
+    """The configuration of a stage, if it is about this folder of runs and not about another one beside it."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return config if Path(config["paths"]["runs"]).name == root.name else None
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not what `lobs resolve` writes ({' '.join(str(error).split())})") from None
+
+
+def _network(root: Path, folder: Path, config: Mapping[str, Any]) -> NetworkFile | None:
+    """The run's last network, if its file is there and the shape of an input can be told."""
+    stages = [stage for stage in ("retrain", "prune") if (folder / stage / "model.safetensors").exists()]
+    shape = _input_shape(root.parent / config["paths"]["data"], config["data"]) if stages else None
+    if shape is None:
+        return None
+    return NetworkFile(folder / stages[0] / "model.safetensors", config["model"], shape)
+
+
+def _input_shape(data_dir: Path, data: Mapping[str, Any]) -> list[int] | None:
+    """``[channels, height, width]`` of a stored data set's images, from the head of its file."""
+    path = data_dir / data["name"] / "test.safetensors"
+    if not path.exists():
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        if "images" not in file.keys():  # noqa: SIM118 (not a mapping)
+            return [3, data["size"], data["size"]]  # pictures, decoded and cropped when they are read
+        shape = file.get_slice("images").get_shape()[1:]
+    return shape if len(shape) == 3 else [1, *shape]
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:
@@ -196,88 +268,10 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     return value
 
 
-def _digest(*folders: Path) -> str:
-    """Digest of all metrics files; durations are not among them."""
+def _digest(files: Iterable[Path]) -> str:
+    """Digest of files, by their names and contents; one that is missing counts as empty."""
     digest = hashlib.sha256(str(_LAYOUT).encode())
-    for folder in folders:
-        for name in ("metrics.json", "layers.json", "curve.csv"):
-            path = folder / name
-            digest.update(f"\n{folder.name}/{name}\n".encode())
-            digest.update(path.read_bytes() if path.exists() else b"")
+    for path in files:
+        digest.update(f"\n{path.parent.name}/{path.name}\n".encode())
+        digest.update(path.read_bytes() if path.exists() else b"")
     return digest.hexdigest()
-
-
-def _client(store: Path) -> MlflowClient:
-    """A client of the sqlite store, without telemetry and without messages on standard error."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    import logging
-
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=f"sqlite:///{store / DATABASE}")
-
-
-def _experiment_id(client: MlflowClient, store: Path) -> str:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return experiment.experiment_id
-    return client.create_experiment(EXPERIMENT, artifact_location=(store / "artifacts").as_uri())
-
-
-def _present_runs(client: MlflowClient, experiment_id: str) -> dict[str, list[Run]]:
-    """All visible runs with a key, those of one key together."""
-    present: dict[str, list[Run]] = {}
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], max_results=_BATCH, page_token=token)
-        for run in page:
-            if KEY in run.data.tags:
-                present.setdefault(run.data.tags[KEY], []).append(run)
-        token = page.token
-        if not token:
-            return present
-
-
-def _parent(client: MlflowClient, experiment_id: str, entry: Entry, present: dict[str, list[Run]]) -> str:
-    """The id of the parent run of the entry's experiment, created when it is missing."""
-    # It holds no metrics of its own, so it never has to be built anew, which would orphan its children.
-    if entry.experiment not in present:
-        tags = {KEY: entry.experiment, "network": str(entry.tags["network"])}
-        run = client.create_run(experiment_id, tags=tags, run_name=entry.experiment)
-        client.set_terminated(run.info.run_id)
-        present[entry.experiment] = [run]
-    parent, *others = present[entry.experiment]
-    for run in others:  # an experiment that someone deleted and we restored brings back all its runs
-        client.delete_run(run.info.run_id)
-    present[entry.experiment] = [parent]
-    return parent.info.run_id
-
-
-def _create(client: MlflowClient, experiment_id: str, parent: str, entry: Entry) -> None:
-    """Build a child run; its digest comes last and vouches for the rest."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    tags = {**entry.tags, KEY: entry.key, PARENT: parent}
-    run = client.create_run(experiment_id, tags={key: str(value) for key, value in tags.items()}, run_name=entry.name)
-    run_id = run.info.run_id
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in entry.params.items()])
-    now = int(1000 * time.time())
-    metrics = [Metric(name, value, now, step) for name, value, step in entry.metrics]
-    for start in range(0, len(metrics), _BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
-    client.log_batch(run_id, tags=[RunTag(DIGEST, entry.digest)])
-    client.set_terminated(run_id)
-
-
-def _attach_report(client: MlflowClient, experiment_id: str, reports_dir: Path) -> None:
-    """Attach the report's files to every parent run, replacing those of the time before."""
-    if not reports_dir.is_dir():
-        return
-    for key, runs in _present_runs(client, experiment_id).items():
-        if "/" not in key:  # a parent: the keys of children are paths
-            client.log_artifacts(runs[0].info.run_id, str(reports_dir), "report")

@@ -100,6 +100,13 @@ class Paths:
 
 
 @dataclass
+class Track:
+    """Key `track`: the MLflow view."""
+
+    models: bool
+
+
+@dataclass
 class Config:
     """The whole configuration."""
 
@@ -120,6 +127,7 @@ class Config:
     method: Method
     retrain: Retrain
     paths: Paths
+    track: Track
 
 
 _COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
@@ -141,8 +149,8 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
-    "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow"),
-    "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow"),
+    "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
+    "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
 }
 # Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
 OPEN_KEYS = ("method.limits.", "method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
@@ -410,4 +418,5 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "retrain.iterations": _POSITIVE,
     "retrain.measure_every": _POSITIVE,
     "paths.further_runs": (_texts, "a list of folders, [] for none"),
+    "track.models": (lambda value: isinstance(value, bool), "true or false"),
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lobs.experiment.tracking import sync
+from lobs.pipeline.stage import progress
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -18,4 +19,11 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         How many runs were created, updated and left as they were.
     """
     paths = config["paths"]
-    return {"store": paths["mlflow"], **sync(Path(paths["runs"]), Path(paths["mlflow"]), Path(paths["reports"]))}
+    counts = sync(
+        [Path(folder) for folder in (paths["runs"], *paths["further_runs"])],
+        Path(paths["mlflow"]),
+        Path(paths["reports"]),
+        models=config["track"]["models"],
+        progress=progress("MLflow"),
+    )
+    return {"store": paths["mlflow"], **counts}
