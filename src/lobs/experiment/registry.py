@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-# Data set -> the module whose fetch() downloads it.
-DATASETS: dict[str, str] = {"mnist": "lobs.experiment.mnist"}
+# Data set -> the module whose fetch() downloads or reads it.
+DATASETS: dict[str, str] = {
+    "mnist": "lobs.experiment.mnist",
+    "cifar10": "lobs.experiment.cifar10",
+    "imagenet": "lobs.experiment.image_folder",
+    "imagenet_sample": "lobs.experiment.image_folder",
+    "folder": "lobs.experiment.image_folder",
+}
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
 SCHEDULES: tuple[str, ...] = ("constant", "cosine", "cosine_rounds")

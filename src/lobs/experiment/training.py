@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lobs.experiment.data import Split
 from lobs.experiment.datamodule import InMemoryData
-from lobs.experiment.evaluation import BATCH_SIZE, wrong_answers
+from lobs.experiment.evaluation import batch_size, wrong_answers
 from lobs.processes import rank_and_size, summed
 
 
@@ -36,6 +36,7 @@ class Recipe:
             those of all rounds, of which these are a part.
         batch_size: images per minibatch.
         iterations: minibatches in all.
+        augment: show every image with a random crop and flip.
         before: iterations of the rounds before this one.
         total: iterations of all rounds; None: of this one alone.
     """
@@ -47,6 +48,7 @@ class Recipe:
     schedule: str
     batch_size: int
     iterations: int
+    augment: bool = False
     before: int = 0
     total: int | None = None
 
@@ -162,8 +164,8 @@ class ErrorCurve(pl.Callback):
         rank, size = rank_and_size()
         loss = float(summed(torch.stack(self._losses).mean()) / size) if self._losses else None
         self._losses = []
-        share = self._measured.batches(BATCH_SIZE).share(rank, size)
-        wrong = int(summed(torch.tensor(wrong_answers(module.network, share))))
+        share = self._measured.batches(batch_size(self._measured)).share(rank, size)
+        wrong = int(summed(torch.tensor(wrong_answers(module.network, share)[0])))
         self.points.append(
             {
                 "iteration": iteration,
@@ -244,7 +246,8 @@ def fit(
         # Convolutions are about 1.5 times as fast this way; filling fresh memory is for finding bugs, not for results.
         network.to(memory_format=torch.channels_last)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        trainer.fit(Classifier(network, recipe), datamodule=InMemoryData(train, recipe.batch_size, seed))
+        data = InMemoryData(train, recipe.batch_size, seed, recipe.augment)
+        trainer.fit(Classifier(network, recipe), datamodule=data)
     network.cpu().to(memory_format=torch.contiguous_format)
     return Fit(curve.points)
 

@@ -28,6 +28,11 @@ def runs_network(method: Mapping[str, Any]) -> bool:
     return method["sequential"] or method["correct"] != "none" or method["allocation"] in MEASURING_ALLOCATIONS
 
 
+def excluded(config: Mapping[str, Any]) -> list[str]:
+    """The layers that stay dense, by name or pattern: the experiment's and the method's own."""
+    return [*config["exclude"], *config["method"]["exclude"]]
+
+
 def needs_curvature(method: Mapping[str, Any]) -> bool:
     """Whether the method scores weights by the training loss's curvature, which stage prune then collects."""
     return "loss_curvature" in METHODS[method["solver"]].needs

@@ -15,8 +15,21 @@ from lobs.registry import METHODS
 from lobs.statistics import Statistics, collect_statistics, network_input
 
 
+def calibration_split(train: Split, collect: Mapping[str, Any]) -> Split:
+    """The calibration images as key `collect` describes them: the first of the training images, in all their views.
+
+    Args:
+        train: the training images.
+        collect: the key's values.
+
+    Returns:
+        The images.
+    """
+    return train.part(0, collect["images"]).with_views(collect["views"])
+
+
 def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool = False) -> Batches:
-    """The calibration images as key `collect` describes them: the first of the training images.
+    """The calibration images in batches.
 
     Args:
         train: the training images.
@@ -29,7 +42,7 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
     images = collect["images"]
     if repeated and collect["repeated_images"] is not None:
         images = min(images or len(train), collect["repeated_images"])
-    return train.part(0, images).batches(collect["batch_size"])
+    return calibration_split(train, {**collect, "images": images}).batches(collect["batch_size"])
 
 
 def own_share(batches: Batches) -> Batches:

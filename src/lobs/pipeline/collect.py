@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lobs.experiment.data import load_training_data
-from lobs.pipeline.calibration import calibrate, calibration_batches, own_share
+from lobs.pipeline.calibration import calibrate, calibration_batches, calibration_split, own_share
 from lobs.pipeline.devices import first_process, on_devices
 from lobs.pipeline.files import write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress
@@ -30,7 +30,7 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     folders = Folders(config)
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
     train, _ = load_training_data(config["paths"]["data"], **config["data"])
-    images = len(train.part(0, config["collect"]["images"]))
+    images = len(calibration_split(train, config["collect"]))
 
     watch = Stopwatch()
     bar = progress("calibrating")
@@ -43,6 +43,7 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     metrics = {
         "experiment": config["name"],
         "seed": config["seed"],
+        "data": train.title,
         "images": images,
         "samples": config["collect"]["samples"],
         "layers": [_digest(name, layer) for name, layer in statistics.items()],

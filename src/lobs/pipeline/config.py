@@ -26,6 +26,12 @@ class Data:
 
     name: str
     validation: int = 0
+    root: str | None = None
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    resize: int | None = None
+    size: int | None = None
+    crop_scale: list[float] = field(default_factory=lambda: [0.35, 1.0])
 
 
 @dataclass
@@ -39,6 +45,7 @@ class Train:
     schedule: str
     batch_size: int
     epochs: int
+    augment: bool = False
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Retrain:
     batch_size: int
     iterations: int
     measure_every: int
+    augment: bool = False
 
 
 @dataclass
@@ -64,6 +72,7 @@ class Collect:
     repeated_images: int | None
     loss: str | None
     samples: int
+    views: int = 1
 
 
 @dataclass
@@ -116,6 +125,7 @@ class Config:
     tolerance: float | None
     flops: float | None
     size: int | None
+    exclude: list[str]
     methods: dict[str, Any]
     device: str
     devices: int
@@ -131,7 +141,9 @@ class Config:
 
 
 _COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
-_NETWORK = (*_COMPUTE, "model", "data", "paths.data")
+# How images are read and made inputs; only `fetch` knows where they come from (`data.root`).
+_DATA = ("data.name", "data.validation", "data.mean", "data.std", "data.resize", "data.size", "data.crop_scale")
+_NETWORK = (*_COMPUTE, "model", *_DATA, "paths.data")
 _BUDGET = (*BUDGETS, "method.name", "method.rounds")
 _THRESHOLDS = ("method.allocation", "method.relative")
 _SOLVER = (
@@ -139,16 +151,17 @@ _SOLVER = (
     *_THRESHOLDS,
 )
 
-_FIRST_PASS = ("collect.batch_size", "collect.images", "collect.samples")
+_CALIBRATION = ("collect.images", "collect.views")
+_FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.samples")
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "fetch": ("data.name", "paths.data"),
+    "fetch": ("data.name", "data.root", "paths.data"),
     "train": (*_NETWORK, "devices", "train"),
     "collect": (*_NETWORK, "devices", *_FIRST_PASS),
-    "prune": (*_NETWORK, *_BUDGET, *_SOLVER),
+    "prune": (*_NETWORK, *_BUDGET, *_SOLVER, "exclude"),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
-    "evaluate": (*_NETWORK, *_BUDGET, "collect.images"),
+    "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
     "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
     "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
 }
@@ -175,7 +188,7 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     keys = STAGE_KEYS[stage]
     method = config.get("method", {})
     if stage == "retrain" and method["rounds"]:
-        keys += (*_SOLVER, "collect")  # it prunes and collects again
+        keys += (*_SOLVER, "collect", "exclude")  # it prunes and collects again
     if stage == "prune" and (runs_network(method) or needs_curvature(method)):
         keys += ("collect",)
     part: dict[str, Any] = {}
@@ -363,6 +376,10 @@ def _limits(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_shares(pair) and len(pair) == 2 for pair in value.values())
 
 
+def _numbers(check: Callable[[float], bool], rule: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: isinstance(value, list) and all(_number(entry) and check(entry) for entry in value)), rule
+
+
 def _one_of(names: Mapping | tuple) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value in names), f"one of {', '.join(names)}"
 
@@ -397,12 +414,26 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "devices": _POSITIVE,
     "threads": _POSITIVE,
     "data.name": _one_of(DATASETS),
+    "data.root": _or_null((lambda value: isinstance(value, str), "a folder or an archive")),
+    "data.mean": _numbers(lambda value: True, "a list of numbers: one per channel, one for all, or none"),
+    "data.std": _numbers(lambda value: value > 0, "a list of numbers above 0: one per channel, one for all, or none"),
+    "data.resize": _or_null(_POSITIVE),
+    "data.size": _or_null(_POSITIVE),
+    "data.crop_scale": (
+        lambda value: _shares(value) and len(value) == 2 and 0 < value[0] <= value[1],
+        "[least, most] share of a picture's area, above 0 up to 1",
+    ),
     "data.validation": (_whole(0), "a whole number of training images, 0 or more"),
     "collect.batch_size": _POSITIVE,
     "collect.images": _or_null(_POSITIVE),
     "collect.repeated_images": _or_null(_POSITIVE),
     "collect.loss": _or_null(_one_of(LOSSES)),
     "collect.samples": (_whole(0), "a whole number of input vectors per layer, 0 or more"),
+    "collect.views": _POSITIVE,
+    "exclude": (
+        lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
+        "a list of layer names or patterns",
+    ),
     "method.name": _NAME,
     "method.solver": _one_of(METHODS),
     "method.allocation": _one_of({**ALLOCATIONS, **THRESHOLDS}),

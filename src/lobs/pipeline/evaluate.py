@@ -6,7 +6,8 @@ from typing import Any
 
 from lobs.bounds import error_bound
 from lobs.experiment.data import load_training_data
-from lobs.experiment.evaluation import error_percent, output_error
+from lobs.experiment.evaluation import errors, output_error
+from lobs.pipeline.calibration import calibration_split
 from lobs.pipeline.files import read_json, write_json
 from lobs.pipeline.stage import Folders, load_network, prepare, require_same_budget
 from lobs.statistics import Statistics
@@ -34,22 +35,23 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     layers = read_json(folders.input("prune", "layers.json"), folders.command("prune"))
     retraining = read_json(folders.input("retrain", "metrics.json"), folders.command("retrain"))
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
-    calibration = train.part(0, config["collect"]["images"])
+    calibration = calibration_split(train, config["collect"])
 
     metrics = {
         "experiment": config["name"],
         "method": config["method"]["name"],
         "seed": config["seed"],
-        "dense": {"test_error_percent": error_percent(dense, measured)},
+        "data": measured.title,
+        "dense": errors(dense, measured).named("test_error_percent"),
         "pruned": {
-            "test_error_percent": error_percent(pruned, measured),
+            **errors(pruned, measured).named("test_error_percent"),
             "density": pruning["density"],
             "output_error": output_error(dense, pruned, calibration),
             "bound": error_bound(dense, pruned, statistics).total,
             "layers": layers,
         },
         "retrained": {
-            "test_error_percent": error_percent(retrained, measured),
+            **errors(retrained, measured).named("test_error_percent"),
             "density": retraining["density"],
         },
     }

@@ -1,33 +1,32 @@
-"""Stage fetch: download a data set once, verify it, store it as safetensors."""
+"""Stage fetch: download or read a data set once, verify it, store it as safetensors."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from lobs.experiment.data import fingerprint, load_split, split_file
+from lobs.experiment.data import load_tensors, source_file, split_file, split_fingerprint
 from lobs.experiment.registry import DATASETS
-from lobs.pipeline.files import save_tensors
+from lobs.pipeline.files import save_tensors, write_json
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
-    """Fetch the data set unless it is there already.
+    """Fetch the data set unless it is there already; one that is read from `data.root` is read again.
 
     Args:
         config: what `STAGE_KEYS["fetch"]` lists.
 
     Returns:
-        Metrics: the number of images in each split.
+        Metrics: the data set's title and the number of images in each split.
     """
-    import torch
-
-    name, root = config["data"]["name"], config["paths"]["data"]
-    if not all(split_file(root, name, split).exists() for split in ("train", "test")):
-        for split, arrays in import_module(DATASETS[name]).fetch().items():
-            images, labels = (torch.from_numpy(array.copy()) for array in arrays)
-            save_tensors(
-                split_file(root, name, split),
-                {"images": images, "labels": labels},
-                {"md5": fingerprint(images, labels)},
-            )
-    return {"data": name, **{f"{split}_images": len(load_split(root, name, split)) for split in ("train", "test")}}
+    name, root, folder = config["data"]["name"], config["data"]["root"], config["paths"]["data"]
+    if root is not None or not all(split_file(folder, name, split).exists() for split in ("train", "test")):
+        fetched = import_module(DATASETS[name]).fetch(name, root)
+        for split, tensors in fetched.splits.items():
+            metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
+            save_tensors(split_file(folder, name, split), tensors, metadata)
+        write_json(source_file(folder, name), {"root": None if root is None else str(Path(root).resolve())})
+    splits = {split: load_tensors(folder, name, split) for split in ("train", "test")}
+    counts = {f"{split}_images": len(tensors["labels"]) for split, (tensors, _) in splits.items()}
+    return {"data": splits["train"][1], **counts}

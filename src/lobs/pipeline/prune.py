@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lobs.experiment.data import Split, load_training_data
-from lobs.experiment.evaluation import error_percent, output_error
+from lobs.experiment.evaluation import error_percent, errors, output_error
 from lobs.layers import prunable_layers, set_weight_matrix
-from lobs.pipeline.budget import needs_curvature, requested, runs_network
+from lobs.pipeline.budget import excluded, needs_curvature, requested, runs_network
 from lobs.pipeline.calibration import calibration_batches, with_curvature
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress, save_network
@@ -58,7 +58,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
     bar = progress("factorising")
     solver = make(method["solver"], **method["options"])
-    left_out = prunable_layers(dense, method["exclude"]) if method["exclude"] else {}
+    exclude = excluded(config)
+    left_out = prunable_layers(dense, exclude) if exclude else {}
     paths = layer_paths(
         dense,
         statistics,
@@ -107,7 +108,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     write_csv(
         folder / "density_curve.csv",
         density_curve(prune_to, budgets(method, paths), dense, train.part(0, CURVE_IMAGES), measured),
-        ["density", "test_error_percent", "output_error"],
+        ["density", "test_error_percent", "test_top5_error_percent", "output_error"],
     )
     write_json(folder / "sensitivities.json", sensitivity_histogram(first, paths[first]))
     write_json(folder / "timings.json", timings)
@@ -181,7 +182,7 @@ def density_curve(
         rows.append(
             {
                 "density": result.density,
-                "test_error_percent": error_percent(result.model, measured),
+                **errors(result.model, measured).named("test_error_percent"),
                 "output_error": output_error(dense, result.model, calibration),
             }
         )
@@ -210,6 +211,7 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "experiment": config["name"],
         "method": config["method"]["name"],
         "seed": config["seed"],
+        "data": measured.title,
         "solver": config["method"]["solver"],
         "requested": requested(config),
         "allocation": config["method"]["allocation"],
@@ -217,7 +219,7 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "correction": result.correction,
         "removable_weights": kept + sum(record.removed for record in result.layers),
         "kept_weights": kept,
-        "error_before_percent": error_percent(dense, measured),
-        "error_after_pruning_percent": error_percent(result.model, measured),
+        **errors(dense, measured).named("error_before_percent"),
+        **errors(result.model, measured).named("error_after_pruning_percent"),
         "layer_error_sum": sum(record.error for record in result.layers),
     }

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lobs.experiment.data import Split, load_training_data
-from lobs.pipeline.budget import runs_network
+from lobs.experiment.evaluation import errors
+from lobs.pipeline.budget import excluded, runs_network
 from lobs.pipeline.calibration import calibrate, calibration_batches
 from lobs.pipeline.devices import first_process, on_devices
 from lobs.pipeline.files import load_tensors, save_tensors, write_csv, write_json
@@ -50,8 +51,10 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
         "experiment": config["name"],
         "method": config["method"]["name"],
         "seed": config["seed"],
+        "data": splits[1].title,
         "error_before_percent": before["error_before_percent"],
         "error_after_pruning_percent": last["error_after_pruning_percent"],
+        **errors(result.network, splits[1]).named("error_after_retraining_percent"),
         "error_after_retraining_percent": last["error_after_retraining_percent"],
         "iterations": sum(entry["iterations"] for entry in result.rounds),
         "iterations_to_original": result.iterations_to(before["error_before_percent"]),
@@ -167,7 +170,7 @@ def prune_again(
         density=density,
         allocation=method["allocation"],
         limits=method["limits"],
-        exclude=method["exclude"],
+        exclude=excluded(config),
         sequential=method["sequential"],
         correct=method["correct"],
         batches=calibration_batches(train, config["collect"], repeated=True) if runs_network(method) else None,

@@ -28,7 +28,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
 
-    from lobs.experiment.evaluation import error_percent
+    from lobs.experiment.evaluation import errors
     from lobs.experiment.networks import build
     from lobs.experiment.training import Recipe, fit
 
@@ -51,9 +51,11 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     metrics = {
         "experiment": config["name"],
         "seed": config["seed"],
+        "data": train.title,
         "measured_on": "validation" if config["data"]["validation"] else "test",
+        **errors(network, measured).named("test_error_percent"),
         "test_error_percent": result.error_percent,
-        "train_error_percent": error_percent(network, train),
+        **errors(network, train).named("train_error_percent"),
         "epochs": epochs,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "device": device.type,
