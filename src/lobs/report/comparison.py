@@ -11,6 +11,7 @@ from lobs.report.statistic import DASH, Statistic, over_seeds
 
 Judgement = Literal["reproduced", "better", "not reproduced"]
 Stage = Literal["after pruning", "after retraining"]
+_WORST_FIRST: tuple[Judgement, ...] = ("not reproduced", "reproduced", "better")
 
 # What still counts as the same. On 10,000 test images the difference of two independent errors has a standard
 # deviation of 0.24 points near 3% and of 0.19 points near 1.8%.
@@ -71,6 +72,11 @@ class Comparison:
             for stage, ours, papers, points in pairs
             if ours is not None and papers is not None
         )
+
+    @property
+    def decisive(self) -> Judged | None:
+        """The error that decides on the row: the worse one, after pruning where both are alike; None without any."""
+        return min(self.judged, key=lambda part: _WORST_FIRST.index(part.judgement), default=None)
 
     @property
     def verdict(self) -> str:
@@ -142,11 +148,9 @@ def _verdict(row: Comparison) -> str:
         return DASH
     if abs(row.density.mean - row.paper.density) > DENSITY_POINTS:
         return f"not judged: density {row.density.mean:.3g}% against {row.paper.density:g}%"
-    if not row.judged:
+    if row.decisive is None:
         return DASH
-    order: tuple[Judgement, ...] = ("not reproduced", "reproduced", "better")
-    worst = next(judgement for judgement in order if any(part.judgement == judgement for part in row.judged))
     texts = [f"{part.stage} {part.judgement} ({part.ours - part.papers:+.2f} points)" for part in row.judged]
     if row.iterations is not None:
         texts.append(f"with {row.iterations.mean / row.paper.iterations:.2g} times the paper's iterations")
-    return f"**{worst}**: " + "; ".join(texts)
+    return f"**{row.decisive.judgement}**: " + "; ".join(texts)

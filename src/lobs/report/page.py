@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lobs.report import comparison, costs, density, reasons, table2, tables
+from lobs.report import comparison, costs, density, interactive, reasons, summary, table2, tables
 from lobs.report.drawing import Drawing
 from lobs.report.figures import draw_all
 from lobs.report.figures_memory import draw_memory
 from lobs.report.methods import style_of
 from lobs.report.output import write_csv, write_text
-from lobs.report.paper import NETWORKS, RECALLED, VERIFIED
+from lobs.report.paper import RECALLED, VERIFIED
 from lobs.report.remarks import remarks
 from lobs.report.results import Experiment
 from lobs.report.selection import label_of, samples_note
@@ -29,6 +29,9 @@ BENCHMARKS = {
     "large_layer.txt": "VGG-16's first classifier",
     "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
 }
+
+# What the interactive page links to.
+_LINKS = {"README.md": "Summary", "table1.md": "Table 1", "layers.md": "Layers", "methods.md": "Seconds and memory"}
 
 _PROVENANCE = (
     f'Figures marked "{RECALLED}" are recalled from the published tables and not verified; "{VERIFIED}" means found in '
@@ -76,6 +79,7 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
     if compared:
         pages["table2.md"] = table2_page(experiments)
         records["table2"] = (compared, table2.COLUMNS)
+    pages[interactive.NAME] = interactive.index_page(experiments, _LINKS)
     paths = [write_text(reports_dir / name, text) for name, text in pages.items()]
     paths += [write_csv(reports_dir / f"{name}.csv", *entry) for name, entry in records.items()]
     for drawing in (*(drawing for entries in drawings.values() for drawing in entries), memory):
@@ -188,9 +192,9 @@ def timings_page(experiments: Sequence[Experiment]) -> str:
 
 
 def title_of(experiment: Experiment) -> str:
-    """Give an experiment's heading: the paper's name of the network and data where it has one."""
-    network = NETWORKS.get(experiment.name)
-    return f"{network} (`{experiment.name}`)" if network else f"`{experiment.name}`"
+    """Give an experiment's heading: network, data and its own name."""
+    title = summary.title(experiment)
+    return f"`{experiment.name}`" if title == experiment.name else f"{title} (`{experiment.name}`)"
 
 
 def _dense_network(experiment: Experiment) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from lobs.report import paper
@@ -54,12 +54,17 @@ def paragraphs(experiment: Experiment) -> list[str]:
     Returns:
         Markdown list items; none for a network that the paper does not have.
     """
-    rows = compare(experiment)
-    if not any(row.paper for row in rows):
+    facts = facts_of(experiment)
+    if not any(row.paper for entry in facts for row in entry.rows):
         return []
-    runs = {entry.folder: entry for entry in experiment.methods}
-    facts = [Facts(row, runs[row.folder], rows, experiment) for row in rows if row.folder is not None]
     return [text for entry in facts if (text := _paragraph(entry))]
+
+
+def facts_of(experiment: Experiment) -> list[Facts]:
+    """Give the facts of every row of Table 1 that was run."""
+    rows = compare(experiment)
+    runs = {entry.folder: entry for entry in experiment.methods}
+    return [Facts(row, runs[row.folder], rows, experiment) for row in rows if row.folder is not None]
 
 
 def _paragraph(facts: Facts) -> str | None:
@@ -90,20 +95,22 @@ def explain(facts: Facts, judged: Judged) -> str:
     """
     if judged.judgement == "reproduced":
         return ""
+    return _join(sentences_for(facts, judged), replace(facts, judged=judged)) or NO_REASON
+
+
+def sentences_for(facts: Facts, judged: Judged) -> tuple[Sentence, ...]:
+    """Give what may explain an error, whether it holds or not."""
     experiment, method = facts.row.experiment, facts.row.method
     keys = ((experiment, method), (None, method), (experiment, None), (None, None))
-    sentences = next(
-        (REASONS[key] for place in keys if (key := (*place, judged.stage, judged.judgement)) in REASONS), ()
-    )
-    found = Facts(facts.row, facts.runs, facts.rows, facts.experiment, judged)
-    return _join(sentences, found) or NO_REASON
+    return next((REASONS[key] for place in keys if (key := (*place, judged.stage, judged.judgement)) in REASONS), ())
 
 
 def _join(sentences: tuple[Sentence, ...], facts: Facts) -> str:
     return " ".join(text for sentence in sentences if (text := sentence(facts)))
 
 
-def _shared_budget(facts: Facts) -> str | None:
+def shared_budget(facts: Facts) -> str | None:
+    """Say how the budget was shared out, where the automatic rule did it."""
     runs = facts.runs.runs
     if not all(_shares_budget(run) for run in runs):
         return None
@@ -151,14 +158,16 @@ def _between(below: PathPoint, above: PathPoint, density: float) -> float | None
     return below.relative_error + share * (above.relative_error - below.relative_error)
 
 
-def _network(facts: Facts) -> str:
+def network(facts: Facts) -> str:
+    """Say that the dense network matters."""
     return (
         "The network matters too: networks of one shape that were trained differently can differ widely in what is "
         "left of them at one density, and how the paper trained its own is not known to us."
     )
 
 
-def _last_round(facts: Facts) -> str | None:
+def last_round(facts: Facts) -> str | None:
+    """Say of which round an iterative method's error is."""
     rounds = [run.retrain.rounds for run in facts.runs.runs if run.retrain and len(run.retrain.rounds) > 1]
     if not rounds or any(entry[-2].density is None for entry in rounds):
         return None
@@ -184,7 +193,8 @@ def _at_once(facts: Facts) -> str | None:
     return f"Cut from the dense network at once, by the same rule, it errs in {' and in '.join(errors)} of the weights."
 
 
-def _diagonal(facts: Facts) -> str:
+def diagonal(facts: Facts) -> str:
+    """Say what OBD's criterion does not know."""
     text = (
         f"OBD's criterion knows only the diagonal of the loss's Hessian near a minimum, which says little about "
         f"removing {100 - facts.density:.3g}% of the weights at once (LeCun et al. removed a few percent at a time)."
@@ -198,8 +208,8 @@ def _diagonal(facts: Facts) -> str:
     return text
 
 
-def _guessing(facts: Facts) -> str | None:
-    """Both errors close to that of guessing: nearer to it than to the dense network's."""
+def guessing(facts: Facts) -> str | None:
+    """Say that both errors are close to guessing: nearer to it than to the dense network's."""
     layers = next((run.layers for run in facts.runs.runs if run.layers), None)
     if not layers or facts.judged is None or facts.row.original is None:
         return None
@@ -213,7 +223,8 @@ def _guessing(facts: Facts) -> str | None:
     )
 
 
-def _dense(facts: Facts) -> str | None:
+def dense(facts: Facts) -> str | None:
+    """Say how the dense networks differ, and what each lost against its own."""
     row, judged = facts.row, facts.judged
     if row.paper is None or row.original is None or judged is None:
         return None
@@ -222,8 +233,8 @@ def _dense(facts: Facts) -> str | None:
         f"The dense networks differ too: {fixed(row.original)}% here, {row.paper.original:.2f}% there; against its own "
         f"ours changes by {ours:+.2f} points, the paper's by {papers:+.2f}"
     )
-    difference, dense = judged.ours - judged.papers, row.original.mean - row.paper.original
-    if difference * dense > 0 and abs(dense) >= abs(difference) / 2:
+    difference, before = judged.ours - judged.papers, row.original.mean - row.paper.original
+    if difference * before > 0 and abs(before) >= abs(difference) / 2:
         text += ", so at least half of the difference was there before pruning"
     return text + "."
 
@@ -232,17 +243,33 @@ def _dense(facts: Facts) -> str | None:
 _FEWER = 0.5
 
 
-def _recipe(facts: Facts) -> str | None:
+def recipe(facts: Facts) -> str | None:
+    """Say how the network was retrained, where that took far fewer iterations than the paper's."""
     iterations = _iterations(facts)
     if iterations is None or iterations[0] > _FEWER * iterations[1]:
         return None
+    how = _how_retrained(facts)
     return (
-        "Ours is retrained with momentum and a cosine schedule, with settings chosen on held-out training images, and "
-        f"so gets by with fewer iterations ({iterations[0]:,.0f} against {iterations[1]:,.0f})."
+        f"Ours is retrained {f'with {how}' if how else 'by another recipe'} and gets by with fewer iterations "
+        f"({iterations[0]:,.0f} against {iterations[1]:,.0f})."
     )
 
 
-def _fewer_iterations(facts: Facts) -> str | None:
+def _how_retrained(facts: Facts) -> str:
+    """The recipe as far as the first seed's metrics record it; empty where they do not."""
+    settings = next((run.retrain.recipe for run in facts.runs.runs if run.retrain and run.retrain.recipe), None)
+    if settings is None:
+        return ""
+    parts = (
+        settings.optimizer.upper() if settings.optimizer else None,
+        f"momentum {settings.momentum:g}" if settings.momentum else None,
+        f"a {settings.schedule.replace('_', ' ')} schedule" if settings.schedule not in (None, "constant") else None,
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def fewer_iterations(facts: Facts) -> str | None:
+    """Say that far fewer iterations than the paper's may be the reason."""
     iterations = _iterations(facts)
     if iterations is None or iterations[0] > _FEWER * iterations[1]:
         return None
@@ -267,7 +294,8 @@ def _damping(facts: Facts) -> str | None:
     return ", ".join(known) or None
 
 
-def _more_damping(facts: Facts) -> str | None:
+def more_damping(facts: Facts) -> str | None:
+    """Say that the inverse is damped more than the paper's can be."""
     smallest = min((layer.damping or 0.0 for run in facts.runs.runs for layer in run.layers), default=0.0)
     if smallest <= paper.LARGEST_DAMPING:
         return None
@@ -277,7 +305,8 @@ def _more_damping(facts: Facts) -> str | None:
     )
 
 
-def _fixed_inverse(facts: Facts) -> str:
+def fixed_inverse(facts: Facts) -> str:
+    """Say what an inverse that is kept fixed does."""
     damping = _damping(facts)
     text = (
         "With the inverse kept fixed, each compensation also changes weights that were removed before, which are then "
@@ -290,8 +319,8 @@ def _fixed_inverse(facts: Facts) -> str:
 _BESIDE = {"lobs": ("lobs_resolve", "exact_obs"), "lobs_iterative": ("exact_obs_iterative",)}
 
 
-def _better_weights(facts: Facts) -> str | None:
-    """The methods of `_BESIDE` that do better on the same networks at the same density."""
+def better_weights(facts: Facts) -> str | None:
+    """Name the methods of `_BESIDE` that do better on the same networks at the same density."""
     found = []
     for runs in facts.experiment.methods:
         theirs = {run.seed: run.outcome for run in runs.runs if run.outcome}
@@ -309,7 +338,8 @@ def _same_density(*outcomes: Prune | Retrain) -> bool:
     return len(densities) == len(outcomes) and max(densities) - min(densities) <= SAME_DENSITY_POINTS
 
 
-def _units(facts: Facts) -> str | None:
+def units(facts: Facts) -> str | None:
+    """Say what ApoZ removes."""
     row = facts.row
     if row.original is None or row.after_pruning is None or row.after_pruning.mean <= row.original.mean:
         return None
@@ -338,20 +368,20 @@ def _unit_shares(facts: Facts) -> dict[str, float]:
 # Experiment (None: any), method (None: any other), error, judgement -> what may explain it. The first of
 # (experiment, method), (any, method), (experiment, any other), (any, any other) that is listed is used.
 REASONS: dict[tuple[str | None, str | None, Stage, Judgement], tuple[Sentence, ...]] = {
-    (None, "magnitude", "after pruning", "better"): (_guessing, _shared_budget, _network),
-    (None, "magnitude", "after pruning", "not reproduced"): (_guessing,),
-    (None, "obd", "after pruning", "better"): (_guessing, _shared_budget, _network, _diagonal),
-    (None, "obd", "after pruning", "not reproduced"): (_guessing, _diagonal),
-    (None, "lwc", "after pruning", "better"): (_guessing, _last_round, _network),
-    (None, "lwc", "after pruning", "not reproduced"): (_guessing,),
-    (None, "random", "after pruning", "better"): (_guessing,),
-    (None, "random", "after pruning", "not reproduced"): (_guessing,),
-    (None, "lobs", "after pruning", "better"): (_dense, _shared_budget, _more_damping),
-    (None, "lobs", "after pruning", "not reproduced"): (_fixed_inverse, _better_weights),
-    (None, "lobs_iterative", "after pruning", "better"): (_dense, _more_damping),
-    (None, "lobs_iterative", "after pruning", "not reproduced"): (_fixed_inverse, _better_weights),
-    (None, None, "after retraining", "better"): (_dense, _recipe),
-    (None, None, "after retraining", "not reproduced"): (_dense, _fewer_iterations),
+    (None, "magnitude", "after pruning", "better"): (guessing, shared_budget, network),
+    (None, "magnitude", "after pruning", "not reproduced"): (guessing,),
+    (None, "obd", "after pruning", "better"): (guessing, shared_budget, network, diagonal),
+    (None, "obd", "after pruning", "not reproduced"): (guessing, diagonal),
+    (None, "lwc", "after pruning", "better"): (guessing, last_round, network),
+    (None, "lwc", "after pruning", "not reproduced"): (guessing,),
+    (None, "random", "after pruning", "better"): (guessing,),
+    (None, "random", "after pruning", "not reproduced"): (guessing,),
+    (None, "lobs", "after pruning", "better"): (dense, shared_budget, more_damping),
+    (None, "lobs", "after pruning", "not reproduced"): (fixed_inverse, better_weights),
+    (None, "lobs_iterative", "after pruning", "better"): (dense, more_damping),
+    (None, "lobs_iterative", "after pruning", "not reproduced"): (fixed_inverse, better_weights),
+    (None, None, "after retraining", "better"): (dense, recipe),
+    (None, None, "after retraining", "not reproduced"): (dense, fewer_iterations),
 }
 # Methods without a row in Table 1 that need a word all the same.
-_WITHOUT_ROW: dict[str, tuple[Sentence, ...]] = {"apoz": (_units,)}
+_WITHOUT_ROW: dict[str, tuple[Sentence, ...]] = {"apoz": (units,)}
