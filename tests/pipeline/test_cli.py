@@ -53,7 +53,7 @@ def test_help_lists_every_stage(capsys):
 
 
 def test_every_configured_stage_can_be_called():
-    assert set(STAGE_KEYS) | {"resolve"} == set(STAGES)
+    assert set(STAGE_KEYS) | {"resolve", "compare"} == set(STAGES)
 
 
 def test_cfg_prints_what_the_stage_reads(capsys):
@@ -69,7 +69,7 @@ def test_cfg_prints_what_the_stage_reads(capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--resolved"], "--resolved needs a file"),
+        (["--resolved"], "--resolved needs the name of a file"),
         (["--resolved", "none.yaml"], "none.yaml does not exist yet: run `lobs resolve` first"),
         (["--resolved", "x.yaml", "seed=1"], "takes no overrides"),
         (["--resolved", "list.yaml"], "is no configuration"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 
+import pytest
+
 from lobs.pipeline.cli import main
+from lobs.pipeline.compose import points
 from pipeline.conftest import SMALL
 
 
@@ -67,7 +70,77 @@ def test_a_sweep_by_name_brings_its_own_points(project, capsys):
     assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
     with (project / "multirun/named/prune.csv").open() as file:
         found = [(row["method"], row["density"]) for row in csv.DictReader(file)]
-    assert found == [(method, str(d)) for method in ("lobs", "magnitude") for d in (0.2, 0.1, 0.07, 0.05)]
+    expected = [(method, str(d)) for method in ("lobs", "magnitude") for d in (0.2, 0.1, 0.07, 0.05)]
+    assert found == expected
+    assert "sweep/methods" in capsys.readouterr().out
+    assert sorted(logged("methods")) == sorted(expected)
+
+
+def logged(name):
+    """Method and density of the points that MLflow shows below `sweep/<name>`."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient("sqlite:///mlruns/mlflow.db")
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (parent,) = (run for run in runs if run.info.run_name == f"sweep/{name}")
+    children = (run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id)
+    return [(run.data.params["method"], run.data.params["density"]) for run in children]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit"])
+def test_points_run_side_by_side_and_a_failing_one_does_not_lose_the_others(project, capsys, launcher):
+    folder = project / f"multirun/{launcher}"
+    words = [
+        f"+launcher={launcher}",
+        "+sweep=density_curve",
+        "seed=0,7",
+        "density=0.4,0.6",
+        f"hydra.sweep.dir={folder}",
+    ]
+    assert main(["prune", "-m", *words, *SMALL]) == 1
+    shown = capsys.readouterr().out
+    assert "4 points" in shown
+    for density in (0.4, 0.6):
+        (metrics,) = folder.glob(f"*density={density},*/lenet300/seed0/lobs/prune/metrics.json")
+        assert json.loads(metrics.read_text())["requested"] == {"density": density}
+        assert f"failed: density={density} seed=7 " in shown
+    with (folder / "prune.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], bool(row["error"])) for row in rows] == [("0", False), ("7", True)] * 2
+    assert not any("launcher" in column for column in rows[0])
+
+
+def test_the_jobs_for_slurm_ask_for_what_the_file_says():
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from submitit.slurm import slurm
+
+    from lobs.pipeline.compose import HYDRA_VERSION_BASE, config_dir
+
+    words = ["+launcher=slurm", "+sweep=methods", "hydra.launcher.partition=long", "hydra.launcher.gpus_per_node=1"]
+    assert len(points(words)) == 20
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        launcher = instantiate(compose("config", words, return_hydra_config=True).hydra.launcher)
+    params = dict(launcher.params)
+    folder = params.pop("submitit_folder")
+    assert folder.startswith("multirun/methods")
+    shared = {"name": "job_name", "mem_gb": "mem", "timeout_min": "time", "tasks_per_node": "ntasks_per_node"}
+    del params["max_num_timeout"]
+    params = {shared.get(key, key): value for key, value in params.items() if value is not None}
+    params["mem"] = f"{params['mem']}GB"
+    script = slurm._make_sbatch_string(command="run", folder=folder, **params)
+    for line in ("job-name=lobs", "time=240", "cpus-per-task=4", "mem=16GB", "gpus-per-node=1", "partition=long"):
+        assert f"#SBATCH --{line}" in script
+
+
+def test_a_sweep_over_layers_prunes_one_at_a_time(project):
+    assert main(["prune", "-m", "+sweep=layers", "density=0.5", *SMALL]) == 0
+    pruned = []
+    for path in (project / "multirun/layers").rglob("layers.json"):
+        (layer,) = json.loads(path.read_text())
+        pruned.append(layer["name"])
+    assert sorted(pruned) == ["fc1", "fc2", "fc3"]
 
 
 def test_a_long_points_folder_is_cut_short_but_stays_its_own(project, capsys):

@@ -24,6 +24,7 @@ STAGES: dict[str, str] = {
     "evaluate": "errors, densities, and Theorem 3.2's bound beside the measured output error",
     "report": "write tables, figures and the page",
     "track": "rebuild MLflow's store from the metrics files",
+    "compare": "a table of the results in any folders: runs, sweeps and their points",
 }
 # Set before torch or MLflow is imported, unless the user has set it.
 ENVIRONMENT = {
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(stage: str, words: list[str]) -> int:
+    if stage == "compare":
+        return _compare(words)
     multirun = _take_flag(words, "-m", "--multirun")
     show = _take_flag(words, "-c", "--cfg")
     resolved = _take_option(words, "--resolved")
@@ -105,6 +108,18 @@ def _dispatch(stage: str, words: list[str]) -> int:
         print(yaml.safe_dump(config, sort_keys=False), end="")
         return 0
     return _finish(stage, run_stage(stage, config))
+
+
+def _compare(words: list[str]) -> int:
+    from lobs.pipeline.compare import OUTPUT, compare
+    from lobs.pipeline.config import ConfigError
+
+    output = _take_option(words, "--output")
+    for word in words:
+        if word.startswith("-"):
+            raise ConfigError(f"unknown option {word}: accepted are --output NAME and folders")
+    compare(words, OUTPUT if output is None else Path(output))
+    return 0
 
 
 def run_stage(stage: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +171,7 @@ def _take_option(words: list[str], name: str) -> str | None:
 
     index = words.index(name)
     if index + 1 == len(words):
-        raise ConfigError(f"{name} needs a file")
+        raise ConfigError(f"{name} needs the name of a file")
     value = words[index + 1]
     del words[index : index + 2]
     return value
@@ -191,6 +206,11 @@ def _stage_help(stage: str) -> str:
     from lobs.pipeline.config import STAGE_KEYS
 
     lines = [f"lobs {stage}: {STAGES[stage]}"]
+    if stage == "compare":
+        usage = "usage: lobs compare FOLDER... [--output NAME]"
+        return "\n".join(
+            [*lines, "", usage, "", "writes NAME.csv and NAME.md, comparison.csv and comparison.md without it"]
+        )
     if stage in STAGE_KEYS:
         lines += ["", f"reads: {', '.join(STAGE_KEYS[stage])}"]
     lines += ["", "groups:"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Metadata of a network's file: the training images held out (data.validation) when it was trained.
 HELD_OUT = "validation"
+# In the folder of a sweep's point: what was overridden there, and why it failed if it did.
+POINT = "point.json"
 
 
 class Folders:
@@ -212,15 +214,22 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
         result.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(_text(row.get(column)) for column in columns))
+        result.add_row(*(cell(row.get(column)) for column in columns))
     # Without a terminal rich would assume 80 columns and fold every heading.
     Console(width=None if sys.stdout.isatty() else 160).print(result)
 
 
-def _text(value: object) -> str:
+def cell(value: object) -> str:
+    """A value of a table as text: numbers to six digits."""
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def clock(seconds: float) -> str:
+    """A duration as hours, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def peak_memory_mib() -> float:

@@ -1,15 +1,25 @@
-"""Hydra's multirun behind `-m`: every point in its own folder, one comparison table at the end."""
+"""Hydra's multirun behind `-m`: every point in its own folder, one comparison table at the end, the same in MLflow.
+
+Where the points run is Hydra's matter: one after the other here, or by `+launcher=...` (conf/launcher) side by side on
+this machine or as jobs of a cluster.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from lobs.pipeline.cli import run_stage
@@ -25,8 +35,8 @@ from lobs.pipeline.compose import (
 )
 from lobs.pipeline.config import ConfigError, stage_config
 from lobs.pipeline.devices import is_user_error
-from lobs.pipeline.files import write_csv
-from lobs.pipeline.stage import flat, print_table
+from lobs.pipeline.files import write_csv, write_json
+from lobs.pipeline.stage import POINT, clock, flat, print_table
 
 
 def sweep(stage: str, overrides: Sequence[str]) -> int:
@@ -42,16 +52,19 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     Raises:
         ConfigError: a point's configuration is wrong; nothing has run then.
     """
-    for point in points(overrides):
+    checked = points(overrides)
+    for point in checked:
         try:
-            load(point)
+            config = load(point)
         except ConfigError as error:
             raise ConfigError(f"{error} (at the point {' '.join(point)})") from None
     with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
         hydra: Any = GlobalHydra.instance().hydra
-        batches = hydra.multirun(ROOT_CONFIG, _Point(stage), opened(overrides))
+        batches = hydra.multirun(ROOT_CONFIG, _Point(stage, len(checked)), opened(overrides))
     results: list[Mapping[str, Any]] = [job.return_value for batch in batches for job in batch]
-    _compare(stage, results)
+    rows = [{**result, "point": _varied(result["point"])} for result in results]
+    _compare(stage, rows)
+    _log(stage, rows, parse(overrides), Path(config["paths"]["mlflow"]))
     return sum(1 for result in results if result["error"])
 
 
@@ -59,15 +72,35 @@ class _Point:
     """Runs one point; a failure becomes part of the result, since Hydra would raise it and drop the others.
 
     A class and no closure, because a launcher may send it to another process.
+
+    Args:
+        stage: the stage.
+        count: how many points there are.
     """
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, count: int) -> None:
         self.stage = stage
+        self.count = count
+        self.process = os.getpid()
+        self.start = time.time()
 
     def __call__(self, composed: DictConfig) -> dict[str, Any]:
         job = HydraConfig.get()
         overrides = list(job.overrides.task)
-        result: dict[str, Any] = {"point": overrides, "folder": job.sweep.dir, "metrics": {}, "error": None}
+        self._announce(job.job.num, overrides)
+        # Bars of several processes would write over each other.
+        with nullcontext() if os.getpid() == self.process else redirect_stdout(StringIO()):
+            return self._result(composed, job, overrides)
+
+    def _announce(self, done: int, overrides: Sequence[str]) -> None:
+        """On a terminal: which point begins, and for how long the sweep will go on at this pace."""
+        if sys.stdout.isatty():
+            spent = time.time() - self.start
+            left = f", {clock(spent / done * (self.count - done))} left" if done else ""
+            print(f"point {done + 1} of {self.count}{left}: {' '.join(overrides)}", flush=True)
+
+    def _result(self, composed: DictConfig, job: Any, overrides: Sequence[str]) -> dict[str, Any]:
+        result: dict[str, Any] = {"point": list(overrides), "folder": job.sweep.dir, "metrics": {}, "error": None}
         try:
             config = finish(composed, parse(overrides))
             config["paths"]["output"] = str(Path(job.runtime.output_dir))
@@ -76,16 +109,22 @@ class _Point:
             if not is_user_error(error):
                 traceback.print_exc()
             result["error"] = f"{type(error).__name__}: {error}"
+        write_json(Path(job.runtime.output_dir) / POINT, {"point": _varied(overrides), "error": result["error"]})
         return result
+
+
+def _varied(overrides: Sequence[str]) -> dict[str, str]:
+    """A point's overrides by key, without the names of the sweep and of the launcher."""
+    pairs = (item.lstrip("+").split("=", 1) for item in overrides)
+    return {key: value for key, value in pairs if key not in ("sweep", "launcher")}
 
 
 def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
     """Write all points as CSV; print what differs between those that succeeded, then the failures."""
     rows = []
     for result in results:
-        point = dict(item.lstrip("+").split("=", 1) for item in result["point"])
-        own = {key: value for key, value in result["metrics"].items() if key not in point}
-        rows.append({**point, **own, "error": result["error"]})
+        own = {key: value for key, value in result["metrics"].items() if key not in result["point"]}
+        rows.append({**result["point"], **own, "error": result["error"]})
     columns = [*dict.fromkeys(key for row in rows for key in row if key != "error"), "error"]
     file = Path(results[0]["folder"]) / f"{stage}.csv"
     write_csv(file, rows, columns)
@@ -95,4 +134,15 @@ def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
     print(f"{len(rows)} points, all columns in {file}")
     for row, result in zip(rows, results, strict=True):
         if row["error"]:
-            print(f"failed: {' '.join(result['point'])}: {row['error']}")
+            print(f"failed: {' '.join(f'{key}={value}' for key, value in result['point'].items())}: {row['error']}")
+
+
+def _log(stage: str, results: Sequence[Mapping[str, Any]], overrides: Sequence[Override], store: Path) -> None:
+    """Show a sweep that has a name (`+sweep=<name>`) in MLflow, below the parent run `sweep/<name>`."""
+    name = next((str(override.value()) for override in overrides if override.key_or_group == "sweep"), None)
+    if name is None:
+        return
+    from lobs.experiment.tracking import log_sweep
+
+    log_sweep(name, stage, results, store)
+    print(f"in MLflow ({store}): sweep/{name}")
