@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -205,12 +203,3 @@ def test_a_network_that_cannot_be_built_is_named(model, expected):
 
 def test_any_module_can_be_an_experiments_network():
     assert build({"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}).weight.shape == (2, 3)
-
-
-def test_one_cosine_over_all_rounds_goes_on_where_the_round_before_left_off():
-    recipe = Recipe("sgd", 0.1, 0.9, 0.0, "cosine_rounds", 32, 10)
-    rates = [replace(recipe, before=before, total=30).rate(step) for before in (0, 10, 20) for step in range(10)]
-    alone = replace(recipe, schedule="cosine", iterations=30)
-    assert rates == [alone.rate(step) for step in range(30)]
-    assert replace(recipe, before=20, total=30).rate(10) == 0
-    assert [recipe.rate(step) for step in (0, 10)] == [1, 0]  # a single round

@@ -12,7 +12,7 @@ DATASETS: dict[str, str] = {
 }
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
-SCHEDULES: tuple[str, ...] = ("constant", "cosine", "cosine_rounds")
+SCHEDULES: tuple[str, ...] = ("constant", "cosine")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 # Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
 THRESHOLDS: dict[str, str] = {

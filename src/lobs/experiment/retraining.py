@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -93,7 +93,6 @@ def retrain(
     kept = dict(masks)
     curve: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
-    total = recipe.iterations * (1 + len(further))
     for number, target in enumerate([None, *further], start=1):
         if target is not None:
             if prune is None:
@@ -110,7 +109,7 @@ def retrain(
             network,
             train,
             measured,
-            replace(recipe, before=done, total=total),
+            recipe,
             seed=seed + number - 1,
             device=device,
             measure_every=measure_every,

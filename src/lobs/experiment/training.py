@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,13 +31,10 @@ class Recipe:
         learning_rate: at the start.
         momentum: of ``sgd``; ``adam`` uses its usual 0.9 and 0.999.
         weight_decay: L2 of ``sgd``, decoupled of ``adam``.
-        schedule: ``constant``; ``cosine`` down to zero over these iterations; ``cosine_rounds`` down to zero over
-            those of all rounds, of which these are a part.
+        schedule: ``constant``, or ``cosine`` down to zero over all iterations.
         batch_size: images per minibatch.
         iterations: minibatches in all.
         augment: show every image with a random crop and flip.
-        before: iterations of the rounds before this one.
-        total: iterations of all rounds; None: of this one alone.
     """
 
     optimizer: str
@@ -49,15 +45,6 @@ class Recipe:
     batch_size: int
     iterations: int
     augment: bool = False
-    before: int = 0
-    total: int | None = None
-
-    def rate(self, iteration: int) -> float:
-        """The share of the learning rate that is left after some iterations, by the cosine."""
-        done, total = iteration, self.iterations
-        if self.schedule == "cosine_rounds" and self.total is not None:
-            done, total = self.before + iteration, self.total
-        return (1 + math.cos(math.pi * done / total)) / 2
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over some parameters."""
@@ -96,7 +83,7 @@ class Classifier(pl.LightningModule):
         optimizer = self.recipe.build(self.network.parameters())
         if self.recipe.schedule == "constant":
             return optimizer
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.recipe.rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.iterations)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
