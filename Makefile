@@ -17,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick test lint format bench ui
+.PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test lint format bench ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,18 @@ repro: $(STAMP) ## rerun the paper's experiments, from raw data to reports/READM
 repro-quick: $(STAMP) ## the same for LeNet-300-100 with one seed
 	dvc repro $$(dvc stage list --name-only | grep -E '^evaluate@lenet300/seed0/')
 	lobs report
+
+repro-seeds: $(STAMP) ## two more seeds of the methods that `repro` runs once
+	cd pipelines/seeds && dvc repro
+	lobs report
+
+# The data's place is handed on in the environment: it must not reach a tracked file.
+repro-cifar10 repro-imagenet: repro-%: $(STAMP)
+	cd pipelines/$* && LOBS_DATA='$(and $(DATA),$(abspath $(DATA)))' dvc repro
+	lobs report
+
+pipelines: $(STAMP) ## write pipelines/*/dvc.yaml anew from dvc.yaml
+	python pipelines/write.py
 
 test: lint ## lint, types, then the test suite
 	pytest -n 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,20 @@ def test_what_a_stage_imports_when_it_runs_is_among_the_static_imports(project, 
     files = {source_file(name).relative_to(ROOT) for name in done.stdout.splitlines()[-1].split()}
     assert Path("src/lobs/statistics.py") in files
     assert {path for path in files if path.name != "__init__.py"} <= needed(stage)
+
+
+def test_the_pipelines_stages_are_the_roots():
+    """`make pipelines` writes them anew."""
+    spec = importlib.util.spec_from_file_location("write", ROOT / "pipelines/write.py")
+    write = importlib.util.module_from_spec(spec)
+    sys.modules["write"] = write  # a dataclass looks its module up
+    spec.loader.exec_module(write)
+    for name in write.PIPELINES:
+        file = ROOT / "pipelines" / name / "dvc.yaml"
+        assert file.read_text() == write.text(name), f"{file.relative_to(ROOT)} is out of date: make pipelines"
+        for stage in yaml.safe_load(file.read_text())["stages"].values():
+            for dep in stage["deps"]:
+                assert "${" in dep or dep in ("matrix.yaml", "data", "../../data") or (file.parent / dep).exists(), dep
 
 
 def test_stages_are_connected_through_their_files():

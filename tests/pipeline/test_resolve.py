@@ -107,3 +107,14 @@ def test_a_missing_list_is_named(checkout, capsys):
     (checkout / "conf/matrix.yaml").write_text("datasets: [mnist]\n")
     assert main(["resolve"]) == 2
     assert "experiments is missing or no list" in capsys.readouterr().err
+
+
+def test_a_matrix_in_the_working_directory_comes_before_that_of_conf(checkout):
+    (checkout / "matrix.yaml").write_text(
+        "datasets: []\nexperiments: [lenet300]\nseeds: [1]\nruns: [lenet300/seed1/obd]\n"
+    )
+    assert main(["resolve", "paths.runs=../runs", "paths.output=runs"]) == 0
+    prune = yaml.safe_load((checkout / "resolved/lenet300/seed1/obd/prune.yaml").read_text())
+    assert prune["paths"]["runs"] == "../runs"
+    assert prune["paths"]["output"] == "runs"
+    assert not (checkout / "resolved/lenet300/seed0").exists()

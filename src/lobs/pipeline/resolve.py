@@ -1,8 +1,9 @@
 """Stage resolve: the fire wall between conf/ and the other stages.
 
-It composes every run (experiment, seed, method) of conf/matrix.yaml, and writes one small file per stage
-instance with only the values that this instance reads. DVC runs a stage again when its file changed, so a comment in
-conf/ touches no other stage and a value only those that use it.
+It composes every run (experiment, seed, method) of the matrix.yaml in the working directory (those of pipelines/), or
+else of conf/matrix.yaml, and writes one small file per stage instance with only the values that this instance reads.
+DVC runs a stage again when its file changed, so a comment in conf/ touches no other stage and a value only those that
+use it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         The number of files.
     """
-    matrix = read_matrix(config_dir() / MATRIX_FILE)
+    own = Path(MATRIX_FILE)
+    matrix = read_matrix(own if own.exists() else config_dir() / MATRIX_FILE)
     files: dict[Path, dict[str, Any]] = {FOLDER / "report.yaml": stage_config(load(overrides), "report")}
     for data in matrix["datasets"]:
         files[FOLDER / "fetch" / f"{data}.yaml"] = stage_config(load([f"data={data}", *overrides]), "fetch")
