@@ -54,7 +54,7 @@ def test_a_tolerance_takes_the_place_of_the_density():
         (["method=lwc", "method.relative.fc1=0"], r"method.relative=\{.*\} is not accepted: a number above 0, or"),
         (["method=lwc", "method.solver=obd"], r"method.solver=obd with method.allocation=quality is not accepted"),
         (["method=magnitude", "method.allocation=surgery"], r"needs both, method.allocation=surgery and"),
-        (["method.surgery.stop=5"], r"method.surgery=\{'stop': 5\} with method.allocation=global"),
+        (["method.surgery.stop=5"], r"method.surgery=\{'stop': 5\} with method.allocation=fisher"),
         (["method=dns", "method.surgery.stop=0"], r"method.surgery.stop=0 is not accepted: a whole number, 1 or more"),
         (["method=dns", "method.surgery.gama=1"], r"did you mean method.surgery.gamma\?"),
         (["method=dns", "method.rounds=[0.5]"], r"method.rounds=\[0.5\] with method.allocation=surgery"),
