@@ -134,6 +134,8 @@ def run_stage(stage: str, config: dict[str, Any]) -> dict[str, Any]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not sys.stdout.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # torchvision's bars while it downloads
     return import_module(f"lobs.pipeline.{stage}").run(config)
 
 

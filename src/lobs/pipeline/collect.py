@@ -6,9 +6,10 @@ from typing import Any
 
 from lobs.experiment.data import load_training_data
 from lobs.pipeline.calibration import calibrate, calibration_batches, calibration_split, own_share
-from lobs.pipeline.devices import first_process, on_devices
+from lobs.pipeline.devices import on_devices
 from lobs.pipeline.files import write_json
-from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress
+from lobs.pipeline.progress import first_process, progress
+from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare
 from lobs.statistics import LayerStatistics
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lobs.pipeline.progress import first_process
+
 # Greetings. Spawned processes import this module before they are given their group.
 for _name in ("lightning_fabric.utilities.distributed", "lightning_fabric.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -59,11 +61,6 @@ def on_devices(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
         finally:
             os.environ.pop("MASTER_PORT", None)  # the next launch takes a free one
         return json.loads((Path(folder) / "metrics").read_text(encoding="utf-8"))
-
-
-def first_process() -> bool:
-    """Whether this process is the one that writes and prints; always so where there is only one."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def is_user_error(error: BaseException) -> bool:

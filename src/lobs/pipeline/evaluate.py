@@ -9,6 +9,7 @@ from lobs.experiment.data import load_training_data
 from lobs.experiment.evaluation import errors, output_error
 from lobs.pipeline.calibration import calibration_split
 from lobs.pipeline.files import read_json, write_json
+from lobs.pipeline.progress import progress, waiting
 from lobs.pipeline.stage import Folders, load_network, prepare, require_same_budget
 from lobs.statistics import Statistics
 
@@ -37,21 +38,27 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
     calibration = calibration_split(train, config["collect"])
 
+    dense_errors, pruned_errors, retrained_errors = (
+        errors(network, measured).named("test_error_percent")
+        for network in progress("measuring")((dense, pruned, retrained))
+    )
+    with waiting("output error and bound"):
+        distance, bound = output_error(dense, pruned, calibration), error_bound(dense, pruned, statistics).total
     metrics = {
         "experiment": config["name"],
         "method": config["method"]["name"],
         "seed": config["seed"],
         "data": measured.title,
-        "dense": errors(dense, measured).named("test_error_percent"),
+        "dense": dense_errors,
         "pruned": {
-            **errors(pruned, measured).named("test_error_percent"),
+            **pruned_errors,
             "density": pruning["density"],
-            "output_error": output_error(dense, pruned, calibration),
-            "bound": error_bound(dense, pruned, statistics).total,
+            "output_error": distance,
+            "bound": bound,
             "layers": layers,
         },
         "retrained": {
-            **errors(retrained, measured).named("test_error_percent"),
+            **retrained_errors,
             "density": retraining["density"],
         },
     }

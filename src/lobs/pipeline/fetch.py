@@ -9,6 +9,7 @@ from typing import Any
 from lobs.experiment.data import load_tensors, source_file, split_file, split_fingerprint
 from lobs.experiment.registry import DATASETS
 from lobs.pipeline.files import save_tensors, write_json
+from lobs.pipeline.progress import waiting
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     name, root, folder = config["data"]["name"], config["data"]["root"], config["paths"]["data"]
     if root is not None or not all(split_file(folder, name, split).exists() for split in ("train", "test")):
-        fetched = import_module(DATASETS[name]).fetch(name, root)
+        with waiting(f"fetching {name}"):
+            fetched = import_module(DATASETS[name]).fetch(name, root)
         for split, tensors in fetched.splits.items():
             metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
             save_tensors(split_file(folder, name, split), tensors, metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,8 @@ from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.pipeline.budget import excluded, needs_curvature, requested, runs_network
 from lobs.pipeline.calibration import calibration_batches, with_curvature
 from lobs.pipeline.files import save_tensors, write_csv, write_json
-from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, progress, save_network
+from lobs.pipeline.progress import progress
+from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, save_network
 from lobs.pipeline.thresholds import threshold_densities
 from lobs.pruning import PruneResult, layer_paths, prune
 from lobs.solvers import make
@@ -70,7 +71,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     again = runs_network(method)
     batches = calibration_batches(train, config["collect"], repeated=True) if again else None
 
-    def prune_to(budget: dict[str, Any]) -> PruneResult:
+    def prune_to(budget: dict[str, Any], bar: Callable[[Iterable], Iterable] | None = None) -> PruneResult:
         densities = threshold_densities(dense, method, budget["density"]) if "density" in budget else None
         return prune(
             dense,
@@ -82,9 +83,10 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             sequential=method["sequential"],
             correct=method["correct"],
             batches=batches,
+            progress=bar,
         )
 
-    result = prune_to(requested(config))
+    result = prune_to(requested(config), progress("pruning"))
     for record in result.layers:
         watch.layers[record.name] += record.seconds
     timings = watch.result(config, device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lobs.pipeline import track
+from lobs.pipeline.progress import waiting
 from lobs.report import write_report
 
 
@@ -20,5 +21,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     paths = config["paths"]
     further = [Path(folder) for folder in paths["further_runs"]]
-    written = write_report(Path(paths["runs"]), Path(paths["reports"]), further)
+    with waiting("writing the report"):
+        written = write_report(Path(paths["runs"]), Path(paths["reports"]), further)
     return {"page": str(written[0]), "files": len(written), **track.run(config)}

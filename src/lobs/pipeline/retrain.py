@@ -12,8 +12,9 @@ from lobs.experiment.data import Split, load_training_data
 from lobs.experiment.evaluation import errors
 from lobs.pipeline.budget import excluded, runs_network
 from lobs.pipeline.calibration import calibrate, calibration_batches
-from lobs.pipeline.devices import first_process, on_devices
+from lobs.pipeline.devices import on_devices
 from lobs.pipeline.files import load_tensors, save_tensors, write_csv, write_json
+from lobs.pipeline.progress import first_process
 from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
 from lobs.pruning import prune
 from lobs.solvers import make

@@ -1,4 +1,4 @@
-"""What every stage needs: where files lie, the device, the clock, progress bars and the table at the end."""
+"""What every stage needs: where files lie, the device, the clock and the table at the end."""
 
 from __future__ import annotations
 
@@ -169,19 +169,6 @@ def require_same_budget(config: Mapping[str, Any], folders: Folders) -> dict[str
             f"run `{folders.command('prune')} {key}={config[key]}` first"
         )
     return metrics
-
-
-def progress(description: str) -> Any:
-    """A wrapper for an iterable that shows a progress bar on a terminal, and nothing anywhere else."""
-
-    def wrap(items: Iterable, total: int | None = None) -> Iterable:
-        if not sys.stdout.isatty():
-            return items
-        from rich.progress import track
-
-        return track(items, description=description, total=total, transient=True)
-
-    return wrap
 
 
 def summary(stage: str, metrics: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lobs.experiment.tracking import sync
-from lobs.pipeline.stage import progress
+from lobs.pipeline.progress import progress
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:

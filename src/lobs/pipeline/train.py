@@ -6,8 +6,9 @@ from math import ceil
 from typing import Any
 
 from lobs.experiment.data import load_training_data
-from lobs.pipeline.devices import first_process, on_devices
+from lobs.pipeline.devices import on_devices
 from lobs.pipeline.files import write_csv, write_json
+from lobs.pipeline.progress import first_process
 from lobs.pipeline.stage import Folders, Stopwatch, prepare, save_network
 
 
