@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lobs.experiment.mlflow_store import DIGEST, KEY
+from experiment.conftest import client_of, visible
+from lobs.experiment.mlflow_store import DIGEST
 from lobs.experiment.tracking import log_sweep, sync
 from report.synthetic import METHODS, write_json, write_runs
 
@@ -18,37 +18,6 @@ from report.synthetic import METHODS, write_json, write_runs
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return write_runs(tmp_path / "runs", seeds=(0, 1))
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database: MLflow needs seconds to create one, a copy does not."""
-    folder = tmp_path_factory.mktemp("schema")
-    client_of(folder).search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def store(tmp_path: Path, schema: Path) -> Path:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    shutil.copy(schema, folder)
-    return folder
-
-
-def client_of(store: Path) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(f"sqlite:///{store}/mlflow.db")
-
-
-def visible(store: Path) -> dict[str, Any]:
-    """All visible runs by key; fails where a key is there twice."""
-    client = client_of(store)
-    found = client.search_runs([client.get_experiment_by_name("paper").experiment_id])
-    keys = [run.data.tags[KEY] for run in found]
-    assert len(keys) == len(set(keys))
-    return dict(zip(keys, found, strict=True))
 
 
 def history(store: Path, run: Any, metric: str) -> list[tuple[int, float]]:

@@ -152,7 +152,7 @@ def _entry(root: Path, folder: Path, models: bool) -> Entry:
         name=f"{method}, seed {seed}",
         key=f"{experiment}/seed{seed}/{method}",
         digest=_digest([*measured, *configs.values(), *([network.weights] if network else [])]),
-        files=[(path, f"config/{stage}") for stage, path in configs.items()],
+        files=[(path, "config") for path in configs.values()],
         network=network,
     )
     outcome = retrain or prune  # density and errors after all rounds, where there was retraining
