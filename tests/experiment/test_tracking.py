@@ -56,6 +56,7 @@ def test_params_tags_and_metrics_are_those_of_the_files(runs: Path, store: Path)
         "solver": "lobs",
         "allocation": "uniform",
         "density": "0.07",
+        "layers": "fc1, fc2, fc3",
     }
     tags = {key: run.data.tags[key] for key in ("network", "method", "seed", "density")}
     assert tags == {"network": "lenet300", "method": "lobs", "seed": "1", "density": "0.07"}
@@ -70,8 +71,6 @@ def test_params_tags_and_metrics_are_those_of_the_files(runs: Path, store: Path)
         "output_error": 5.0,
         "bound": 400.0,
         "layer_error_sum": 60.0,
-        "layers/fc2/error": 5.0,
-        "layers/fc1/density": 0.07,
     }
     assert {key: run.data.metrics[key] for key in expected} == pytest.approx(expected)
 
@@ -81,11 +80,11 @@ def test_layers_are_steps_and_curves_keep_their_iterations(runs: Path, store: Pa
     run = visible(store)["lenet300/seed0/lobs"]
     assert history(store, run, "layer_error") == [(0, 50.0), (1, 5.0), (2, 0.5)]
     assert history(store, run, "layer_bound_contribution") == [(0, 100.0), (1, 200.0), (2, 300.0)]
-    assert history(store, run, "train/test_error_percent") == [(1, 2.5), (2, 1.7)]
-    retraining = history(store, run, "retrain/test_error_percent")
+    assert history(store, run, "train_test_error_percent") == [(1, 2.5), (2, 1.7)]
+    retraining = history(store, run, "retrain_test_error_percent")
     assert [step for step, _ in retraining] == list(range(0, 511, 10))
     assert retraining[0][1] == pytest.approx(3.3)
-    assert history(store, run, "retrain/train_loss")[0][0] == 10, "none was measured at iteration 0"
+    assert history(store, run, "retrain_train_loss")[0][0] == 10, "none was measured at iteration 0"
 
 
 def test_a_second_sync_touches_nothing(runs: Path, store: Path) -> None:
@@ -162,7 +161,7 @@ def test_missing_stages_leave_their_metrics_out(runs: Path, store: Path) -> None
     sync(runs, store)
     metrics = visible(store)["lenet300/seed0/magnitude"].data.metrics
     assert metrics["error_after_pruning_percent"] == 57.0
-    assert metrics["layers/fc1/error"] == 50.0, "from the prune stage"
+    assert metrics["layer_error"] == 0.5, "the last layer's, from the prune stage"
     assert not {"error_after_retraining_percent", "iterations", "bound"} & set(metrics)
 
 
@@ -173,9 +172,19 @@ def test_names_and_values_that_mlflow_does_not_take(runs: Path, store: Path) -> 
     data["pruned"]["layers"] = layers
     write_json(path, data)
     sync(runs, store)
-    metrics = visible(store)["lenet300/seed0/lobs"].data.metrics
-    assert metrics["layers/block_0_.fc/_/density"] == 0.1
-    assert "layer_error" not in metrics
+    run = visible(store)["lenet300/seed0/lobs"]
+    assert run.data.params["layers"] == "block[0].fc/ä"
+    assert run.data.metrics["layer_density"] == 0.1
+    assert not {"layer_error", "layer_relative_error"} & set(run.data.metrics)
+    log_sweep("names", "prune", [{"point": {}, "metrics": {"error[ä]": 2.0}, "error": None}], store)
+    assert visible(store)["sweep/names/prune/as it is"].data.metrics == {"error___": 2.0}
+
+
+def test_the_first_seed_and_method_are_the_latest_runs(runs: Path, store: Path) -> None:
+    sync(runs, store)
+    found = sorted(visible(store).values(), key=lambda run: run.info.start_time, reverse=True)
+    names = [run.info.run_name for run in found if run.info.run_name != "lenet300"]
+    assert names == ["lobs, seed 0", "magnitude, seed 0", "lobs, seed 1", "magnitude, seed 1"]
 
 
 def test_a_broken_file_is_named_and_nothing_is_written(runs: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from lobs.experiment.mlflow_store import Entry, NetworkFile, opened
 
 # Part of every digest: to be raised when what is logged changes, so that the next sync builds all runs anew.
-_LAYOUT = 2
+_LAYOUT = 3
 _STAGES = ("prune", "retrain", "evaluate")
 _SEED_STAGES = ("train", "collect")
 # What the stages were given: `lobs resolve` writes one such file per stage instance beside the folder of runs.
@@ -65,7 +65,8 @@ def sync(
     counts = {"created": 0, "updated": 0, "unchanged": 0}
     with opened(store) as mlflow:
         parents: dict[str, str] = {}
-        for entry in progress(list(entries.values())):
+        # MLflow's UI shows the latest runs first: the first seed's, in the order of their names.
+        for entry in progress(list(reversed(entries.values()))):
             network = entry.key.split("/", 1)[0]
             if network not in parents:
                 tags = {key: value for key, value in entry.tags.items() if key in _SHARED}
@@ -180,18 +181,15 @@ def _entry(root: Path, folder: Path, models: bool) -> Entry:
     entry.add("layer_error_sum", prune.get("layer_error_sum"))
     entry.add("output_error", pruned.get("output_error"))
     entry.add("bound", pruned.get("bound"))
-    _add_layers(entry, pruned.get("layers") or _read_json(folder / "prune" / "layers.json", list))
-    _add_curve(entry, "train", seed_folder / "train" / "curve.csv", "epoch")
-    _add_curve(entry, "retrain", folder / "retrain" / "curve.csv", "iteration")
-    return entry
-
-
-def _add_layers(entry: Entry, layers: list[dict[str, Any]]) -> None:
-    """Add each layer's numbers twice: as a curve over the layers' indices, and under the layer's own name."""
+    layers = pruned.get("layers") or _read_json(folder / "prune" / "layers.json", list)
+    if layers:
+        entry.params["layers"] = ", ".join(str(layer.get("name")) for layer in layers)
     for index, layer in enumerate(layers):
         for key in _LAYER_METRICS:
             entry.add(f"layer_{key}", layer.get(key), index)
-            entry.add(f"layers/{layer.get('name', index)}/{key}", layer.get(key))
+    _add_curve(entry, "train", seed_folder / "train" / "curve.csv", "epoch")
+    _add_curve(entry, "retrain", folder / "retrain" / "curve.csv", "iteration")
+    return entry
 
 
 def _add_curve(entry: Entry, prefix: str, path: Path, step: str) -> None:
@@ -206,7 +204,7 @@ def _add_curve(entry: Entry, prefix: str, path: Path, step: str) -> None:
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}, line {line}: not a row of a curve over '{step}' ({error})") from None
             for key, value in values.items():
-                entry.add(f"{prefix}/{key}", value, position)
+                entry.add(f"{prefix}_{key}", value, position)
 
 
 def _config_files(root: Path, folder: Path) -> dict[str, Path]:
