@@ -121,8 +121,10 @@ def changed_stages(*overrides, method="lobs"):
 
 def test_a_value_reaches_exactly_the_stages_that_use_it():
     assert changed_stages("train.epochs=3") == ["train"]
-    assert changed_stages("collect.batch_size=7") == ["collect"]
-    assert changed_stages("collect.images=7") == ["collect", "evaluate"]
+    assert changed_stages("collect.batch_size=7", method="magnitude") == ["collect"]
+    assert changed_stages("collect.images=7", method="magnitude") == ["collect", "evaluate"]
+    # Its allocation looks at calibration images.
+    assert changed_stages("collect.images=7", method="lobs") == ["collect", "prune", "evaluate"]
     assert changed_stages("method.options.alpha=1e5") == ["prune"]
     assert changed_stages("retrain.iterations=7") == ["retrain"]
     assert changed_stages("density=0.3") == ["prune", "retrain", "evaluate"]
