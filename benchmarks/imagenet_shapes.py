@@ -28,6 +28,9 @@ from lobs.solvers import make
 # name -> density, calibration images, minutes that collect and prune may take on 2 CPU cores and on a GPU
 NETWORKS = {"vgg16": (0.075, 128, {"cpu": 45, "cuda": 2}), "resnet50": (0.25, 256, {"cpu": 30, "cuda": 2})}
 MOST_GIB = 24
+SIZES = ("network", "device", "images", "layers", "weights", "density")
+COLUMNS = (*SIZES, "collect", "prune", "both", "core time", "aim", "peak memory")
+ARCHIVE = "../shared/data/imagenet-1000.zip"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,9 @@ def main() -> None:
     """Measure one network, add it to the JSON file, and write the table of all that are in there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/imagenet-1000.zip"), help="zip of photographs")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data/imagenet-1000.zip"), help="zip of photographs"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, help="calibration images, if not as many as the report's")
@@ -74,7 +79,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write to")
     options = parser.parse_args()
     if not options.data.exists():
-        parser.error(f"{options.data} does not exist: give --data, a zip archive with at least some hundred photographs")
+        parser.error(
+            f"{options.data} does not exist: give --data, a zip archive with at least some hundred photographs"
+        )
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("this machine has no CUDA device: leave --device out")
     torch.set_num_threads(options.threads)
@@ -153,12 +160,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         "# VGG-16 and ResNet-50: from calibration to the pruned network",
         "",
         "Written by `benchmarks/imagenet_shapes.py`: fresh weights, ImageNet sample, L-OBS scores with the weights",
-        "re-solved on the support, the same density in every layer. Core time is what the process got of all cores (on a",
-        "machine that is shared it is less than cores x minutes). Memory is the process's resident set, on a GPU what",
-        "was allocated there.",
+        "re-solved on the support, the same density in every layer. Core time is what the process got of",
+        "all cores: where others compute as well, less than cores times minutes. Memory is the process's resident set,",
+        "on a GPU what was allocated there.",
         "",
-        "| network | device | images | layers | weights | density | collect | prune | both | core time | aim | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
     ]
     for _, row in sorted(results.items()):
         device = f"{row['threads']} CPU cores" if row["device"] == "cpu" else row["device"]

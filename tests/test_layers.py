@@ -48,8 +48,11 @@ def test_convolution_is_its_matrix_times_its_patches(groups, kernel, stride, dil
     inputs = torch.randn(3, 4, 9, 8, dtype=torch.float64)
     expected = unit_outputs(module, module(inputs))
     torch.testing.assert_close(as_product(module, inputs), expected)
-    # chunk by chunk gives the same samples in the same order
+    # chunk by chunk gives the same samples in the same order, and so do patches that are left as they lie
     torch.testing.assert_close(as_product(module, inputs, chunk_bytes=1), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lobs.layers.LONG", 1)
+        torch.testing.assert_close(as_product(module, inputs), expected)
 
 
 @pytest.mark.parametrize("module", [nn.Linear(6, 3), nn.Linear(6, 3, bias=False), nn.Conv2d(4, 6, 3, groups=2)])

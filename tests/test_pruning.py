@@ -193,9 +193,6 @@ def test_errors_name_what_is_wrong(network, statistics):
         lobs.prune("network", statistics, density=0.1)
     with pytest.raises(TypeError, match="collect_statistics, got list"):
         lobs.prune(network, [], density=0.1)
-    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
-    with pytest.raises(ValueError, match="layer '0' is a convolution with 2 groups"):
-        lobs.prune(grouped, lobs.collect_statistics(grouped, [torch.randn(2, 4, 5, 5)]), density=0.1)
     other = nn.Sequential(nn.Linear(5, 2))
     with pytest.raises(ValueError, match=r"layer '0': .* does not fit statistics of 6 inputs"):
         lobs.prune(nn.Sequential(nn.Linear(4, 2)), lobs.collect_statistics(other, [torch.randn(3, 5)]), density=0.1)

@@ -59,6 +59,30 @@ def test_wide_moments_are_symmetric_to_the_bit():
     symmetrise(moment, block=3)
     assert torch.equal(moment, expected)
     assert torch.equal(moment, moment.mT)
+    mirrored = moment.tril() + 5 * torch.randn(2, 7, 7, dtype=torch.float64).triu(1)
+    symmetrise(mirrored, lower_only=True, block=3)
+    assert torch.equal(mirrored, expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_wide_layers_are_multiplied_in_blocks_of_rows(monkeypatch, bias):
+    monkeypatch.setattr("lobs.accumulator.PRODUCT_ROWS", 4)
+    torch.manual_seed(0)
+    inputs, model = torch.randn(3, 9, 20, 40).double(), nn.Conv2d(9, 2, 1, bias=bias).double()
+    statistics = lobs.collect_statistics(nn.Sequential(model), inputs.split(2))["0"]
+    assert (statistics.samples, statistics.features) == (2400, 9)
+    assert_moments_agree(statistics.second_moment, dense_moment(inputs.movedim(1, -1).reshape(-1, 9), bias))
+    assert torch.equal(statistics.second_moment, statistics.second_moment.T)
+
+
+def test_zeros_are_counted_over_all_positions():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU()).double()
+    inputs = torch.randn(3, 2, 40, 30, dtype=torch.float64)  # so many positions that patches are left as they lie
+    layer = lobs.collect_statistics(model, inputs.split(2))["0"]
+    torch.testing.assert_close(layer.zero_fraction, (model(inputs) == 0).double().mean((0, 2, 3)))
+    patches = nn.functional.unfold(inputs, 3, padding=1).movedim(1, 2).reshape(-1, 18)
+    torch.testing.assert_close(layer.second_moment, dense_moment(patches, True))
 
 
 def test_convolution_counts_every_position_as_a_sample():

@@ -13,6 +13,8 @@ from lobs.processes import gathered, summed
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
+# A wider layer's products are formed in blocks of rows of at most so many, without those above the diagonal.
+PRODUCT_ROWS = 1024
 
 
 class Reservoir:
@@ -86,17 +88,17 @@ class InputSums:
             size = features + self.bias
             self.moment = samples.new_zeros(groups, size, size, dtype=torch.float64)
         for chunk in samples.split(CHUNK_SAMPLES, dim=1):
-            self.moment[:, :features, :features] += chunk.mT @ chunk
+            for rows in row_blocks(features):
+                self.moment[:, rows, : rows.stop] += chunk[:, :, rows].mT @ chunk[:, :, : rows.stop]
             if self.bias:
                 self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
         self.reservoir.add(samples)
         self.samples += count
 
-    def add_outputs(self, outputs: Tensor) -> None:
-        """Count the outputs ``[samples, out]`` that a ReLU sets to zero."""
-        zeros = (outputs <= 0).sum(dim=0)
+    def add_zeros(self, zeros: Tensor, outputs: int) -> None:
+        """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""
         self.zeros = zeros if self.zeros is None else self.zeros + zeros
-        self.outputs += len(outputs)
+        self.outputs += outputs
 
     def combine(self) -> None:
         """Add up the sums of all processes: every process then holds those of all their batches."""
@@ -130,9 +132,10 @@ class InputSums:
             moment[:, :-1, -1] = moment[:, -1, :-1]
             moment[:, -1, -1] = self.samples
         moment /= self.samples
-        if not torch.isfinite(moment).all():
+        # An input that is not finite shows in its own square, and no mask of a wide layer's whole moment is needed.
+        if not torch.isfinite(moment.diagonal(dim1=-2, dim2=-1)).all():
             raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values")
-        symmetrise(moment)
+        symmetrise(moment, lower_only=len(row_blocks(moment.shape[-1] - self.bias)) > 1)
         return moment
 
 
@@ -216,12 +219,29 @@ def widened(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def symmetrise(moment: Tensor, block: int = 2048) -> None:
-    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB."""
+def row_blocks(features: int) -> list[slice]:
+    """Rows of a product of so many features, cut into equal blocks of at most `PRODUCT_ROWS`."""
+    width = -(-features // max(1, -(-features // PRODUCT_ROWS)))
+    return [slice(start, min(start + width, features)) for start in range(0, features, max(1, width))]
+
+
+def symmetrise(moment: Tensor, lower_only: bool = False, block: int = 2048) -> None:
+    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB.
+
+    Args:
+        moment: ``[groups, d, d]``.
+        lower_only: what stands above the diagonal does not count, the rest is mirrored.
+        block: rows and columns at a time.
+    """
     for i in range(0, moment.shape[-1], block):
         for j in range(0, i + 1, block):
             lower = moment[:, i : i + block, j : j + block]
             upper = moment[:, j : j + block, i : i + block]
-            mean = (lower + upper.mT) / 2
-            lower.copy_(mean)
+            if not lower_only:
+                mean = (lower + upper.mT) / 2
+                lower.copy_(mean)
+            elif i == j:
+                mean = lower.tril() + lower.tril(-1).mT
+            else:
+                mean = lower
             upper.copy_(mean.mT)

@@ -83,9 +83,7 @@ def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statist
         error = 0.0
         if name in weights:
             change = weight_matrix(module) - weights[name]
-            moments = layer.second_moment if layer.groups > 1 else layer.second_moment[None]
-            parts = zip(change.chunk(layer.groups), moments.to(change.device), strict=True)
-            error = sum(layer_error(rows, moment) for rows, moment in parts)
+            error = layer_error(change, layer.second_moment.to(change.device))
         terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
         growth *= float(module.weight.double().norm()) * sqrt(multiplicity(module))
     layers = {name: terms[name] for name in statistics}

@@ -21,6 +21,8 @@ PRUNABLE = (nn.Linear, nn.Conv2d)
 Prunable: TypeAlias = nn.Linear | nn.Conv2d
 # An unfolded chunk of a convolution's input stays below this; larger chunks are no faster.
 CHUNK_BYTES = 64 * 2**20
+# From so many output positions on an image's patches make a product of their own, and are left as they lie.
+LONG = 1024
 
 
 def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Prunable]:
@@ -86,7 +88,7 @@ def input_samples(module: Prunable, inputs: Tensor, chunk_bytes: int = CHUNK_BYT
     """The inputs of a layer as samples, in chunks of ``[groups, samples, features]`` (no bias column).
 
     A convolution's patches are unfolded a few images at a time, so that no more than about ``chunk_bytes`` of them
-    (at least one image) exist at once.
+    (at least one image) exist at once. Chunks are views of them where that spares a copy.
 
     Yields:
         The next chunk.
@@ -96,17 +98,27 @@ def input_samples(module: Prunable, inputs: Tensor, chunk_bytes: int = CHUNK_BYT
         return
     if inputs.dim() == 3:
         inputs = inputs[None]
-    padding = module._reversed_padding_repeated_twice
-    per_image = prod(module.weight.shape[1:]) * module.groups * prod(_output_size(module, inputs))
-    images = max(1, chunk_bytes // (per_image * inputs.element_size()))
+    positions = prod(_output_size(module, inputs))
+    per_image = prod(module.weight.shape[1:]) * module.groups * positions
+    images = max(1, chunk_bytes // max(1, per_image * inputs.element_size()))
     for chunk in inputs.split(images):
-        if any(padding):
-            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            chunk = functional.pad(chunk, padding, mode=mode)
-        patches = functional.unfold(chunk, module.kernel_size, module.dilation, 0, module.stride)
-        # [images, groups * features, positions] -> [groups, images * positions, features]
-        patches = patches.unflatten(1, (module.groups, -1)).permute(1, 0, 3, 2)
-        yield patches.flatten(1, 2)
+        patches = _patches(module, chunk).unflatten(1, (module.groups, -1))
+        if positions >= LONG:
+            yield from (image.mT for image in patches)
+        else:
+            # [images, groups, features, positions] -> [groups, images * positions, features]
+            yield patches.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _patches(module: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """What a convolution's kernel sees at every position, ``[images, groups * features, positions]``."""
+    padding = module._reversed_padding_repeated_twice
+    if any(padding):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        inputs = functional.pad(inputs, padding, mode=mode)
+    if prod(module.kernel_size) == 1:  # nothing to unfold
+        return inputs[:, :, :: module.stride[0], :: module.stride[1]].flatten(2)
+    return functional.unfold(inputs, module.kernel_size, module.dilation, 0, module.stride)
 
 
 def _output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
@@ -116,6 +128,14 @@ def _output_size(module: nn.Conv2d, inputs: Tensor) -> tuple[int, int]:
         span = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
         size.append((inputs.shape[axis - 2] + extra - span) // module.stride[axis] + 1)
     return size[0], size[1]
+
+
+def zero_counts(module: Prunable, outputs: Tensor) -> tuple[Tensor, int]:
+    """How many of each unit's outputs a ReLU sets to zero, int64 ``[out]``, and of how many."""
+    axis = outputs.dim() - (1 if isinstance(module, nn.Linear) else 3)
+    others = [dim for dim in range(outputs.dim()) if dim != axis]
+    zeros = (outputs <= 0).sum(dim=others) if others else (outputs <= 0).long()
+    return zeros, outputs.numel() // outputs.shape[axis]
 
 
 def unit_outputs(module: Prunable, outputs: Tensor) -> Tensor:

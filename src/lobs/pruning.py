@@ -393,12 +393,6 @@ def _modules(model: nn.Module, statistics: Statistics, layers: Iterable[str] | N
     for name in modules if layers is not None else ():
         if name not in statistics:
             raise ValueError(f"no statistics of layer {name!r}; there are those of {', '.join(statistics)}")
-    for name in modules:
-        if name in statistics and statistics[name].groups > 1:
-            raise ValueError(
-                f"layer {name!r} is a convolution with {statistics[name].groups} groups, which no method prunes yet: "
-                f"name the other layers with layers=[...]"
-            )
     return {name: modules[name] for name in statistics if name in modules}
 
 

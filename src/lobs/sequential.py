@@ -75,6 +75,9 @@ def reference_weight(
     """
     if statistics.target_moment is None:
         raise ValueError("these statistics hold no targets: sequential pruning collects them")
+    if statistics.groups > 1:
+        rows = enumerate(weight.chunk(statistics.groups))
+        return torch.cat([reference_weight(own, statistics.group(index), damping, alpha) for index, own in rows])
     hessian = damp(statistics, damping, alpha)
     trained = weight.double()
     residual = (statistics.target_moment - trained @ statistics.second_moment)[:, hessian.alive] / hessian.scale

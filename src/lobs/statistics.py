@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.accumulator import InputSums, combined
-from lobs.layers import Prunable, input_samples, prunable_layers, unit_outputs
+from lobs.layers import Prunable, input_samples, prunable_layers, zero_counts
 from lobs.modes import evaluation_mode
 from lobs.processes import rank_and_size, require_group, together
 
@@ -324,7 +324,7 @@ def _stream(
             own = called.setdefault(name, sums[name])
             for samples in input_samples(module, args[0]):
                 own.add(samples)
-            own.add_outputs(unit_outputs(module, output))
+            own.add_zeros(*zero_counts(module, output))
             own.inputs += total - seen[name]
             seen[name] = total
 

@@ -29,7 +29,7 @@ SOLVERS = [
     ("net_trim", {"iterations": 60}, True),
     ("net_trim", {"iterations": 60, "resolve": True}, True),
 ]
-# name -> samples, inputs, outputs, bias, what is done to the samples
+# name -> samples, inputs, outputs, bias, what is done to the samples; GROUPS says how many groups such a layer has
 LAYERS = {
     "plain": (60, 9, 5, True, lambda x: x),
     "no bias": (60, 8, 4, False, lambda x: x),
@@ -39,23 +39,32 @@ LAYERS = {
     "scales": (60, 8, 5, True, lambda x: x * torch.logspace(-8, 8, 8, dtype=x.dtype)),
     "one input": (20, 1, 3, True, lambda x: x),
     "all inputs dead": (20, 4, 3, True, lambda x: x * 0),
+    "grouped": (60, 5, 6, True, lambda x: x),
+    "grouped, dead inputs": (60, 5, 4, False, lambda x: x * (torch.arange(5) % 3 > 0)),
+    "depthwise": (60, 4, 5, True, lambda x: x),
 }
+GROUPS = {"grouped": 3, "grouped, dead inputs": 2, "depthwise": 5}
 
 
 def make_layer(kind, seed=0):
     count, features, out, bias, change = LAYERS[kind]
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(features, features, generator=generator, dtype=torch.float64)
-    samples = torch.randn(count, features, generator=generator, dtype=torch.float64) @ mixing
-    samples = change(samples)
     weight = torch.randn(out, features + bias, generator=generator, dtype=torch.float64)
-    statistics = lobs.LayerStatistics.from_samples(samples, bias)
+    blocks = []
+    for _ in range(GROUPS.get(kind, 1)):
+        mixing = torch.randn(features, features, generator=generator, dtype=torch.float64)
+        blocks.append(change(torch.randn(count, features, generator=generator, dtype=torch.float64) @ mixing))
+    moments = [lobs.LayerStatistics.from_samples(block, bias) for block in blocks]
+    samples = torch.stack(blocks)
+    inputs = torch.cat([samples, samples.new_ones(*samples.shape[:2], int(bias))], 2)
+    single = len(blocks) == 1
     return (
         weight,
         samples,
         replace(
-            statistics,
-            inputs_sample=torch.cat([samples, samples.new_ones(count, int(bias))], 1),
+            moments[0],
+            second_moment=moments[0].second_moment if single else torch.stack([m.second_moment for m in moments]),
+            inputs_sample=inputs[0] if single else inputs,
             zero_fraction=torch.rand(out, generator=generator, dtype=torch.float64),
             loss_curvature=torch.rand(weight.shape, generator=generator, dtype=torch.float64),
         ),
@@ -92,9 +101,10 @@ def test_contract(name, options, compensates, kind):
             assert torch.equal(pruned[mask], weight[mask])
         if count == 0:
             torch.testing.assert_close(pruned, weight)
-        ones = torch.ones(len(samples), int(statistics.bias), dtype=torch.float64)
-        inputs = torch.cat([samples, ones], 1)
-        measured = float((inputs @ (pruned - weight).T).square().sum() / len(inputs))
+        ones = torch.ones(*samples.shape[:2], int(statistics.bias), dtype=torch.float64)
+        inputs = torch.cat([samples, ones], 2)
+        changes = (pruned - weight).unflatten(0, (len(samples), -1))
+        measured = float((inputs @ changes.mT).square().sum() / inputs.shape[1])
         assert path.measured_error(pruned) == pytest.approx(measured, rel=1e-6, abs=1e-12)
         assert path.layer_error(count) >= measured * (1 - 1e-6) - 1e-12
         assert path.layer_error(count) == pytest.approx(float(curve[count]))
@@ -104,9 +114,10 @@ def test_contract(name, options, compensates, kind):
             path.at(wrong)
 
 
+@pytest.mark.parametrize("kind", ["plain", "grouped"])
 @pytest.mark.parametrize(("name", "options", "compensates"), SOLVERS, ids=lambda v: str(v))
-def test_budgets(name, options, compensates):
-    weight, _, statistics = make_layer("plain")
+def test_budgets(name, options, compensates, kind):
+    weight, _, statistics = make_layer(kind)
     path = make(name, **options)(weight, statistics)
     for density in (0, 0.07, 0.5, 0.999, 1):
         kept = path.removable - path.count_for(density)
@@ -168,6 +179,9 @@ def test_wrong_arguments_are_named():
         make("lobs")(weight[:, 1:], statistics)
     with pytest.raises(ValueError, match="holds NaN"):
         make("lobs")(weight * float("nan"), statistics)
+    grouped_weight, _, grouped = make_layer("grouped")
+    with pytest.raises(ValueError, match="a weight of 5 outputs does not fit statistics of 3 groups"):
+        make("lobs")(grouped_weight[:5], grouped)
     with pytest.raises(ValueError, match="unknown method 'l-obs': accepted are lobs"):
         make("l-obs")
     with pytest.raises(ValueError, match="method magnitude: unknown option 'damping': accepted are pattern"):
@@ -188,5 +202,5 @@ def test_registered_options_are_the_constructors():
 def test_layer_error_is_the_mean_squared_output_change():
     weight, samples, statistics = make_layer("no bias")
     change = torch.randn_like(weight)
-    expected = (samples @ change.T).square().sum(1).mean()
+    expected = (samples[0] @ change.T).square().sum(1).mean()
     assert layer_error(change, statistics.second_moment) == pytest.approx(float(expected))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class ApoZ(Solver):
     all its weights and its bias, so that it is zero everywhere; `lobs.prune` then also removes the weights that read it
     in the next layer. The network's last layer has no ReLU: none of its units can leave.
     """
+
+    by_group: ClassVar[bool] = False
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of the units; weights of a unit leave from the first input to the last.

@@ -5,27 +5,36 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from importlib import import_module
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lobs.registry import METHODS, unknown_name
+from lobs.solvers.grouped import GroupedPath
 from lobs.solvers.path import PruningPath
 from lobs.statistics import LayerStatistics
 
 
 class Solver(ABC):
-    """Turns a layer's weight and statistics into a `PruningPath`. Options are the constructor's arguments."""
+    """Turns a layer's weight and statistics into a `PruningPath`. Options are the constructor's arguments.
+
+    Attributes:
+        by_group: whether the groups of a grouped convolution are problems of their own, so that `path` is asked for
+            each of them. False: `path` takes the whole layer, ``second_moment`` with one matrix per group.
+    """
+
+    by_group: ClassVar[bool] = True
 
     @abstractmethod
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The path, for arguments that `__call__` has checked."""
 
     def __call__(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
-        """The pruning path of one layer (one group of a grouped convolution).
+        """The pruning path of one layer; a grouped convolution's groups are merged into one (`GroupedPath`).
 
         Args:
-            weight: ``[out, features (+ 1)]``, the bias in the last column where there is one.
+            weight: ``[out, features (+ 1)]``, the bias in the last column where there is one; a group's rows together.
             statistics: of the layer's inputs.
 
         Returns:
@@ -42,7 +51,13 @@ class Solver(ABC):
             )
         if not torch.isfinite(weight).all():
             raise ValueError(f"the weight of shape {tuple(weight.shape)} holds NaN or infinite values")
-        return self.path(weight.detach(), statistics)
+        weight, groups = weight.detach(), statistics.groups
+        if len(weight) % groups:
+            raise ValueError(f"a weight of {len(weight)} outputs does not fit statistics of {groups} groups")
+        if groups == 1 or not self.by_group:
+            return self.path(weight, statistics)
+        parts = enumerate(weight.chunk(groups))
+        return GroupedPath(weight, statistics, [self.path(rows, statistics.group(index)) for index, rows in parts])
 
 
 def make(name: str, **options: object) -> Solver:

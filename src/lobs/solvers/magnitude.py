@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ class Magnitude(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    by_group: ClassVar[bool] = False
     pattern: str | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:

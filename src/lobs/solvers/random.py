@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Random(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    by_group: ClassVar[bool] = False
     seed: int = 0
     pattern: str | None = None
 

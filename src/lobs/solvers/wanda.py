@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,11 +23,14 @@ class Wanda(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    by_group: ClassVar[bool] = False
     pattern: str | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of the scores within each row, rows in step."""
         features = statistics.features
-        norm = statistics.second_moment.diagonal()[:features].sqrt()
+        norm = statistics.second_moment.diagonal(dim1=-2, dim2=-1)[..., :features].sqrt()
+        if statistics.groups > 1:
+            norm = norm.repeat_interleave(len(weight) // statistics.groups, dim=0)
         rank, total = rank_by_score(weight[:, :features].abs() * norm, self.pattern, per_row=True)
         return RankedPath(weight, statistics, rank, total)
