@@ -94,7 +94,7 @@ def network(padding_mode="reflect"):
     )
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "apoz"])  # its units leave chains of plain layers
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "apoz"])
 def test_networks_with_groups_are_pruned_by_every_method(method):
     # BackPACK, which obd needs, knows zeros around an image only
     dense = network("zeros" if method == "obd" else "reflect")
