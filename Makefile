@@ -17,10 +17,10 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test lint format bench ui
+.PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test lint format bench screenshot ui
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,8 +30,10 @@ $(STAMP): pyproject.toml
 repro: $(STAMP) ## rerun the paper's experiments, from raw data to reports/README.md
 	dvc repro
 
-repro-quick: $(STAMP) ## the same for LeNet-300-100 with one seed
-	dvc repro $$(dvc stage list --name-only | grep -E '^evaluate@lenet300/seed0/')
+QUICK = import yaml; print(*("evaluate@" + run for run in yaml.safe_load(open("conf/matrix.yaml"))["quick"]))
+
+repro-quick: $(STAMP) ## the same for LeNet-300-100 with one seed: the runs of conf/matrix.yaml's list `quick`
+	dvc repro $$(python -c '$(QUICK)')
 	lobs report
 
 repro-seeds: $(STAMP) ## two more seeds of the methods that `repro` runs once
@@ -62,7 +64,12 @@ bench: $(STAMP) ## measure the solvers on the trained network: reports/solvers.m
 	python benchmarks/solvers.py
 	(python benchmarks/exact_obs.py && echo && python benchmarks/statistics.py) | tee reports/speed.txt
 
+screenshot: $(STAMP) ## take docs/mlflow.png anew, of the runs as they are (needs a Chromium)
+	lobs track
+	python docs/screenshot.py
+
 ui: $(STAMP) ## rebuild MLflow's store from the metrics files and open its UI on 127.0.0.1
 	lobs track
+	@echo 'open http://$(HOST):$(PORT)/#/experiments/1/runs?workflowType=machine_learning'
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
 	    --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host $(HOST) --port $(PORT)

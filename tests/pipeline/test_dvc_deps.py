@@ -125,6 +125,23 @@ def test_the_pipelines_stages_are_the_roots():
                 assert "${" in dep or dep in ("matrix.yaml", "data", "../../data") or (file.parent / dep).exists(), dep
 
 
+def test_params_diff_sees_every_file_of_conf_that_the_runs_choose():
+    matrix = yaml.safe_load((ROOT / "conf/matrix.yaml").read_text())
+    listed = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["params"])
+    chosen = {"conf/config.yaml", *(f"conf/experiment/{name}.yaml" for name in matrix["experiments"])}
+    chosen |= {f"conf/method/{run.split('/')[2]}.yaml" for run in matrix["runs"]}
+    chosen |= {f"conf/{group}/sgd.yaml" for group in ("train", "retrain")}
+    assert not chosen - listed, "dvc.yaml, params: add"
+    assert all((ROOT / name).exists() for name in listed)
+
+
+def test_the_quick_runs_are_among_all_runs():
+    matrix = yaml.safe_load((ROOT / "conf/matrix.yaml").read_text())
+    assert matrix["quick"]
+    assert set(matrix["quick"]) <= set(matrix["runs"])
+    assert all(run.startswith("lenet300/seed0/") for run in matrix["quick"])
+
+
 def test_stages_are_connected_through_their_files():
     outs = {}
     for stage, entry in PIPELINE.items():
