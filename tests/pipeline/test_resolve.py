@@ -79,7 +79,7 @@ def test_a_comment_touches_no_file(checkout):
 def test_a_value_touches_exactly_the_stages_that_use_it(checkout):
     longer = changed(checkout, "train/sgd.yaml", "momentum: 0.9", "momentum: 0.8")
     assert parts(longer) == {"train.yaml"}
-    assert parts(changed(checkout, "method/lobs.yaml", "damping: 1\n/prune.yaml"}
+    assert parts(changed(checkout, "method/lobs.yaml", "damping: 1\n", "damping: 2\n")) == {"lobs/prune.yaml"}
     runs = yaml.safe_load((checkout / "conf/matrix.yaml").read_text())["runs"]
     retrained = parts(changed(checkout, "retrain/sgd.yaml", "momentum: 0.9", "momentum: 0.8"))
     assert retrained == {f"{run.split('/')[2]}/retrain.yaml" for run in runs}
