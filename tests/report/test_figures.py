@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +22,7 @@ def load(tmp_path: Path, experiment: str = "lenet300", seeds: tuple[int, ...] = 
 def test_every_figure_is_written_as_svg_png_and_csv(tmp_path: Path) -> None:
     drawings = draw_all(load(tmp_path))
     stems = ["density-lenet300", "figure2", "figure3", "figure4-lenet300", "figure5"]
+    stems += ["bound-lenet300", "retraining-lenet300"]
     assert [drawing.stem for drawing in drawings] == stems
     for drawing in drawings:
         svg, png, table = drawing.write(tmp_path / "reports")
@@ -43,7 +45,8 @@ def test_the_same_metrics_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_papers_own_experiment_has_the_plain_name(tmp_path: Path) -> None:
     names = [drawing.stem for drawing in draw_all(load(tmp_path, "lenet5"))]
-    assert names == ["density-lenet5", "figure2-lenet5", "figure3-lenet5", "figure4", "figure5-lenet5"]
+    papers = ["density-lenet5", "figure2-lenet5", "figure3-lenet5", "figure4", "figure5-lenet5"]
+    assert names == [*papers, "bound-lenet5", "retraining-lenet5"]
 
 
 def test_figure2_draws_the_mean_over_seeds_with_its_band(tmp_path: Path) -> None:
@@ -206,7 +209,28 @@ def test_without_data_there_is_no_figure(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     for path in [*runs.rglob("*.csv"), *runs.rglob("sensitivities.json")]:
         path.unlink()
+    stems = [drawing.stem for drawing in draw_all(load_results(runs)[0])]
+    assert stems == ["bound-lenet300", "retraining-lenet300"], "these need the metrics alone"
+    for path in [*runs.rglob("evaluate/metrics.json"), *runs.rglob("retrain/metrics.json")]:
+        path.unlink()
     assert draw_all(load_results(runs)[0]) == []
+
+
+def test_figure5_of_many_layers_draws_those_with_the_most_weights(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs")
+    columns = ("layer", "density", "error", "relative_error", "sensitivity_threshold")
+    points = [(f"l{k}", density, 1 - density, 1 - density, "") for k in range(14) for density in (1.0, 0.5, 0.0)]
+    evaluated = json.loads((runs / "lenet300/seed0/lobs/evaluate/metrics.json").read_text())
+    layer = evaluated["pruned"]["layers"][0]
+    evaluated["pruned"]["layers"] = [{**layer, "name": f"l{k}", "shape": [3, 14 - k]} for k in range(14)]
+    for method in ("lobs", "magnitude"):
+        write_csv(runs / "lenet300/seed0" / method / "prune/paths.csv", columns, points)
+        write_json(runs / "lenet300/seed0" / method / "evaluate/metrics.json", {**evaluated, "method": method})
+    drawing = figure5(load_results(runs)[0])
+    assert drawing is not None
+    assert [axes.get_title() for axes in drawing.figure.axes] == [f"l{k}" for k in range(12)]
+    assert {record["layer"] for record in drawing.records} == {f"l{k}" for k in range(12)}
+    assert "Drawn are the 12 layers with the most weights, of 14." in drawing.caption
 
 
 def test_methods_without_a_style_get_their_own_name_and_a_steady_colour() -> None:

@@ -2,10 +2,10 @@
 
 results.py loads the files into dataclasses, restored.py takes curves that are not here from the last report; tables.py,
 table2.py, density.py and costs.py turn them into rows (comparison.py sets them beside the paper's figures of paper.py,
-reasons.py, why.py and remarks.py say why they differ); figures.py and figures_density.py draw them (selection.py says
-which, drawing.py how); page.py composes the Markdown, interactive/ the HTML, summary.py what both begin with; stale.py
-removes what an earlier report left. benchmarks/ write into the same folder: their pages are linked, and
-figures_memory.py draws one of their tables.
+reasons.py, why.py and remarks.py say why they differ); figures*.py draw them (selection.py says which, drawing.py how).
+page.py writes everything and composes the first page (with summary.py and findings.py), network_page.py a page per
+network, side_pages.py those of single tables, interactive/ the HTML; stale.py removes what an earlier report left.
+benchmarks/ write into the same folder: their pages are linked, and some of their tables drawn.
 """
 
 from __future__ import annotations

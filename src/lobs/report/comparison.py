@@ -23,9 +23,11 @@ RULES = (
     f"An error counts as reproduced when it lies within {AFTER_PRUNING_POINTS} points of the paper's (after pruning) "
     f"or within {AFTER_RETRAINING_POINTS} points (after retraining); beyond that it is better or not reproduced. "
     "A row is as good as the worse of its two errors. Iterations are ours to choose and are stated, not judged. "
-    f"Rows whose densities differ by more than {DENSITY_POINTS:g} point are not judged. Until original error: the "
-    "iteration, counted over all rounds, at which the network at its final density was first measured to be no worse "
-    "than the dense one."
+    f"Rows whose densities differ by more than {DENSITY_POINTS:g} point are not judged."
+)
+UNTIL_ORIGINAL = (
+    "Until original error: the iteration, counted over all rounds, at which the network at its final density was first "
+    "measured to be no worse than the dense one."
 )
 
 

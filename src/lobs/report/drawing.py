@@ -49,7 +49,7 @@ _MARKERS = 12
 # Inches of a legend's entry.
 _ENTRY = 2.2
 # Ticks of test errors: those for many decades, and more of them where the largest is less than so many times the least.
-_ERROR_TICKS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
+ERROR_TICKS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 _MORE_TICKS = (0.4, 0.6, 0.8, 0.9, 1.2, 2.5, 4, 6, 8)
 _NARROW = 8
 
@@ -172,7 +172,7 @@ def error_axis(panels: Sequence[Axes]) -> None:
     for axes in panels:
         axes.set_yscale("log")
         limits = axes.get_ylim()
-        axes.set_yticks(sorted(_ERROR_TICKS + (_MORE_TICKS if limits[1] < _NARROW * limits[0] else ())))
+        axes.set_yticks(sorted(ERROR_TICKS + (_MORE_TICKS if limits[1] < _NARROW * limits[0] else ())))
         axes.set_ylim(limits)  # which the ticks have widened
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())

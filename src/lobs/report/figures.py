@@ -25,6 +25,7 @@ from lobs.report.drawing import (
     mark_error,
 )
 from lobs.report.figures_density import density_figure
+from lobs.report.figures_methods import bound_figure, retraining_figure
 from lobs.report.methods import style_of
 from lobs.report.paper import figure_stem
 from lobs.report.results import Experiment
@@ -47,12 +48,13 @@ _SMALL_SENSITIVITY = 1e-3
 _TAIL_PERCENT = 0.1
 # Retraining curves are linear up to so many iterations, so that the start has its place, logarithmic beyond.
 _LINEAR = 10
+_MOST_PANELS = 12
 
 
 def draw_all(experiment: Experiment) -> list[Drawing]:
-    """Draw every figure that the experiment has the data for: the one over densities, then the paper's in its order."""
+    """Draw every figure that the experiment has the data for: the paper's in its order between those of ours alone."""
     with matplotlib.rc_context(SETTINGS):
-        drawings = [draw(experiment) for draw in (density_figure, figure2, figure3, figure4, figure5)]
+        drawings = [draw(experiment) for draw in _FIGURES]
     return [drawing for drawing in drawings if drawing]
 
 
@@ -192,7 +194,8 @@ def figure5(experiment: Experiment) -> Drawing | None:
     records = point_records(experiment, "paths", columns[len(PLACE) :])
     if not records:
         return None
-    layers = list(dict.fromkeys(record["layer"] for record in records))
+    layers, chosen = _panel_layers(experiment, list(dict.fromkeys(record["layer"] for record in records)))
+    records = [record for record in records if record["layer"] in layers]
     figure, panels = canvas(len(layers))
     kept, note = distinct(experiment, "paths")
     for axes, layer in zip(panels, layers, strict=True):
@@ -208,7 +211,21 @@ def figure5(experiment: Experiment) -> Drawing | None:
     caption = (
         "How many of a layer's weights a method removes before √E exceeds the value on the horizontal axis, E being "
         f"the squared change of the layer's pre-activations, {samples_note(experiment)}. "
-        f"Further to the left is better.{over_seeds_note(kept, experiment)}{note}"
+        f"Further to the left is better.{chosen}{over_seeds_note(kept, experiment)}{note}"
     )
     title = "Figure 5: tolerable error and pruning ratio, layer by layer"
     return Drawing(figure_stem(5, experiment.name), title, caption, figure, columns, records)
+
+
+def _panel_layers(experiment: Experiment, names: list[str]) -> tuple[list[str], str]:
+    """The layers that get a panel, and a sentence where these are not all: then those with the most weights."""
+    if len(names) <= _MOST_PANELS:
+        return names, ""
+    layers = (layer for runs in experiment.methods for run in runs.runs for layer in run.layers)
+    weights = {layer.name: math.prod(layer.shape) for layer in layers}
+    largest = sorted(names, key=lambda name: -weights.get(name, 0))[:_MOST_PANELS]
+    note = f" Drawn are the {_MOST_PANELS} layers with the most weights, of {len(names)}."
+    return [name for name in names if name in largest], note
+
+
+_FIGURES = (density_figure, figure2, figure3, figure4, figure5, bound_figure, retraining_figure)

@@ -27,7 +27,10 @@ def density_figure(experiment: Experiment) -> Drawing | None:
     Returns:
         The drawing; None without any curve.
     """
-    columns = (*PLACE, "density", "test_error_percent", "output_error")
+    columns: tuple[str, ...] = (*PLACE, "density", "test_error_percent", "output_error")
+    curves = (run.density_curve for runs in experiment.methods for run in runs.runs)
+    if any(point.test_top5_error_percent is not None for curve in curves for point in curve):
+        columns += ("test_top5_error_percent",)
     records = point_records(experiment, "density_curve", columns[len(PLACE) :])
     if not records:
         return None
@@ -41,7 +44,7 @@ def density_figure(experiment: Experiment) -> Drawing | None:
             points = over_seeds_at_each(runs)
             draw_line(axes, runs, [100 * point.key for point in points], points, marked=1)
         mark_error(axes, dense.mean if dense else None, "dense network")
-        _density_axis(axes, min(densities), max(densities))
+        density_axis(axes, min(densities), max(densities))
     error_axis(panels)
     legend(figure, *panels)
     caption = (
@@ -81,7 +84,8 @@ def over_seeds_at_each(runs: MethodRuns) -> list[Point]:
     return found
 
 
-def _density_axis(axes: Axes, low: float, high: float) -> None:
+def density_axis(axes: Axes, low: float, high: float) -> None:
+    """Make the horizontal axis that of densities in percent: logarithmic, with plain numbers, less to the right."""
     axes.set(xscale="log", xlabel="density (% of the weights kept)", xlim=(high * _ROOM, low / _ROOM))
     axes.set_xticks([tick for tick in _TICKS if low / _ROOM <= tick <= high * _ROOM])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -13,7 +13,7 @@ from lobs.report.methods import style_of
 from lobs.report.records import load_rows
 
 STEM = "memory"
-TITLE = "Peak memory against the number of calibration samples"
+TITLE = "Figure 6 (b): peak memory against the number of calibration samples"
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,28 @@
-"""Composes the report's Markdown pages and writes every file of the report.
+"""Writes every file of the report, and composes its first page.
 
-README.md and all it shows follow from the metrics alone. The seconds and the memory of a run stand apart, in timings.md
-and methods.md.
+README.md, the networks' pages and index.html follow from the metrics alone. The seconds and the memory of a run stand
+apart, in timings.md and methods.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from lobs.report import comparison, costs, density, interactive, reasons, summary, table2, tables
+from lobs.report import comparison, costs, density, interactive, paper, side_pages, summary, table2, tables
 from lobs.report.drawing import Drawing
 from lobs.report.figures import draw_all
+from lobs.report.figures_hessian import draw_hessian
+from lobs.report.figures_largest import draw_largest
 from lobs.report.figures_memory import draw_memory
-from lobs.report.methods import style_of
+from lobs.report.figures_overview import draw_overview
+from lobs.report.figures_solvers import draw_solvers
+from lobs.report.findings import findings
+from lobs.report.network_page import join, network_page
 from lobs.report.output import write_csv, write_text
-from lobs.report.paper import RECALLED, VERIFIED
-from lobs.report.remarks import remarks
 from lobs.report.results import Experiment
-from lobs.report.selection import label_of, samples_note
 from lobs.report.stale import MANIFEST, remove_stale
-from lobs.report.statistic import fixed, over_seeds, whole
 
 # Pages that benchmarks/ writes, not the report stage.
 BENCHMARKS = {
@@ -29,21 +31,26 @@ BENCHMARKS = {
     "large_layer.txt": "VGG-16's first classifier",
     "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
 }
-
-# What the interactive page links to.
-_LINKS = {"README.md": "Summary", "table1.md": "Table 1", "layers.md": "Layers", "methods.md": "Seconds and memory"}
-
-_PROVENANCE = (
-    f'Figures marked "{RECALLED}" are recalled from the published tables and not verified; "{VERIFIED}" means found in '
-    "a second public source. A dash: not published, or not measured here. The settings of our rows, each with its "
-    "source, are in `conf/method/`: L-OBS damps its inverse more than the paper says it does, and L-OBS, OBD and "
-    "magnitude share one budget out between the layers by the same automatic rule."
+# What a reader must know of data that is not what its name suggests.
+DATA_NOTES = {
+    "CIFAR-10 (JPEG)": "CIFAR-10 from a JPEG re-encoding, whose loss a network can see: its errors are not CIFAR-10's.",
+    "ImageNet sample": "1,000 ImageNet photographs, one per class: enough to compare a network before and after "
+    "pruning, not to quote an accuracy on ImageNet.",
+}
+_LINKS = {
+    "README.md": "Summary",
+    "table1.md": "Table 1 in full",
+    "figures.md": "More figures",
+    "methods.md": "Seconds and memory",
+}
+_HOW_TO_READ = (
+    "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors in percent. "
+    "Density: share of the weights kept, the paper's CR. With several seeds: mean ± sample standard deviation."
 )
-_DENSITY = (
-    "The whole network, cut from dense to each density at once by the method's own criterion and its own way of "
-    "sharing the budget out between the layers; of an iterative method, too, this is one cut. Test error in percent at "
-    f"the share of weights kept, within {density.NEAR:.0%} of it. A dash: not measured there. As [CSV](density.csv), "
-    "with the distance of the outputs."
+_SOURCES = (
+    "±: ours less the paper's, in points. Source of the paper's figures: r, recalled from the published tables and not "
+    "verified; v, one of them found in a second public source (which one: [Table 1](table1.md)). A dash: not published "
+    "or not measured. ImageNet errors are top-1."
 )
 
 
@@ -58,14 +65,33 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
         The files written, README.md first.
     """
     drawings = {experiment.name: draw_all(experiment) for experiment in experiments}
-    memory = draw_memory(reports_dir)
+    overview = draw_overview(experiments)
+    shared = [draw_hessian(reports_dir), draw_largest(experiments), draw_memory(reports_dir), draw_solvers(reports_dir)]
+    common = [drawing for drawing in shared if drawing]
     pages = {
-        "README.md": readme(experiments, drawings, memory, _benchmarks(reports_dir)),
-        "table1.md": table1_page(experiments),
-        "layers.md": layers_page(experiments),
-        "methods.md": methods_page(experiments),
-        "timings.md": timings_page(experiments),
+        "README.md": readme(experiments, overview, common, reports_dir),
+        "figures.md": side_pages.figures_page(common),
+        **{page_of(entry): network_page(entry, drawings[entry.name]) for entry in experiments},
+        "table1.md": side_pages.table1_page(experiments),
+        **{f"{paper.layers_stem(entry.name)}.md": side_pages.layers_page(entry) for entry in experiments},
+        "methods.md": side_pages.methods_page(experiments),
+        "timings.md": side_pages.timings_page(experiments),
     }
+    if table2.records(experiments):
+        pages["table2.md"] = side_pages.table2_page(experiments)
+    links = {**_LINKS, **{page_of(entry): summary.title(entry) for entry in experiments}}
+    pages[interactive.NAME] = interactive.index_page(experiments, links)
+    paths = [write_text(reports_dir / name, text) for name, text in pages.items()]
+    paths += [write_csv(reports_dir / f"{name}.csv", *entry) for name, entry in _records(experiments).items()]
+    for drawing in (*(drawing for entries in drawings.values() for drawing in entries), overview, *common):
+        if drawing:
+            paths += drawing.write(reports_dir)
+    remove_stale(reports_dir, paths)
+    return [*paths, reports_dir / MANIFEST]
+
+
+def _records(experiments: Sequence[Experiment]) -> dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]]:
+    """The tables in full precision, with their columns, by the names of their files."""
     records = {
         "table1": (tables.table1_records(experiments), tables.TABLE1_COLUMNS),
         "density": (density.records(experiments), density.COLUMNS),
@@ -75,217 +101,78 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
         "methods": (costs.method_records(experiments), costs.METHOD_COLUMNS),
         "timings": (tables.timing_records(experiments), tables.TIMING_COLUMNS),
     }
+    for entry in experiments:
+        records[paper.layers_stem(entry.name)] = (tables.layer_records([entry]), tables.LAYER_COLUMNS)
     compared = table2.records(experiments)
-    if compared:
-        pages["table2.md"] = table2_page(experiments)
-        records["table2"] = (compared, table2.COLUMNS)
-    pages[interactive.NAME] = interactive.index_page(experiments, _LINKS)
-    paths = [write_text(reports_dir / name, text) for name, text in pages.items()]
-    paths += [write_csv(reports_dir / f"{name}.csv", *entry) for name, entry in records.items()]
-    for drawing in (*(drawing for entries in drawings.values() for drawing in entries), memory):
-        if drawing:
-            paths += drawing.write(reports_dir)
-    remove_stale(reports_dir, paths)
-    return [*paths, reports_dir / MANIFEST]
+    return {**records, "table2": (compared, table2.COLUMNS)} if compared else records
 
 
-def _benchmarks(reports_dir: Path) -> str:
-    """A sentence with links to the pages that benchmarks have written into the same folder; empty without any."""
-    links = [f"[{title}]({name})" for name, title in BENCHMARKS.items() if (reports_dir / name).exists()]
-    return f" From the benchmarks: {', '.join(links)}." if links else ""
+def page_of(experiment: Experiment) -> str:
+    """Give the name of a network's page."""
+    return f"{experiment.name}.md"
 
 
 def readme(
-    experiments: Sequence[Experiment],
-    drawings: dict[str, list[Drawing]],
-    memory: Drawing | None = None,
-    benchmarks: str = "",
+    experiments: Sequence[Experiment], overview: Drawing | None, common: Sequence[Drawing], reports_dir: Path
 ) -> str:
-    """Compose the main page.
+    """Compose the first page.
 
     Args:
         experiments: what was measured.
-        drawings: the figures of each, by its name.
-        memory: the figure of the memory benchmark.
-        benchmarks: a sentence with links to the benchmarks' pages.
+        overview: the picture at the top.
+        common: figures that belong to no single network.
+        reports_dir: where benchmarks may have left pages.
 
     Returns:
-        Markdown: per experiment the tables, why figures differ, the drawings, layers, bound and retraining.
+        Markdown: what was run, what came out, Table 1 in short, and links to everything else.
     """
-    second = "Table 2 ([page](table2.md), [CSV](table2.csv)), " if table2.records(experiments) else ""
-    parts = [
-        "# Results",
-        "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors. "
-        "Density is the share of weights kept (the paper's CR). With several seeds: mean ± sample standard deviation.",
-        f"Files: Table 1 ([page](table1.md), [CSV](table1.csv)), {second}[methods with seconds and memory]"
-        "(methods.md), [without retraining](density.csv), layers ([page](layers.md), [CSV](layers.csv)), "
-        "[bound](bound.csv), [retraining](retraining.csv), [every stage's seconds and memory](timings.md)."
-        + benchmarks,
+    lines = summary.lines(experiments)
+    parts = ["# Results", f"**[Interactive page](index.html)** (open it from disk). {_HOW_TO_READ}"]
+    if overview:
+        parts += [f"![{overview.title}]({overview.stem}.svg)", overview.caption]
+    parts += ["## What was run", _bullets(_what_was_run(experiments))]
+    parts += ["## What came out", _bullets(findings(experiments, lines)), summary.table(lines).markdown()]
+    parts += [
+        _SOURCES,
+        comparison.RULES,
+        "## Where to find what",
+        _bullets(_contents(experiments, common, reports_dir)),
     ]
-    for experiment in experiments:
-        parts += [f"## {title_of(experiment)}", _dense_network(experiment)]
-        parts += ["### Table 1", tables.table1(experiment).markdown(), *remarks(experiment)]
-        parts += [comparison.RULES, _PROVENANCE]
-        parts += _reasons(experiment) + _spread(experiment) + _table2(experiment) + _without_retraining(experiment)
-        for drawing in drawings[experiment.name]:
-            parts += _figure(drawing)
-        parts += _layers(experiment) + _bound(experiment) + _retraining(experiment)
-    return _page([*parts, *(_figure(memory, "##") if memory else [])])
+    return join(parts)
 
 
-def table1_page(experiments: Sequence[Experiment]) -> str:
-    """Compose Table 1 over all experiments."""
-    parts = ["# Table 1"]
-    for experiment in experiments:
-        parts += [f"## {title_of(experiment)}", tables.table1(experiment).markdown()]
-    return _page([*parts, comparison.RULES, _PROVENANCE])
+def _what_was_run(experiments: Sequence[Experiment]) -> list[str]:
+    texts = summary.what_was_run(experiments)
+    texts += [f"{name}: {note}" for name, note in DATA_NOTES.items() if name in map(summary.data_of, experiments)]
+    machine = summary.machine(experiments)
+    if machine:
+        texts.append(f"Machine: {machine}; seconds and memory of every method: [methods.md](methods.md).")
+    return texts
 
 
-def table2_page(experiments: Sequence[Experiment]) -> str:
-    """Compose Table 2."""
-    parts = ["# Table 2: Net-Trim against L-OBS"]
-    for experiment in experiments:
-        body = _table2(experiment)
-        parts += [f"## {title_of(experiment)}", *body[1:]] if body else []
-    return _page([*parts, "As [CSV](table2.csv). Back to the [results](README.md)."])
-
-
-def methods_page(experiments: Sequence[Experiment]) -> str:
-    """Compose errors, seconds and peak memory of every method."""
-    parts = [
-        "# Methods: errors, seconds and memory",
-        "Errors are test errors, densities and errors those of the final network; with several seeds: mean ± sample "
-        "standard deviation. Seconds are wall time and peaks those of a whole process, the libraries it loads "
-        "included, as measured in the latest run of each stage.",
+def _contents(experiments: Sequence[Experiment], common: Sequence[Drawing], reports_dir: Path) -> list[str]:
+    """A line of links per network, one to the tables and figures over all of them, one to the benchmarks' pages."""
+    texts = [
+        f"**{summary.title(entry)}**: [page]({page_of(entry)}) with every figure and reason, "
+        f"[{_layers_name(entry)}]({paper.layers_stem(entry.name)}.md)"
+        for entry in experiments
     ]
-    for experiment in experiments:
-        seconds, memory = costs.collect_costs(experiment)
-        shared = f"Before all of them: collecting the statistics, {fixed(seconds, 1)} s, peak {whole(memory)} MiB."
-        parts += [f"## {title_of(experiment)}", costs.method_table(experiment).markdown(), shared]
-    return _page([*parts, "As [CSV](methods.csv); [every stage](timings.md). Back to the [results](README.md)."])
-
-
-def layers_page(experiments: Sequence[Experiment]) -> str:
-    """Compose every layer of every method."""
-    parts = [
-        "# Layers",
-        "Right after the first pruning, before any retraining. E: squared change of the layer's pre-activations, "
-        "summed over units, mean over samples (of a convolution: positions in its output); relative E: as a share of "
-        "their mean square. Threshold: the largest sensitivity among the removed weights. Bound term: what the layer "
-        "adds to Theorem 3.2's bound. Damping: added to the diagonal before the inverse was taken.",
-    ]
-    for experiment in experiments:
-        note = _in_sequence(experiment).strip()
-        parts += [f"## {title_of(experiment)}", *([note] if note else [])]
-        for runs in experiment.methods:
-            table = tables.layer_table(runs)
-            parts += [f"### {label_of(runs)}", table.markdown() if table.rows else "-"]
-    return _page([*parts, "As [CSV](layers.csv). Back to the [results](README.md)."])
-
-
-def timings_page(experiments: Sequence[Experiment]) -> str:
-    """Compose seconds and peak memory; the page that, with the methods', differs between identical runs."""
-    parts = ["# Seconds and memory", "Wall time and peak memory of every stage as measured in the latest run."]
-    for experiment in experiments:
-        parts += [f"## {title_of(experiment)}", tables.timing_table(experiment).markdown()]
-    return _page([*parts, "As [CSV](timings.csv). Back to the [results](README.md)."])
-
-
-def title_of(experiment: Experiment) -> str:
-    """Give an experiment's heading: network, data and its own name."""
-    title = summary.title(experiment)
-    return f"`{experiment.name}`" if title == experiment.name else f"{title} (`{experiment.name}`)"
-
-
-def _dense_network(experiment: Experiment) -> str:
-    trains = list(experiment.trains.values())
-    test = fixed(over_seeds(train.test_error_percent for train in trains))
-    train = fixed(over_seeds(train.train_error_percent for train in trains))
-    parameters = whole(over_seeds(train.parameters for train in trains))
-    seeds = ", ".join(map(str, experiment.trains)) or "-"
-    text = f"Dense network: {parameters} parameters, test error {test}%, training error {train}%; seeds: {seeds}."
-    others = sorted({train.measured_on for train in trains} - {"test"})
-    return f"{text} All errors were measured on {', '.join(others)} images, not on the test set." if others else text
-
-
-def _reasons(experiment: Experiment) -> list[str]:
-    found = reasons.paragraphs(experiment)
-    if not found:
-        return []
-    text = (
-        "Better, reproduced and worse by the rules above. A reason is what we think, not what the paper says; its "
-        "numbers are measured."
+    second = ", [Table 2](table2.md): Net-Trim against L-OBS" if table2.records(experiments) else ""
+    texts.append(
+        f"All networks: [Table 1 in full](table1.md){second}, [seconds and memory](methods.md), [stages](timings.md)"
     )
-    return ["### Where and why our figures differ from the paper's", text, "\n".join(found)]
+    titles = [drawing.title for drawing in common]
+    texts += [f"[More figures](figures.md): {'; '.join(titles)}"] if titles else []
+    names = ("table1", "density", "layers", "bound", "retraining", "methods", "timings")
+    texts.append(f"As CSV: {', '.join(f'[{name}]({name}.csv)' for name in names)}")
+    links = [f"[{title}]({name})" for name, title in BENCHMARKS.items() if (reports_dir / name).exists()]
+    return [*texts, f"Benchmarks: {', '.join(links)}"] if links else texts
 
 
-def _spread(experiment: Experiment) -> list[str]:
-    table = tables.spread_table(experiment)
-    return ["### Spread over the seeds", table.markdown()] if table.rows else []
+def _layers_name(experiment: Experiment) -> str:
+    number = paper.LAYER_TABLES.get(experiment.name)
+    return f"Table {number}: its layers" if number else "its layers"
 
 
-def _table2(experiment: Experiment) -> list[str]:
-    table = table2.table(experiment)
-    if not table.rows:
-        return []
-    parts = ["### Table 2: Net-Trim against L-OBS", table.markdown(), table2.finding(experiment), table2.CAPTION]
-    return [part for part in parts if part]
-
-
-def _figure(drawing: Drawing, level: str = "###") -> list[str]:
-    return [
-        f"{level} {drawing.title}",
-        f"![{drawing.title}]({drawing.stem}.svg)",
-        f"{drawing.caption} Also as [PNG]({drawing.stem}.png) and [CSV]({drawing.stem}.csv).",
-    ]
-
-
-def _without_retraining(experiment: Experiment) -> list[str]:
-    table = density.table(experiment)
-    return ["### Without retraining", table.markdown(), _DENSITY] if table.rows else []
-
-
-def _layers(experiment: Experiment) -> list[str]:
-    """The layers' densities and errors; in full on their own page."""
-    table = tables.layers_table(experiment)
-    if not table.rows:
-        return []
-    text = (
-        "Right after the first pruning, before any retraining; means over the seeds. E: squared change of the layer's "
-        f"pre-activations, {samples_note(experiment)}; relative E: as a share of their mean square."
-        f"{_in_sequence(experiment)} [In full](layers.md)."
-    )
-    return ["### Layers", table.markdown(), text]
-
-
-def _in_sequence(experiment: Experiment) -> str:
-    """A sentence on the methods whose E means something else; empty without any."""
-    labels = [label_of(runs) for runs in experiment.methods if style_of(runs.method).in_sequence]
-    if not labels:
-        return ""
-    return (
-        f" E of {' and of '.join(labels)} is measured on the inputs that the pruned layers before leave, so that it "
-        "counts what those have lost; of all others on the dense network's."
-    )
-
-
-def _bound(experiment: Experiment) -> list[str]:
-    if not experiment.methods:
-        return []
-    text = (
-        "Of the same networks as above. The measured error is the distance of the pruned network's output from the "
-        "dense one's, root mean square over the calibration images; Theorem 3.2 says that it does not exceed the bound."
-    )
-    return ["### Bound against measured output error", tables.bound_table(experiment).markdown(), text]
-
-
-def _retraining(experiment: Experiment) -> list[str]:
-    if not experiment.methods:
-        return []
-    parts = ["### Retraining", tables.retraining_table(experiment).markdown()]
-    rounds = tables.rounds_table(experiment)
-    return [*parts, "Round by round:", rounds.markdown()] if rounds.rows else parts
-
-
-def _page(parts: Sequence[str]) -> str:
-    return "\n\n".join(parts) + "\n"
+def _bullets(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)

@@ -91,6 +91,16 @@ def figure_stem(number: int, experiment: str) -> str:
     return f"figure{number}" if FIGURE_NETWORK[number] == experiment else f"figure{number}-{experiment}"
 
 
+# Experiment name -> the number of the table with its layers; further networks have tables without a number.
+LAYER_TABLES: dict[str, int] = {"lenet300": 3, "lenet5": 4, "cifarnet": 5}
+
+
+def layers_stem(experiment: str) -> str:
+    """Give the name of the files of a network's layers."""
+    number = LAYER_TABLES.get(experiment)
+    return f"table{number}" if number else f"layers-{experiment}"
+
+
 TABLE1: tuple[PaperRow, ...] = (
     PaperRow("lenet300", "random", "Random", 1.76, 8, 85.72, 2.25, 3.50e5),
     PaperRow("lenet300", "obd", "OBD", 1.76, 8, 86.72, 1.96, 8.10e4),

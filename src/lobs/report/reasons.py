@@ -21,6 +21,7 @@ from lobs.report.results import Experiment, MethodRuns, PathPoint, Prune, Retrai
 from lobs.report.selection import label_of
 from lobs.report.statistic import DASH, fixed, over_seeds, significant, whole
 from lobs.report.table2 import SAME_DENSITY_POINTS
+from lobs.report.tables import MANY_LAYERS
 
 NO_REASON = "We have no explanation that our measurements support."
 _WORDS: dict[Judgement, str] = {"better": "better", "reproduced": "reproduced", "not reproduced": "worse"}
@@ -125,6 +126,8 @@ def shared_budget(facts: Facts) -> str | None:
         if error and even and even.mean > error.mean:
             spared[name] = even.mean, error.mean
     listed = ", ".join(f"{name} keeps {density:.3g}%" for name, density in densities.items())
+    if len(densities) > MANY_LAYERS:
+        listed = f"its {len(densities)} layers keep {min(densities.values()):.3g}% to {max(densities.values()):.3g}%"
     text = f"Our budget is shared out between the layers by equal slopes of their relative errors: {listed}."
     if spared:
         name, (even_error, error_here) = max(spared.items(), key=lambda pair: pair[1][0] - pair[1][1])

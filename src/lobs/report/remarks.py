@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from lobs.report.results import Experiment, MethodRuns
 from lobs.report.selection import label_of
+from lobs.report.tables import MANY_LAYERS
+
+# So many layers stand for a network of many.
+_EXAMPLES = 3
 
 
 def remarks(experiment: Experiment) -> list[str]:
@@ -29,6 +33,10 @@ def remarks(experiment: Experiment) -> list[str]:
     if all(ours == theirs for ours, theirs in pairs.values()):
         return [f"{text} It keeps as many weights in every layer as L-OBS, so that its masks are L-OBS's."]
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if len(differing) > MANY_LAYERS:
+        most = sorted(differing, key=lambda name: -abs(differing[name][0] - differing[name][1]))[:_EXAMPLES]
+        differing = {name: pair for name, pair in differing.items() if name in most}
+        text += " Those that differ most are listed."
     listed = ", ".join(
         f"{name} keeps {theirs:.3g}% instead of {ours:.3g}%" for name, (ours, theirs) in differing.items()
     )

@@ -14,6 +14,8 @@ from lobs.report.statistic import DASH, fixed, over_seeds, significant
 from lobs.report.tables import Row, Table
 from lobs.report.why import why
 
+# Data that nobody can download without an account.
+_NOT_FETCHED = ("ImageNet",)
 # The words for a row, in the order in which they are counted.
 VERDICTS = ("better", "reproduced", "not reproduced", "not judged", "not run")
 
@@ -60,7 +62,8 @@ def _line(row: Comparison, published: paper.PaperRow, reason: str) -> Line:
 
 
 def _not_run(experiment: str) -> str:
-    return "needs the ImageNet data set" if paper.DATA.get(experiment) == "ImageNet" else ""
+    data = paper.DATA.get(experiment)
+    return f"needs the {data} data set" if data in _NOT_FETCHED else ""
 
 
 def counts(found: Sequence[Line]) -> dict[str, int]:
@@ -99,8 +102,10 @@ def table(found: Sequence[Line]) -> Table:
         ]
         word = f"**{line.word}**" if row.decisive else line.word
         name = label(row)
-        rows.append((paper.network_of(row.experiment), name, density, *errors, mark(published), word, line.reason))
-    return Table(columns, rows)
+        rows.append(
+            (paper.network_of(row.experiment), name, density, *errors, mark(published), word, line.reason or DASH)
+        )
+    return Table(columns, rows, left=("method", "source", "verdict", "why"))
 
 
 def label(row: Comparison) -> str:

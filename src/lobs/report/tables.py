@@ -15,20 +15,23 @@ from lobs.report.statistic import DASH, Statistic, fixed, over_seeds, significan
 Record = dict[str, Any]
 Row = tuple[str, ...]
 
+# A network of more layers has them as rows, and not all of them in a figure.
+MANY_LAYERS = 8
 STAGES = ("train", "collect", "prune", "retrain", "evaluate")
 _PLACE = ("experiment", "method", "folder", "seed")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A Markdown table of finished texts; the first column is aligned left, the others right."""
+    """A Markdown table of finished texts; the first column and those named in `left` are aligned left, others right."""
 
     columns: Row
     rows: list[Row]
+    left: Row = ()
 
     def markdown(self) -> str:
         """Give the table as GitHub's Markdown, without a final newline."""
-        rule = ("---", *["---:"] * (len(self.columns) - 1))
+        rule = ("---", *("---" if name in self.left else "---:" for name in self.columns[1:]))
         escaped = ([cell.replace("|", "\\|") for cell in line] for line in (self.columns, rule, *self.rows))
         return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
@@ -140,8 +143,17 @@ def layer_records(experiments: Iterable[Experiment]) -> list[Record]:
 
 
 def layers_table(experiment: Experiment) -> Table:
-    """Give the layers' densities and relative errors, one row per method, means over the seeds."""
+    """Give the layers' densities and relative errors, means over the seeds.
+
+    Args:
+        experiment: what was measured.
+
+    Returns:
+        One row per method; for a network of many layers one row per layer, two columns per method.
+    """
     names = list(dict.fromkeys(layer.name for run in _runs([experiment]) for layer in run.layers))
+    if len(names) > MANY_LAYERS:
+        return _layers_down(experiment, names)
     columns = ("method", "all %", *(f"{name} %" for name in names), *(f"{name} relative E" for name in names))
     rows: list[Row] = []
     for runs in experiment.methods:
@@ -150,6 +162,20 @@ def layers_table(experiment: Experiment) -> Table:
         if any(layers.values()):
             numbers = (*map(_mean_density, layers.values()), *(significant(e.mean, 2) if e else DASH for e in errors))
             rows.append((label_of(runs), _mean_density([run.prune for run in runs.runs if run.prune]), *numbers))
+    return Table(columns, rows)
+
+
+def _layers_down(experiment: Experiment, names: Sequence[str]) -> Table:
+    methods = [runs for runs in experiment.methods if any(run.layers for run in runs.runs)]
+    columns = ("layer", *(f"{label_of(runs)}{what}" for runs in methods for what in (" %", ": relative E")))
+    rows: list[Row] = []
+    for name in names:
+        cells: list[str] = []
+        for runs in methods:
+            layers = [layer for run in runs.runs for layer in run.layers if layer.name == name]
+            error = over_seeds(layer.relative_error for layer in layers)
+            cells += [_mean_density(layers), significant(error.mean, 2) if error else DASH]
+        rows.append((name, *cells))
     return Table(columns, rows)
 
 
