@@ -18,6 +18,7 @@ import yaml
 from lobs.pipeline.compose import config_dir, load
 from lobs.pipeline.config import ConfigError, stage_config
 from lobs.pipeline.files import write_text
+from lobs.pipeline.progress import progress
 
 MATRIX_FILE = "matrix.yaml"
 MATRIX = ("datasets", "experiments", "seeds", "runs")
@@ -46,7 +47,7 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
             config = load([f"experiment={experiment}", f"seed={seed}", *overrides])
             for stage in SEED_STAGES:
                 files[FOLDER / str(experiment) / f"seed{seed}" / f"{stage}.yaml"] = stage_config(config, stage)
-    for run in matrix["runs"]:
+    for run in progress("composing")(matrix["runs"]):
         config = load([*_choices(run, matrix), *overrides])
         for stage in METHOD_STAGES:
             files[FOLDER / run / f"{stage}.yaml"] = stage_config(config, stage)
