@@ -114,11 +114,22 @@ def test_small_images_are_moved_by_up_to_four_pixels_and_flipped(channels):
     assert 15 < flips < 45
 
 
-def test_augmented_training_batches_depend_on_the_seed_alone():
-    def epoch(seed, augment=True):
+def test_flips_are_those_of_the_random_numbers():
+    data = split(20)
+    chances = torch.rand(20, CHANCES, generator=torch.Generator().manual_seed(0))
+    inputs, labels = data.flipped(slice(None), chances)
+    plain = data[:][0]
+    assert torch.equal(labels, data.labels)
+    for row, image, numbers in zip(inputs, plain, chances, strict=True):
+        assert torch.equal(row, image.flip(-1) if numbers[2] < 0.5 else image)
+
+
+@pytest.mark.parametrize("how", ["flip", "crop_flip"])
+def test_augmented_training_batches_depend_on_the_seed_alone(how):
+    def epoch(seed, augment=how):
         loader = InMemoryData(split(20), batch_size=8, seed=seed, augment=augment).train_dataloader()
         return torch.cat([inputs for inputs, _ in loader])
 
     assert torch.equal(epoch(0), epoch(0))
     assert not torch.equal(epoch(0), epoch(1))
-    assert not torch.equal(epoch(0), epoch(0, augment=False))
+    assert not torch.equal(epoch(0), epoch(0, augment="none"))

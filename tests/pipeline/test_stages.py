@@ -254,7 +254,7 @@ def test_tolerance_prunes_by_the_papers_rule(project):
             ["retrain", "data.validation=100"],
             "run `lobs prune experiment=lenet300 seed=0 method=lobs data.validation=100",
         ),
-        (["train", "model._target_=lobs.no_such.Network"], "cannot be imported"),
+        (["train", "experiment=lenet300", "model._target_=lobs.no_such.Network"], "cannot be imported"),
         (["train", "data.validation=400"], "has only 400 training images"),
     ],
 )

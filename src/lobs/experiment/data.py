@@ -113,6 +113,11 @@ class Split:
         varied = images.crops(chances) if isinstance(images, Pictures) else shifted_and_flipped(images, chances)
         return self.transform(varied), self.labels[index]
 
+    def flipped(self, index: Tensor | slice | list[int], chances: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch of images of which some are flipped left to right; arguments as for `augmented`."""
+        inputs, labels = self._plain()[index]
+        return torch.where((chances[:, 2] < 0.5)[:, None, None, None], inputs.flip(-1), inputs), labels
+
     def part(self, start: int, stop: int | None = None) -> Split:
         """The images from ``start`` to ``stop``, each once."""
         return replace(self, images=self.images[start:stop], labels=self.labels[start:stop], views=1)

@@ -44,15 +44,16 @@ class _Shares(Sampler[Any]):
 class _Augmented:
     """A split whose batches are varied by the random numbers that come with the indices."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Split, how: str) -> None:
         self._split = split
+        self._how = how
 
     def __len__(self) -> int:
         return len(self._split)
 
     def __getitem__(self, request: tuple[list[int], Tensor]) -> tuple[Tensor, Tensor]:
         """A batch."""
-        return self._split.augmented(*request)
+        return self._split.augmented(*request) if self._how == "crop_flip" else self._split.flipped(*request)
 
 
 class InMemoryData(pl.LightningDataModule):
@@ -62,10 +63,10 @@ class InMemoryData(pl.LightningDataModule):
         train: the images to learn from.
         batch_size: images per minibatch of all processes together; the last one of an epoch may be smaller.
         seed: of the order of the images and of their augmentation.
-        augment: show every image with a random crop and flip.
+        augment: ``none``, ``flip`` or ``crop_flip``: how images are varied at random.
     """
 
-    def __init__(self, train: Split, batch_size: int, seed: int, augment: bool = False) -> None:
+    def __init__(self, train: Split, batch_size: int, seed: int, augment: str = "none") -> None:
         super().__init__()
         self._train = train
         self._batch_size = batch_size
@@ -75,11 +76,12 @@ class InMemoryData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Batches of one epoch; every epoch draws a new order."""
         order = RandomSampler(self._train, generator=self._generator)  # type: ignore[arg-type]
+        varied = self._augment != "none"
         minibatches = BatchSampler(order, self._batch_size, drop_last=False)
         # With batch_size=None the sampler's whole list of indices reaches Split.__getitem__ at once.
         return DataLoader(
-            _Augmented(self._train) if self._augment else self._train,  # type: ignore[arg-type]
-            sampler=_Shares(minibatches, self._generator if self._augment else None),
+            _Augmented(self._train, self._augment) if varied else self._train,  # type: ignore[arg-type]
+            sampler=_Shares(minibatches, self._generator if varied else None),
             batch_size=None,
             num_workers=0,
         )

@@ -13,6 +13,8 @@ DATASETS: dict[str, str] = {
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
 SCHEDULES: tuple[str, ...] = ("constant", "cosine")
+# How training images are varied at random; what a crop is depends on the data (`lobs.experiment.augmentation`).
+AUGMENTATIONS: tuple[str, ...] = ("none", "flip", "crop_flip")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 # Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
 THRESHOLDS: dict[str, str] = {

@@ -34,7 +34,7 @@ class Recipe:
         schedule: ``constant``, or ``cosine`` down to zero over all iterations.
         batch_size: images per minibatch.
         iterations: minibatches in all.
-        augment: show every image with a random crop and flip.
+        augment: ``none``, ``flip`` or ``crop_flip``: how images are varied at random.
     """
 
     optimizer: str
@@ -44,7 +44,7 @@ class Recipe:
     schedule: str
     batch_size: int
     iterations: int
-    augment: bool = False
+    augment: str = "none"
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over some parameters."""
@@ -136,7 +136,7 @@ class ErrorCurve(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
         """The error before the first step."""
-        self._measure(0, module)
+        self.measure(0, module.network)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: Classifier, outputs: Mapping[str, Tensor], *_: object
@@ -145,14 +145,15 @@ class ErrorCurve(pl.Callback):
         self._losses.append(outputs["loss"].detach())
         step = trainer.global_step
         if step % self._every == 0 or step == module.recipe.iterations:
-            self._measure(step, module)
+            self.measure(step, module.network)
 
-    def _measure(self, iteration: int, module: Classifier) -> None:
+    def measure(self, iteration: int, network: nn.Module) -> None:
+        """Add a point to the curve."""
         rank, size = rank_and_size()
         loss = float(summed(torch.stack(self._losses).mean()) / size) if self._losses else None
         self._losses = []
         share = self._measured.batches(batch_size(self._measured)).share(rank, size)
-        wrong = int(summed(torch.tensor(wrong_answers(module.network, share)[0])))
+        wrong = int(summed(torch.tensor(wrong_answers(network, share)[0])))
         self.points.append(
             {
                 "iteration": iteration,
@@ -241,6 +242,9 @@ def fit(
         The error curve.
     """
     curve = ErrorCurve(measured, measure_every)
+    if not recipe.iterations:
+        curve.measure(0, network)
+        return Fit(curve.points)
     fixed: list[pl.Callback] = [] if masks is None else [FixedMasks(masks)]
     rank, size = rank_and_size()
     bar = [Bar(recipe.iterations)] if rank == 0 and sys.stdout.isatty() else []

@@ -100,8 +100,12 @@ def _dispatch(stage: str, words: list[str]) -> int:
         return _finish(stage, resolve.run(words))
     else:
         from lobs.pipeline.compose import load
+        from lobs.pipeline.missing import run_missing
 
-        config = stage_config(load(words), stage)
+        everything = load(words)
+        if not show:
+            run_missing(stage, everything, run_stage)
+        config = stage_config(everything, stage)
     if show:
         import yaml
 

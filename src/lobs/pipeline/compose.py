@@ -44,7 +44,13 @@ def folder_name(overrides: str) -> str:
     return overrides.encode()[: LONGEST_FOLDER - len(digest) - 1].decode(errors="ignore") + f"~{digest}"
 
 
+def last_name(target: str) -> str:
+    """The class or function at the end of a dotted path: what an experiment with somebody's own network is called."""
+    return str(target).rpartition(".")[2]
+
+
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("last_name", last_name, replace=True)
 
 
 def config_dir() -> Path:
@@ -75,6 +81,7 @@ def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: an override or a file in conf/ is wrong.
     """
+    overrides = implied(overrides)
     parsed = parse(overrides)
     for override in parsed:
         if override.is_sweep_override():
@@ -177,9 +184,19 @@ def _check_address(override: Override) -> None:
         check_key(key, values[0])
 
 
+def implied(overrides: Sequence[str]) -> list[str]:
+    """The same overrides; a network without an experiment is one of somebody's own, conf/experiment/own.yaml."""
+    keys = {text.partition("=")[0].lstrip("+") for text in overrides}
+    own = "model._target_" in keys and not keys & {"experiment", "model"}
+    return ["experiment=own", *overrides] if own else list(overrides)
+
+
 def opened(overrides: Sequence[str]) -> list[str]:
     """The same overrides, with leave to add keys where the schema does not fix them (a solver's options, say)."""
-    return [f"++{text}" if text.startswith(OPEN_KEYS) else text for text in overrides]
+    # Of a network of somebody's own only its maker knows the arguments.
+    own = any(text.startswith(("model._target_=", "model=own", "experiment=own")) for text in overrides)
+    keys = (*OPEN_KEYS, "model.") if own else OPEN_KEYS
+    return [f"++{text}" if text.startswith(keys) else text for text in overrides]
 
 
 def points(overrides: Sequence[str]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from lobs.experiment.registry import DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
+from lobs.experiment.registry import AUGMENTATIONS, DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
 from lobs.pipeline.budget import BUDGETS, needs_curvature, runs_network
 from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
 
@@ -45,7 +45,7 @@ class Train:
     schedule: str
     batch_size: int
     epochs: int
-    augment: bool = False
+    augment: str = "none"
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Retrain:
     batch_size: int
     iterations: int
     measure_every: int
-    augment: bool = False
+    augment: str = "none"
 
 
 @dataclass
@@ -166,7 +166,15 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
 }
 # Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
-OPEN_KEYS = ("method.limits.", "method.options.", "method.retrain.", "method.relative.", "method.surgery.", "methods.")
+OPEN_KEYS = (
+    "model.weights",
+    "method.limits.",
+    "method.options.",
+    "method.retrain.",
+    "method.relative.",
+    "method.surgery.",
+    "methods.",
+)
 # What an experiment may set for a single method under `methods.<name>`.
 TUNED_KEYS = (
     *("density", "options", "allocation", "limits", "exclude", "sequential", "correct", "rounds", "retrain"),
@@ -215,6 +223,9 @@ def validate(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={value!r} is not accepted: {check[1]}")
     if "model" in config and not isinstance(config["model"].get("_target_"), str):
         raise ConfigError("model._target_ is missing: the class of the network, such as package.module.Class")
+    weights = config.get("model", {}).get("weights")
+    if not (weights is None or (isinstance(weights, str) and weights)):
+        raise ConfigError(f"model.weights={weights!r} is not accepted: the name of weights, a file, or null")
     check_tuned(config.get("methods", {}))
     if "density" in config:
         _check_budget(config)
@@ -402,6 +413,7 @@ _RECIPE = {
     "weight_decay": _AT_LEAST_ZERO,
     "schedule": _one_of(SCHEDULES),
     "batch_size": _POSITIVE,
+    "augment": _one_of(AUGMENTATIONS),
 }
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": _NAME,
@@ -446,7 +458,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{f"train.{key}": check for key, check in _RECIPE.items()},
     "train.epochs": _POSITIVE,
     **{f"retrain.{key}": check for key, check in _RECIPE.items()},
-    "retrain.iterations": _POSITIVE,
+    "retrain.iterations": (_whole(0), "a whole number, 0 (measure only) or more"),
     "retrain.measure_every": _POSITIVE,
     "paths.further_runs": (_texts, "a list of folders, [] for none"),
     "track.models": (lambda value: isinstance(value, bool), "true or false"),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Metadata of a network's file: the training images held out (data.validation) when it was trained.
 HELD_OUT = "validation"
+# And of a network that was not trained here: `lobs.experiment.pretrained.origin`.
+ORIGIN = "origin"
 # In the folder of a sweep's point: what was overridden there, and why it failed if it did.
 POINT = "point.json"
 
@@ -107,11 +109,13 @@ def prepare(config: Mapping[str, Any]) -> torch.device:
     return torch.device("cuda" if config["device"] != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def save_network(config: Mapping[str, Any], path: Path, network: nn.Module) -> None:
-    """Write a network's weights, marked with how many training images were held out from them."""
+def save_network(
+    config: Mapping[str, Any], path: Path, network: nn.Module, marks: Mapping[str, str] | None = None
+) -> None:
+    """Write a network's weights, marked with how many training images were held out from them, and further marks."""
     from lobs.pipeline.files import save_tensors
 
-    save_tensors(path, network.state_dict(), {HELD_OUT: str(config["data"]["validation"])})
+    save_tensors(path, network.state_dict(), {HELD_OUT: str(config["data"]["validation"]), **(marks or {})})
 
 
 def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Module:

@@ -28,6 +28,7 @@ from lobs.pipeline.compose import (
     ROOT_CONFIG,
     config_dir,
     finish,
+    implied,
     load,
     opened,
     parse,
@@ -36,6 +37,7 @@ from lobs.pipeline.compose import (
 from lobs.pipeline.config import ConfigError, stage_config
 from lobs.pipeline.devices import is_user_error
 from lobs.pipeline.files import write_csv, write_json
+from lobs.pipeline.missing import run_missing
 from lobs.pipeline.stage import POINT, clock, flat, print_table
 
 
@@ -52,19 +54,22 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     Raises:
         ConfigError: a point's configuration is wrong; nothing has run then.
     """
-    checked = points(overrides)
+    overrides = implied(overrides)
+    checked, configs = points(overrides), []
     for point in checked:
         try:
-            config = load(point)
+            configs.append(load(point))
         except ConfigError as error:
             raise ConfigError(f"{error} (at the point {' '.join(point)})") from None
+    for config in configs:
+        run_missing(stage, config, run_stage, seed_only=True)
     with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
         hydra: Any = GlobalHydra.instance().hydra
         batches = hydra.multirun(ROOT_CONFIG, _Point(stage, len(checked)), opened(overrides))
     results: list[Mapping[str, Any]] = [job.return_value for batch in batches for job in batch]
     rows = [{**result, "point": _varied(result["point"])} for result in results]
     _compare(stage, rows)
-    _log(stage, rows, parse(overrides), Path(config["paths"]["mlflow"]))
+    _log(stage, rows, parse(overrides), Path(configs[-1]["paths"]["mlflow"]))
     return sum(1 for result in results if result["error"])
 
 
