@@ -38,7 +38,11 @@ class Folders:
         self._method = config.get("method", {}).get("name")
         paths = config["paths"]
         self._roots = [Path(root) for root in (paths["output"], paths["runs"]) if root]
-        self._overrides = f"experiment={config['name']} seed={config['seed']}"
+        target = str(config.get("model", {}).get("_target_"))
+        # A network without an experiment of its own is called after its class (conf/experiment/own.yaml).
+        own = target.rpartition(".")[2] == config["name"]
+        network = f"model._target_={target}" if own else f"experiment={config['name']}"
+        self._overrides = f"{network} seed={config['seed']}"
 
     def output(self, stage: str) -> Path:
         """The folder that the stage writes to."""
