@@ -107,6 +107,26 @@ def test_a_shared_budget_is_a_reason_only_where_it_was_shared(tmp_path: Path) ->
     assert expected in text_of(runs, label)
 
 
+def test_another_rule_of_sharing_is_called_by_its_own_words(tmp_path: Path) -> None:
+    runs = write_one(tmp_path, "magnitude")
+    change(runs / "lenet300/seed0/magnitude/prune/metrics.json", allocation="fisher")
+    text = text_of(runs, "LWC (magnitude, one shot)")
+    assert "by equal slopes of their errors times the loss's curvature in their outputs: fc1 keeps 8%" in text
+
+
+def test_the_recipe_is_told_as_far_as_the_metrics_record_it(tmp_path: Path) -> None:
+    runs = write_one(tmp_path, "magnitude", retrained=1.5)
+    label = "LWC (magnitude, one shot)"
+    assert "Ours is retrained by another recipe and gets by with fewer iterations (4,000 against 140,000)." in text_of(
+        runs, label
+    )
+    path = runs / "lenet300/seed0/magnitude/retrain/metrics.json"
+    change(path, recipe={"optimizer": "sgd", "momentum": 0.9, "schedule": "cosine", "learning_rate": 0.1})
+    assert "Ours is retrained with SGD, momentum 0.9, a cosine schedule and gets by" in text_of(runs, label)
+    change(path, recipe={"optimizer": "adam", "momentum": 0.0, "schedule": "constant"})
+    assert "Ours is retrained with ADAM and gets by" in text_of(runs, label)
+
+
 def test_of_several_rounds_the_last_one_is_told(tmp_path: Path) -> None:
     text = text_of(write_one(tmp_path, "lwc"), "LWC")
     assert "the last round of 4, which starts from a network already retrained at 16%" in text

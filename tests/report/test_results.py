@@ -124,7 +124,7 @@ def test_further_folders_add_seeds_methods_and_experiments(tmp_path: Path) -> No
     shutil.rmtree(more / "lenet300/seed0/train")
     write_runs(more, seeds=(1,), methods={"magnitude": METHODS["magnitude"]})
     write_runs(more, "cifarnet")
-    cifarnet, lenet300 = load_results(runs, [tmp_path / "missing", more])
+    lenet300, cifarnet = load_results(runs, [tmp_path / "missing", more])
     assert cifarnet.name == "cifarnet"
     assert list(lenet300.trains) == [1], "a seed's dense network may lie in one folder only"
     assert {entry.method: [run.seed for run in entry.runs] for entry in lenet300.methods} == {

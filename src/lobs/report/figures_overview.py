@@ -16,6 +16,7 @@ from lobs.report.statistic import over_seeds
 STEM = "overview"
 # Few enough to be understood at once: the paper's method, what is exact, and the plain baseline.
 _METHODS = ("magnitude", "lobs", "exact_obs", "exact_obs_sequential")
+_PANELS = 3
 _COLUMNS = ("density", "test_error_percent")
 
 
@@ -28,9 +29,7 @@ def draw_overview(experiments: Sequence[Experiment]) -> Drawing | None:
     Returns:
         The drawing; None without a curve of L-OBS.
     """
-    shown = [entry for entry in experiments if entry.name in paper.NETWORKS and _curve(entry, "lobs")]
-    shown.sort(key=lambda entry: list(paper.NETWORKS).index(entry.name))
-    shown = shown[:3]
+    shown = [entry for entry in experiments if entry.name in paper.DATA and _has_curve(entry, "lobs")][:_PANELS]
     if not shown:
         return None
     with matplotlib.rc_context(SETTINGS):
@@ -67,5 +66,5 @@ def draw_overview(experiments: Sequence[Experiment]) -> Drawing | None:
     return Drawing(STEM, "Pruned without retraining", caption, figure, columns, records)
 
 
-def _curve(experiment: Experiment, method: str) -> bool:
+def _has_curve(experiment: Experiment, method: str) -> bool:
     return any(over_seeds_at_each(runs) for runs in experiment.methods if runs.method == method)

@@ -82,6 +82,11 @@ def network_of(experiment: str) -> str:
     return NETWORKS.get(experiment, experiment)
 
 
+def paper_order(experiment: str) -> int:
+    """Give an experiment's place among `NETWORKS`; behind all of them where it is none."""
+    return list(NETWORKS).index(experiment) if experiment in NETWORKS else len(NETWORKS)
+
+
 # Figure number -> the experiment that the paper draws in it. Figure 5's network is not known to us.
 FIGURE_NETWORK: dict[int, str] = {2: "lenet300", 3: "lenet300", 4: "lenet5", 5: "lenet300"}
 

@@ -110,6 +110,15 @@ def _join(sentences: tuple[Sentence, ...], facts: Facts) -> str:
     return " ".join(text for sentence in sentences if (text := sentence(facts)))
 
 
+# Rule of allocation -> in words, how it shares a budget out between the layers.
+_SHARED_BY = {
+    **dict.fromkeys(("global", "relative"), "equal slopes of their relative errors"),
+    "fisher": "equal slopes of their errors times the loss's curvature in their outputs",
+    "theorem": "equal slopes of their terms in Theorem 3.2's bound",
+    **dict.fromkeys(("measured", "measured_joint"), "what the pruned network's outputs lose"),
+}
+
+
 def shared_budget(facts: Facts) -> str | None:
     """Say how the budget was shared out, where the automatic rule did it."""
     runs = facts.runs.runs
@@ -128,7 +137,8 @@ def shared_budget(facts: Facts) -> str | None:
     listed = ", ".join(f"{name} keeps {density:.3g}%" for name, density in densities.items())
     if len(densities) > MANY_LAYERS:
         listed = f"its {len(densities)} layers keep {min(densities.values()):.3g}% to {max(densities.values()):.3g}%"
-    text = f"Our budget is shared out between the layers by equal slopes of their relative errors: {listed}."
+    how = _SHARED_BY[str(runs[0].prune and runs[0].prune.allocation)]
+    text = f"Our budget is shared out between the layers by {how}: {listed}."
     if spared:
         name, (even_error, error_here) = max(spared.items(), key=lambda pair: pair[1][0] - pair[1][1])
         text += (
@@ -139,9 +149,9 @@ def shared_budget(facts: Facts) -> str | None:
 
 
 def _shares_budget(run: Run) -> bool:
-    """Whether the layers are those of one pruning whose budget was shared out by the automatic rule."""
+    """Whether the layers are those of one pruning whose budget was shared out by an automatic rule."""
     rounds = len(run.retrain.rounds) if run.retrain else 1
-    return rounds <= 1 and bool(run.layers) and run.prune is not None and run.prune.allocation == "global"
+    return rounds <= 1 and bool(run.layers) and run.prune is not None and run.prune.allocation in _SHARED_BY
 
 
 def _relative_error_at(run: Run, layer: str, density: float) -> float | None:

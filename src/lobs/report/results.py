@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lobs.report.methods import sort_key
+from lobs.report.paper import paper_order
 from lobs.report.records import load_object, load_rows, parse, parse_list, read_json
 
 Number = float | None
@@ -237,7 +238,7 @@ class Experiment:
 
 
 def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> list[Experiment]:
-    """Load everything below some folders of runs, experiments sorted by name.
+    """Load everything below some folders of runs, experiments in the paper's order, others after them by name.
 
     Args:
         runs_dir: holds `<experiment>/seed<k>/train/` and, beside it, `<method>/{prune,retrain,evaluate}/`.
@@ -256,7 +257,8 @@ def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> list[Experimen
         for path in root.glob("*/"):
             if path.is_dir():
                 folders.setdefault(path.name, []).append(path)
-    experiments = [experiment for name in sorted(folders) if (experiment := _load_experiment(name, folders[name]))]
+    names = sorted(folders, key=lambda name: (paper_order(name), name))
+    experiments = [experiment for name in names if (experiment := _load_experiment(name, folders[name]))]
     if not experiments:
         raise ValueError(f"{runs_dir}: no metrics found; expected <experiment>/seed<k>/<stage>/metrics.json")
     return experiments

@@ -13,6 +13,7 @@ from bokeh.models import LayoutDOM, TabPanel, Tabs
 from bokeh.models.widgets import Div
 
 from lobs.report import summary
+from lobs.report.comparison import compare
 from lobs.report.interactive.curves import curves
 from lobs.report.interactive.dots import dots
 from lobs.report.interactive.layers import layer_bars
@@ -60,9 +61,11 @@ def _introduction(experiments: Sequence[Experiment]) -> list[str]:
 
 def _network(experiment: Experiment) -> LayoutDOM:
     """What stands in a network's tab; parts without data are left out."""
+    rows = compare(experiment)
+    in_paper = any(row.paper for row in rows)
     parts = (
-        ("The paper's errors and ours", dots(experiment)),
-        ("Table 1", comparison_table(experiment) if experiment.methods else None),
+        ("The paper's errors and ours" if in_paper else "Errors", dots(experiment)),
+        ("Table 1" if in_paper else "Methods", comparison_table(experiment) if rows else None),
         ("Pruned to every density at once, without retraining", curves(experiment)),
         ("Layers, right after the first pruning", layer_bars(experiment)),
         ("All layers", layers_table(experiment)),

@@ -81,7 +81,10 @@ def _bars(
         bottom = max(min(positive, default=1.0) / 2, _LEAST)
         options = {"y_axis_type": "log", "y_range": (bottom, 2 * max([*positive, 1.0]))}
     legend = 25 * math.ceil(len(sources) / _LEGEND_COLUMNS) if value == "density" else 0
-    plot = style.plot(290 + legend, title, x_range=(-0.55, len(names) - 0.45), y_axis_label=label, **options)
+    names_height = 120 if len(names) > _MANY else 0
+    plot = style.plot(
+        290 + legend + names_height, title, x_range=(-0.55, len(names) - 0.45), y_axis_label=label, **options
+    )
     plot.xaxis.ticker = FixedTicker(ticks=list(range(len(names))))
     plot.xaxis.major_label_overrides = dict(enumerate(names))
     plot.xgrid.grid_line_color = None

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, InlineStyleSheet, Legend, LegendItem, Title
-from bokeh.models.widgets.tables import DataTable, HTMLTemplateFormatter, NumberFormatter, TableColumn
+from bokeh.models.widgets.tables import (
+    DataTable,
+    HTMLTemplateFormatter,
+    NumberFormatter,
+    ScientificFormatter,
+    TableColumn,
+)
 from bokeh.plotting import figure
 
 from lobs.report.methods import style_of
@@ -98,6 +104,14 @@ def text_column(field: str, title: str, width: int, template: str = "<%= value %
 def number_columns(titles: dict[str, str], shown: str, width: int = 82) -> list[TableColumn]:
     """Columns of numbers by their fields; what is missing is shown as a dash and sorted to the end."""
     formatter = NumberFormatter(format=shown, text_align="right", nan_format="-")
+    return [TableColumn(field=key, title=title, width=width, formatter=formatter) for key, title in titles.items()]
+
+
+def small_number_columns(titles: dict[str, str], width: int = 82) -> list[TableColumn]:
+    """Columns of numbers over many powers of ten."""
+    formatter = ScientificFormatter(
+        precision=3, power_limit_low=-2, power_limit_high=6, text_align="right", nan_format="-"
+    )
     return [TableColumn(field=key, title=title, width=width, formatter=formatter) for key, title in titles.items()]
 
 

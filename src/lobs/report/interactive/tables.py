@@ -87,7 +87,6 @@ def layers_table(experiment: Experiment) -> DataTable | None:
         style.text_column("shape", "shape", 110),
         *style.number_columns({"density": "density %"}, "0.00"),
         *style.number_columns({"kept": "weights kept"}, "0,0"),
-        *style.number_columns({"error": "E", "bound_contribution": "bound term"}, "0,0.0000"),
-        *style.number_columns({"relative_error": "relative E"}, "0.000000"),
+        *style.small_number_columns({"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}),
     ]
     return style.table(style.column_source(rows), columns, len(rows), "layers", sizing_mode="stretch_width")
