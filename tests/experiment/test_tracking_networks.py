@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,17 @@ def runs(tmp_path: Path, network: LeNet300) -> Path:
     save_tensors(tmp_path / "data/mnist/test.safetensors", {"images": images, "labels": torch.zeros(3)})
     write_config(root)
     return root
+
+
+class Undecided(torch.nn.Module):
+    """Its graph depends on its inputs' values, which no export follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * self.weight if float(inputs.sum()) > 0 else inputs
 
 
 def write_config(root: Path, **changed: Any) -> Path:
@@ -121,6 +133,21 @@ def test_without_its_files_a_run_has_no_network(runs, store, spoil, why) -> None
     spoil(runs)
     assert sync(runs, store)["created"] == 2
     assert len(models(store)) == (1 if "still" in why else 0), why
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("experiment.test_tracking_networks.Undecided", "Exception|Error"), ("nowhere.Network", "cannot be imported")],
+)
+def test_a_network_that_cannot_be_exported_leaves_its_reason_and_the_numbers(runs, store, target, reason) -> None:
+    save_tensors(runs / KEY / "retrain/model.safetensors", {"weight": torch.ones(1)})
+    write_config(runs, model={"_target_": target})
+    sync(runs, store)
+    run = visible(store)[KEY]
+    assert re.search(reason, run.data.tags["lobs.model_not_logged"])
+    assert run.data.metrics["density"] == 0.07
+    assert models(store) == []
+    assert sync(runs, store)["unchanged"] == 2
 
 
 def test_networks_can_be_left_out(runs, store) -> None:

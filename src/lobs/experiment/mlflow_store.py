@@ -30,6 +30,7 @@ KEY = "lobs.key"
 DIGEST = "lobs.digest"
 PARENT = "mlflow.parentRunId"  # MLflow's own name for it
 MODEL = "model"
+NOT_LOGGED = "lobs.model_not_logged"
 # MLflow's limits on one request.
 _METRICS = 1000
 _PARAMS = 100
@@ -197,7 +198,11 @@ class Store:
                     shutil.copy(path, target)
                 client.log_artifacts(run_id, folder)
         if entry.network is not None:
-            self._log_network(run_id, entry, entry.network)
+            try:
+                self._log_network(run_id, entry, entry.network)
+            except Exception as error:  # whatever somebody's network or its export raises: the numbers are shown anyhow
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                client.set_tag(run_id, NOT_LOGGED, reason[:1000])
         client.log_batch(run_id, tags=[RunTag(DIGEST, entry.digest)])
         client.set_terminated(run_id, "FAILED" if entry.failed else "FINISHED")
 
@@ -235,23 +240,27 @@ class Store:
             params={key: str(value) for key, value in entry.params.items()},
             tags={key: str(value) for key, value in entry.tags.items()},
         )
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-        with tempfile.TemporaryDirectory() as folder:
-            mlflow.pytorch.save_model(
-                network,
-                f"{folder}/{MODEL}",
-                mlflow_model=Model(
-                    artifact_path=logged.artifact_location,
-                    model_uuid=logged.model_id,
-                    run_id=run_id,
-                    model_id=logged.model_id,
-                ),
-                signature=ModelSignature(inputs, results),
-                input_example=example,
-                pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
-                serialization_format="pt2",
-            )
-            client.log_model_artifacts(logged.model_id, f"{folder}/{MODEL}")
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                mlflow.pytorch.save_model(
+                    network,
+                    f"{folder}/{MODEL}",
+                    mlflow_model=Model(
+                        artifact_path=logged.artifact_location,
+                        model_uuid=logged.model_id,
+                        run_id=run_id,
+                        model_id=logged.model_id,
+                    ),
+                    signature=ModelSignature(inputs, results),
+                    input_example=example,
+                    pip_requirements=[f"torch=={torch.__version__.split('+')[0]}"],
+                    serialization_format="pt2",
+                )
+                client.log_model_artifacts(logged.model_id, f"{folder}/{MODEL}")
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        except Exception:
+            client.delete_logged_model(logged.model_id)
+            raise
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
     def _delete(self, run: Run) -> None:
