@@ -137,7 +137,7 @@ def test_without_its_files_a_run_has_no_network(runs, store, spoil, why) -> None
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [("experiment.test_tracking_networks.Undecided", "Exception|Error"), ("nowhere.Network", "cannot be imported")],
+    [("experiment.test_tracking_networks.Undecided", "data-dependent"), ("nowhere.Network", "cannot be imported")],
 )
 def test_a_network_that_cannot_be_exported_leaves_its_reason_and_the_numbers(runs, store, target, reason) -> None:
     save_tensors(runs / KEY / "retrain/model.safetensors", {"weight": torch.ones(1)})

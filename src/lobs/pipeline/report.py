@@ -1,4 +1,4 @@
-"""Stage report: tables, figures and the page, from the metrics files; MLflow is brought up to date with them."""
+"""Stage report: tables, figures and the page, from the metrics files; README and MLflow are brought up to date."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from lobs.pipeline import track
 from lobs.pipeline.progress import waiting
 from lobs.report import write_report
+from lobs.report.readme import fill_readme
+
+MATRIX = Path("conf/matrix.yaml")
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -23,4 +26,9 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     further = [Path(folder) for folder in paths["further_runs"]]
     with waiting("writing the report"):
         written = write_report(Path(paths["runs"]), Path(paths["reports"]), further)
+    import yaml
+
+    matrix = yaml.safe_load(MATRIX.read_text(encoding="utf-8")) if MATRIX.exists() else {}
+    reports = Path(paths["reports"])
+    fill_readme(reports.parent / "README.md", reports, matrix.get("quick", ()))
     return {"page": str(written[0]), "files": len(written), **track.run(config)}
