@@ -32,13 +32,16 @@ def test_a_convolution_costs_a_multiply_add_per_position(paths):
 
 def test_bytes_are_those_of_the_smaller_format(paths):
     kept = torch.arange(0, 480)
-    expected = [min(60 + 4 * k, 8 * k) for k in range(480)]
+    # dense, a bit per weight, a byte of place in blocks of 256, two bytes of place
+    expected = [min(4 * 480, 60 + 4 * k, 2 * 2 + 5 * k, 6 * k) for k in range(480)]
     assert sparse_bytes(kept, 480).tolist() == expected
-    assert (sparse_bytes(kept, 477).diff() > 0).all()
+    assert (sparse_bytes(kept, 477).diff() >= 0).all()
+    assert sparse_bytes(torch.tensor([1000, 100_000]), 1_000_000).tolist() == [8 * 1000, 2 * 3907 + 5 * 100_000]
+    assert sparse_bytes(torch.tensor(1000), 1_000_000, value_bytes=2) == 6 * 1000
     task = problem(paths, Budget(size=700))
     # 90 weights in a convolution without bias, 480 in a layer with 6 biases
-    assert task.cost({"conv": 0, "head": 380}) == (12 + 4 * 90) + (60 + 4 * 100) + 6 * 4
-    assert task.cost({"conv": 90, "head": 475}) == 0 + 8 * 5 + 6 * 4
+    assert task.cost({"conv": 0, "head": 380}) == 4 * 90 + (60 + 4 * 100) + 6 * 4
+    assert task.cost({"conv": 90, "head": 475}) == 0 + (4 + 5 * 5) + 6 * 4
 
 
 @pytest.mark.parametrize("size", [24, 25, 100, 333, 700, 1500, 2376])

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lobs import solvers
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
+    from lobs.compaction import CompactResult, compact
     from lobs.correction import correct
+    from lobs.export import export_onnx
     from lobs.pruning import LayerRecord, PruneResult, layer_paths, methods, prune
     from lobs.solvers.hessian import SingularStatisticsError
     from lobs.solvers.path import PruningPath
+    from lobs.sparse import load_sparse, save_sparse
     from lobs.statistics import LayerStatistics, Statistics, collect_statistics
 
 __version__ = "0.1.0"
@@ -30,6 +33,11 @@ _HOME = {
     "PruneResult": "lobs.pruning",
     "LayerRecord": "lobs.pruning",
     "correct": "lobs.correction",
+    "compact": "lobs.compaction",
+    "CompactResult": "lobs.compaction",
+    "save_sparse": "lobs.sparse",
+    "load_sparse": "lobs.sparse",
+    "export_onnx": "lobs.export",
     "PruningPath": "lobs.solvers.path",
     "SingularStatisticsError": "lobs.solvers.hessian",
     "error_bound": "lobs.bounds",

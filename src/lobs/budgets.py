@@ -13,12 +13,11 @@ from torch import Tensor
 
 from lobs.solvers.path import PruningPath
 
-# A layer's cost by the number of its weights that are kept: int64 in, float64 out, strictly increasing.
+# A layer's cost by the number of its weights that are kept: int64 in, float64 out, never falling.
 Cost: TypeAlias = Callable[[Tensor], Tensor]
 Limits: TypeAlias = Mapping[str, tuple[float, float]]
 
 VALUE_BYTES = 4  # a weight or a bias, float32
-INDEX_BYTES = 4  # a position in the flattened weight, int32
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class Budget:
         density: share of the weights kept, 0 to 1.
         flops: share of the dense layers' multiply-adds kept, 0 to 1. A kept weight costs one multiply-add per output
             position and image: 1 in a Linear layer on a vector, height times width of the output in a convolution.
-        size: bytes of a sparse file, `sparse_bytes` of every layer and 4 per bias.
+        size: bytes of the tensors that `lobs.save_sparse` writes for these layers in float32: `sparse_bytes` of every
+            weight and 4 per bias.
 
     Raises:
         ValueError: not exactly one is given, or it is out of range.
@@ -158,24 +158,44 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits) -> dict[str, 
     return ranges
 
 
-def sparse_bytes(kept: Tensor, weights: int) -> Tensor:
-    """Bytes of a sparse layer: the smaller of two plain formats, each with 4 bytes per kept value.
+def layout_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> dict[str, Tensor]:
+    """Bytes of one sparse tensor in each layout that `lobs.save_sparse` knows.
 
-    A bit per weight, rounded up to whole bytes, says which are kept; or 4 bytes of position per kept weight::
+    With ``k`` values kept of ``w``, ``b`` bytes each (a place is an index into the flattened tensor)::
 
-        min(ceil(weights / 8) + 4 kept, (4 + 4) kept)
+        dense      b w
+        bitmask    ceil(w / 8) + b k             a bit per place
+        blocks     2 ceil(w / 256) + (1 + b) k   how many lie in each block of 256 places, and each one's place in it
+        positions  (p + b) k                     each one's place: p = 1 up to w = 2^8, 2 up to 2^16, 4 up to 2^31, 8
 
-    Headers and biases (4 bytes each) are not counted here.
+    All depend on the count alone, not on where the values lie: that makes the size of a file a budget.
 
     Args:
-        kept: weights that are kept, any shape.
-        weights: of the layer in all.
+        kept: values that are kept, any shape.
+        weights: of the tensor in all.
+        value_bytes: of one value.
 
     Returns:
-        float64 in the shape of ``kept``.
+        By layout, float64 in the shape of ``kept``.
     """
     kept = kept.double()
-    return torch.minimum(ceil(weights / 8) + VALUE_BYTES * kept, (VALUE_BYTES + INDEX_BYTES) * kept)
+    return {
+        "dense": torch.full_like(kept, value_bytes * weights),
+        "bitmask": ceil(weights / 8) + value_bytes * kept,
+        "blocks": 2 * ceil(weights / 2**8) + (1 + value_bytes) * kept,
+        "positions": (position_type(weights).itemsize + value_bytes) * kept,
+    }
+
+
+def position_type(weights: int) -> torch.dtype:
+    """The smallest integer that counts so many places."""
+    types = {2**8: torch.uint8, 2**16: torch.uint16, 2**31: torch.int32}
+    return next((dtype for most, dtype in types.items() if weights <= most), torch.int64)
+
+
+def sparse_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> Tensor:
+    """Bytes of the smallest of the layouts of `layout_bytes`; a file's header and its biases are not counted here."""
+    return torch.stack(list(layout_bytes(kept, weights, value_bytes).values())).amin(dim=0)
 
 
 def _cost(path: PruningPath, budget: Budget) -> Cost:

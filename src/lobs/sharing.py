@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
 from typing import TypeAlias
 
 import torch
@@ -45,6 +45,10 @@ def equal_slopes(curves: Mapping[str, Curve], problem: Problem) -> dict[str, int
     for name, curve in curves.items():
         counts, losses = _within(curve, problem.ranges[name])
         costs = problem.layer_cost(name, counts)
+        # The first removals may save nothing: a sparse file is no smaller than a dense one at first.
+        saving = costs < costs[0]
+        saving[0] = True
+        counts, losses, costs = counts[saving], losses[saving], costs[saving]
         hull = lower_hull((costs[0] - costs).tolist(), losses.tolist())
         for i, j in pairwise(hull):
             saved = float(costs[i] - costs[j])
@@ -136,7 +140,9 @@ def give_back(counts: Mapping[str, int], curves: Mapping[str, Curve], problem: P
             if fewest < count:
                 here = float(interpolate((knots, losses), torch.tensor([count]))[0])
                 before = float(problem.layer_cost(name, knots[index]))
-                steps.append(((float(losses[index]) - here) / (before - own), len(steps), name, fewest))
+                free = before <= own
+                slope = -inf if free else (float(losses[index]) - here) / (before - own)
+                steps.append((slope, len(steps), name, fewest))
         if not steps:
             return counts
         _, _, name, fewest = min(steps)
