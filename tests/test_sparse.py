@@ -147,7 +147,7 @@ def test_a_missing_damaged_or_foreign_file_is_named(file, tmp_path):
     with pytest.raises(ValueError, match="half is damaged or no safetensors file"):
         lobs.load_sparse(tmp_path / "half", into=model)
     save_file(dict(model.state_dict()), tmp_path / "plain")
-    with pytest.raises(ValueError, match="plain is no sparse file: its format is None"):
+    with pytest.raises(ValueError, match="plain is no sparse file: its metadata have"):
         lobs.load_sparse(tmp_path / "plain", into=model)
 
 
@@ -156,7 +156,7 @@ def spoiled(file, name, value):
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     stored = load_file(file)
-    assert metadata["format"] == FORMAT
+    assert list(metadata) == [FORMAT]
     stored[name] = value
     save_file({key: tensor for key, tensor in stored.items() if tensor is not None}, file, metadata=metadata)
 

@@ -63,7 +63,8 @@ def save_sparse(model: nn.Module, path: str | Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        save_file(stored, partial, metadata={"format": FORMAT, "tensors": json.dumps(index, sort_keys=True)})
+        # One entry: safetensors writes several in any order.
+        save_file(stored, partial, metadata={FORMAT: json.dumps(index, sort_keys=True)})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -123,10 +124,10 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
             stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is no sparse file: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+    if FORMAT not in metadata:
+        raise ValueError(f"{path} is no sparse file: its metadata have {list(metadata)}, not {FORMAT!r}")
     try:
-        index = json.loads(metadata["tensors"])
+        index = json.loads(metadata[FORMAT])
         tensors = {}
         for name, entry in index.items():
             keys = {part: f"{name}#{part}" for part in _PARTS[entry["layout"]]} or {"": name}

@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lobs.compaction import compact
 from lobs.experiment.data import load_split
 from lobs.experiment.networks import LeNet300
 from lobs.pipeline.calibration import with_curvature
 from lobs.pipeline.cli import main
 from lobs.pipeline.compose import load
+from lobs.pipeline.storage import storage
 from lobs.statistics import collect_statistics
 from pipeline.conftest import SMALL, lobs, write_data
 
@@ -197,6 +199,51 @@ def test_evaluate_measures_the_output_error_and_bounds_it(project):
     assert result["dense"]["test_error_percent"] == metrics(project, "train")["test_error_percent"]
     after = metrics(project, "lobs/retrain")["error_after_retraining_percent"]
     assert result["retrained"]["test_error_percent"] == after
+
+
+def test_evaluate_measures_bytes_and_units_before_and_after_compaction(project):
+    result = metrics(project, "lobs/evaluate")
+    for part, stage in (("pruned", "prune"), ("retrained", "retrain")):
+        taken = result[part]["storage"]
+        file = project / RUN / "lobs" / stage / "model.safetensors"
+        assert taken["dense_bytes"] == pytest.approx(file.stat().st_size, abs=64), "but for the metadata"
+        assert taken["compact_bytes"] <= taken["dense_bytes"]
+        assert taken["sparse_bytes"] < 0.5 * taken["dense_bytes"]
+        smaller = compact(network(project, f"lobs/{stage}"), torch.rand(2, 1, 28, 28))
+        assert taken["removed_units"] == smaller.removed
+        assert taken["compact_parameters"] == smaller.parameters_left
+        assert taken["compact_difference"] < 1e-5
+        assert taken["not_compacted"] is None
+    timings = json.loads((project / RUN / "lobs/evaluate/timings.json").read_text())
+    assert [(row["network"], row["batch"]) for row in timings["latency"]] == [
+        *(("pruned", 1), ("pruned", 200)),
+        *(("retrained", 1), ("retrained", 200)),
+    ]
+    assert all(row["before_ms"] > 0 and row["after_ms"] > 0 for row in timings["latency"])
+
+
+def test_a_network_that_cannot_be_compacted_has_its_reason_in_the_metrics():
+    class Branching(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    taken, smaller = storage(Branching(3, 3), torch.ones(2, 3))
+    assert smaller is None
+    assert "torch.fx cannot trace it" in taken["not_compacted"]
+    assert taken["dense_bytes"] > 48
+    assert taken["sparse_bytes"] > 48
+    assert taken["compact_bytes"] is taken["removed_units"] is taken["compact_difference"] is None
+
+
+def test_zeros_that_masks_have_made_negative_cost_nothing_in_a_sparse_file():
+    model = torch.nn.Linear(100, 100)
+    with torch.no_grad():
+        model.weight.copy_(-model.weight.abs())
+        model.weight[:, 1:] = 0.0
+    positive = storage(model, torch.ones(2, 100))[0]["sparse_bytes"]
+    with torch.no_grad():
+        model.weight[:, 1:] = -0.0
+    assert storage(model, torch.ones(2, 100))[0]["sparse_bytes"] == positive < 2000
 
 
 def test_the_same_run_twice_gives_the_same_bytes(project):

@@ -1,4 +1,8 @@
-"""Stage evaluate: test errors, densities, layer errors, and Theorem 3.2's bound beside the measured output error."""
+"""Stage evaluate: test errors, densities, layer errors, and Theorem 3.2's bound beside the measured output error.
+
+Also what the pruned and the retrained network take on disk, as they are and compacted; how fast they are is a duration
+and goes to timings.json.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ from typing import Any
 
 from lobs.bounds import error_bound
 from lobs.experiment.data import load_training_data
-from lobs.experiment.evaluation import errors, output_error
+from lobs.experiment.evaluation import batch_size, errors, output_error
 from lobs.pipeline.calibration import calibration_split
 from lobs.pipeline.files import read_json, write_json
 from lobs.pipeline.progress import progress, waiting
-from lobs.pipeline.stage import Folders, load_network, prepare, require_same_budget
+from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, require_same_budget
+from lobs.pipeline.storage import latency, storage
 from lobs.statistics import Statistics
+
+# Images in the larger of the two batches that are timed.
+TIMED_IMAGES = 256
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +34,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         The metrics written.
     """
     device = prepare(config)
+    clock = Stopwatch()
     folders = Folders(config)
     pruning = require_same_budget(config, folders)
     dense, pruned, retrained = (
@@ -44,6 +53,13 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     )
     with waiting("output error and bound"):
         distance, bound = output_error(dense, pruned, calibration), error_bound(dense, pruned, statistics).total
+    images = min(TIMED_IMAGES, batch_size(measured), len(measured))
+    inputs = measured[:images][0].to(device)
+    taken, latencies = {}, []
+    for name, network in progress("compacting")((("pruned", pruned), ("retrained", retrained))):
+        taken[name], smaller = storage(network, inputs)
+        if smaller is not None:
+            latencies += [{"network": name, **row} for row in latency(network, smaller, inputs)]
     metrics = {
         "experiment": config["name"],
         "method": config["method"]["name"],
@@ -55,12 +71,16 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             "density": pruning["density"],
             "output_error": distance,
             "bound": bound,
+            "storage": taken["pruned"],
             "layers": layers,
         },
         "retrained": {
             **retrained_errors,
             "density": retraining["density"],
+            "storage": taken["retrained"],
         },
     }
-    write_json(folders.output("evaluate") / "metrics.json", metrics)
+    folder = folders.output("evaluate")
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "timings.json", {**clock.result(config, device), "latency": latencies})
     return metrics
