@@ -36,7 +36,7 @@ FAST = ["device=cpu", "threads=1", "data.size=16", "data.resize=20"]
 
 def example():
     """The overrides of the document's command."""
-    (command,) = re.findall(r"```bash\n(lobs .*?)\n```", DOCUMENT.read_text(encoding="utf-8"))
+    (command,) = re.findall(r"```sh\n(lobs .*?)\n```", DOCUMENT.read_text(encoding="utf-8"))
     return shlex.split(command)[2:]
 
 
