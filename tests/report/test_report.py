@@ -41,7 +41,7 @@ def test_the_report_lists_what_it_wrote_and_writes_no_more(tmp_path: Path) -> No
         "density-lenet300.png",
         "density-lenet300.csv",
     }
-    names |= {"methods.csv", "methods.md", "table2.csv", "table2.md", "files.txt"}
+    names |= {"methods.csv", "methods.md", "storage.csv", "storage.md", "table2.csv", "table2.md", "files.txt"}
     assert names <= {path.name for path in paths}
 
 

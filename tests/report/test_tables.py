@@ -226,8 +226,10 @@ def test_timings_come_in_the_order_of_the_stages(tmp_path: Path) -> None:
         ("collect", "-"),
         ("prune", "lobs"),
         ("retrain", "lobs"),
+        ("evaluate", "lobs"),
         ("prune", "magnitude"),
         ("retrain", "magnitude"),
+        ("evaluate", "magnitude"),
     ]
     assert table.rows[2][2:] == ("3.0", "600", "fc1", "2.50", "CPU, 2 threads")
     assert table.rows[0][4:6] == ("-", "-")

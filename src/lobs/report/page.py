@@ -1,7 +1,7 @@
 """Writes every file of the report, and composes its first page.
 
 README.md, the networks' pages and index.html follow from the metrics alone. The seconds and the memory of a run stand
-apart, in timings.md and methods.md.
+apart, in timings.md, methods.md and storage.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lobs.report import comparison, costs, density, interactive, paper, side_pages, summary, table2, tables
+from lobs.report import comparison, costs, density, interactive, paper, side_pages, storage, summary, table2, tables
 from lobs.report.drawing import Drawing
 from lobs.report.figures import draw_all
 from lobs.report.figures_hessian import draw_hessian
@@ -76,6 +76,7 @@ def write_pages(experiments: Sequence[Experiment], reports_dir: Path) -> list[Pa
         **{f"{paper.layers_stem(entry.name)}.md": side_pages.layers_page(entry) for entry in experiments},
         "methods.md": side_pages.methods_page(experiments),
         "timings.md": side_pages.timings_page(experiments),
+        "storage.md": side_pages.storage_page(experiments),
     }
     if table2.records(experiments):
         pages["table2.md"] = side_pages.table2_page(experiments)
@@ -100,6 +101,7 @@ def _records(experiments: Sequence[Experiment]) -> dict[str, tuple[list[dict[str
         "retraining": (tables.retraining_records(experiments), tables.RETRAINING_COLUMNS),
         "methods": (costs.method_records(experiments), costs.METHOD_COLUMNS),
         "timings": (tables.timing_records(experiments), tables.TIMING_COLUMNS),
+        "storage": (storage.storage_records(experiments), storage.STORAGE_COLUMNS),
     }
     for entry in experiments:
         records[paper.layers_stem(entry.name)] = (tables.layer_records([entry]), tables.LAYER_COLUMNS)
@@ -159,11 +161,12 @@ def _contents(experiments: Sequence[Experiment], common: Sequence[Drawing], repo
     ]
     second = ", [Table 2](table2.md): Net-Trim against L-OBS" if table2.records(experiments) else ""
     texts.append(
-        f"All networks: [Table 1 in full](table1.md){second}, [seconds and memory](methods.md), [stages](timings.md)"
+        f"All networks: [Table 1 in full](table1.md){second}, [seconds and memory](methods.md), [stages](timings.md), "
+        "[bytes and milliseconds](storage.md)"
     )
     titles = [drawing.title for drawing in common]
     texts += [f"[More figures](figures.md): {'; '.join(titles)}"] if titles else []
-    names = ("table1", "density", "layers", "bound", "retraining", "methods", "timings")
+    names = ("table1", "density", "layers", "bound", "retraining", "methods", "timings", "storage")
     texts.append(f"As CSV: {', '.join(f'[{name}]({name}.csv)' for name in names)}")
     links = [f"[{title}]({name})" for name, title in BENCHMARKS.items() if (reports_dir / name).exists()]
     return [*texts, f"Benchmarks: {', '.join(links)}"] if links else texts

@@ -106,13 +106,41 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """What a network takes: bytes of its files, and units removed by layer; None where it cannot be compacted."""
+
+    dense_bytes: Number
+    sparse_bytes: Number
+    parameters: Number
+    compact_bytes: Number = None
+    compact_parameters: Number = None
+    removed_units: dict[str, float] | None = None
+    not_compacted: str | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of the pruned or the retrained network on a batch, before and after compaction."""
+
+    network: str
+    batch: int
+    before_ms: float
+    after_ms: float
+
+
+@dataclass(frozen=True)
 class Evaluate:
-    """evaluate/metrics.json: the measured accumulated error, and Theorem 3.2's right-hand side as `bound`."""
+    """evaluate/metrics.json: the measured accumulated error, and Theorem 3.2's right-hand side as `bound`.
+
+    What the networks take on disk, right after pruning and after retraining.
+    """
 
     method: str
     output_error: Number
     bound: Number
     layers: tuple[Layer, ...]
+    storage: Storage | None = None
+    retrained_storage: Storage | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +246,7 @@ class Timing:
     threads: Number = None
     device: str | None = None
     layers: dict[str, float] = field(default_factory=dict)
+    latency: tuple[Latency, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -337,7 +366,9 @@ def _load_evaluate(path: Path) -> Evaluate | None:
     pruned = data.get("pruned") if isinstance(data, dict) else None
     if not isinstance(pruned, dict):
         raise ValueError(f"{path}: key 'pruned' is missing or no object")
-    return parse(Evaluate, {"method": data.get("method"), **pruned}, path)
+    retrained = data.get("retrained")
+    after = retrained.get("storage") if isinstance(retrained, dict) else None
+    return parse(Evaluate, {"method": data.get("method"), **pruned, "retrained_storage": after}, path)
 
 
 def _load_histogram(path: Path) -> Histogram | None:

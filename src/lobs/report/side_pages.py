@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lobs.report import comparison, costs, paper, tables
+from lobs.report import comparison, costs, paper, storage, tables
 from lobs.report.drawing import Drawing
 from lobs.report.network_page import PROVENANCE, figure, in_sequence, join, table2_parts, title_of
 from lobs.report.results import Experiment
@@ -52,6 +52,22 @@ def methods_page(experiments: Sequence[Experiment]) -> str:
         shared = f"Before all of them: collecting the statistics, {fixed(seconds, 1)} s, peak {whole(memory)} MiB."
         parts += [f"## {title_of(experiment)}", costs.method_table(experiment).markdown(), shared]
     return join([*parts, f"As [CSV](methods.csv); [every stage](timings.md). {_BACK}"])
+
+
+def storage_page(experiments: Sequence[Experiment]) -> str:
+    """Compose bytes on disk and milliseconds before and after compaction."""
+    parts = [
+        "# Bytes and milliseconds before and after compaction",
+        "The final networks; with several seeds: mean ± sample standard deviation. Dense: the safetensors file as it "
+        "is; sparse: `lobs.save_sparse`, every tensor in its smallest layout, and how many times smaller that is; "
+        "compacted: the dense file after `lobs.compact` has removed the units that pruning left dead, which does not "
+        "change what the network computes. Milliseconds: medians of repeated calls, before and after in turn, in the "
+        "latest run. A dash: not measured, or the network cannot be compacted.",
+    ]
+    for experiment in experiments:
+        table = storage.storage_table(experiment)
+        parts += [f"## {title_of(experiment)}", table.markdown() if table.rows else "-"]
+    return join([*parts, f"As [CSV](storage.csv). {_BACK}"])
 
 
 def layers_page(experiment: Experiment) -> str:
