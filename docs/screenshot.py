@@ -2,7 +2,7 @@
 
     python docs/screenshot.py [--store mlruns] [--network lenet300] [--output docs/mlflow.png]
 
-Needs playwright and a Chromium: Debian's, or that of `playwright install chromium`.
+Needs playwright and a Chromium: the system's, or that of `playwright install chromium`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1440, 900
 
 
@@ -79,7 +80,8 @@ def take(address: str, network: str, output: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        installed = next(filter(None, map(shutil.which, BROWSERS)), None)  # else playwright's own
+        browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(60_000)
         page.goto(address)  # click 1: the link that `make ui` prints
