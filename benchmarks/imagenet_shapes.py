@@ -22,7 +22,8 @@ from torch import Tensor
 
 import lobs
 from lobs.pipeline.files import write_json, write_text
-from lobs.pipeline.stage import peak_memory_mib, progress
+from lobs.pipeline.progress import progress
+from lobs.pipeline.stage import peak_memory_mib
 from lobs.solvers import make
 
 # name -> density, calibration images, minutes that collect and prune may take on 2 CPU cores and on a GPU
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, help="calibration images, if not as many as the report's")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--memory", type=float, help="ceiling in GiB on what is held of many layers at once")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder to write to")
     options = parser.parse_args()
     if not options.data.exists():
@@ -106,11 +108,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     bar = progress("calibrating")
 
     cpu = time.process_time()
-    seconds, statistics = timed(lambda: lobs.collect_statistics(network, batches, progress=bar))
+    memory = None if options.memory is None else options.memory * 2**30
+    seconds, statistics = timed(lambda: lobs.collect_statistics(network, batches, progress=bar, memory=memory))
     print(f"collect {seconds:.0f} s, {peak_gib(options.device):.2f} GiB", flush=True)
     solver = make("lobs", resolve=True)
     pruning, result = timed(
-        lambda: lobs.prune(network, statistics, solver, density=density, progress=spoken, in_place=True)
+        lambda: lobs.prune(network, statistics, solver, density=density, progress=spoken, in_place=True, memory=memory)
     )
     print(f"prune {pruning:.0f} s, {peak_gib(options.device):.2f} GiB", flush=True)
     return {

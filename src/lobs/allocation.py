@@ -103,14 +103,7 @@ def counts_for(densities: Mapping[str, float], paths: Mapping[str, PruningPath])
     Raises:
         ValueError: a layer is missing or unknown, or its density is out of its path's reach.
     """
-    unknown = densities.keys() - paths.keys()
-    missing = paths.keys() - densities.keys()
-    if unknown or missing:
-        raise ValueError(
-            f"densities must name exactly the pruned layers {', '.join(paths)}"
-            + (f"; unknown: {', '.join(sorted(unknown))}" if unknown else "")
-            + (f"; missing: {', '.join(sorted(missing))}" if missing else "")
-        )
+    check_names(densities, paths)
     counts = {}
     for name, path in paths.items():
         try:
@@ -118,6 +111,27 @@ def counts_for(densities: Mapping[str, float], paths: Mapping[str, PruningPath])
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from None
     return counts
+
+
+def check_names(densities: Mapping[str, float], names: Iterable[str]) -> None:
+    """Refuse densities of other layers than those that are pruned.
+
+    Args:
+        densities: by layer.
+        names: of the layers.
+
+    Raises:
+        ValueError: a layer is missing or unknown.
+    """
+    names = list(names)
+    unknown = [name for name in densities if name not in names]
+    missing = [name for name in names if name not in densities]
+    if unknown or missing:
+        raise ValueError(
+            f"densities must name exactly the pruned layers {', '.join(names)}"
+            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+        )
 
 
 def _check_curves(curves: Mapping[str, Curve], paths: Mapping[str, PruningPath]) -> None:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
 
-from lobs.allocation import allocate, counts_for
 from lobs.bounds import bound_from_weights
-from lobs.budgets import Budget, Limits
+from lobs.budgets import Limits
 from lobs.correction import correct as correct_network
-from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
+from lobs.layers import prunable_layers, weight_matrix
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
-from lobs.sequential import Step, prune_in_sequence
-from lobs.solvers import PruningPath, Solver, make
+from lobs.scheme import Request, Scheme, layer_paths
+from lobs.sequential import Step
+from lobs.solvers import PruningPath, Solver
 from lobs.solvers.path import layer_error
-from lobs.statistics import LayerStatistics, Statistics, collect_statistics
-from lobs.units import drop_columns, readers, unit_counts
+from lobs.statistics import Statistics, collect_statistics
 from lobs.walk import require_repeatable
 
-# Calibration inputs that the measuring allocations look at, rounded up to whole batches.
-MEASURED_IMAGES = 2000
+__all__ = ["LayerRecord", "PruneResult", "layer_paths", "methods", "prune"]
 
 
 @dataclass(frozen=True)
@@ -85,38 +81,6 @@ def methods() -> dict[str, str]:
     return {name: method.line for name, method in METHODS.items()}
 
 
-def layer_paths(
-    model: nn.Module,
-    statistics: Statistics,
-    method: str | Solver = "lobs",
-    layers: Iterable[str] | None = None,
-    progress: Callable[[Iterable], Iterable] | None = None,
-) -> dict[str, PruningPath]:
-    """The pruning path of every layer, to be used for many budgets (``prune(..., paths=paths)``).
-
-    Args:
-        model: the dense network; not changed.
-        statistics: of its layers.
-        method: a name from `methods` or a solver object.
-        layers: names or patterns; None takes all layers that have statistics.
-        progress: wraps the iterable of layer names.
-
-    Returns:
-        A path per layer, in the order of the network's calls.
-
-    Raises:
-        ValueError: an unknown method, a layer without statistics, or statistics that do not fit the layer.
-    """
-    solver = make(method) if isinstance(method, str) else method
-    modules = _modules(model, statistics, layers)
-    paths = {}
-    for name in modules if progress is None else progress(list(modules)):
-        weight = weight_matrix(modules[name])
-        weight = weight.float() if weight.dtype.itemsize < 4 else weight
-        paths[name] = _path_of(solver, name, weight, statistics[name].to(weight.device))
-    return paths
-
-
 def prune(
     model: nn.Module,
     statistics: Statistics | None = None,
@@ -139,6 +103,7 @@ def prune(
     correct: str = "none",
     in_place: bool = False,
     progress: Callable[[Iterable], Iterable] | None = None,
+    memory: float | None = None,
 ) -> PruneResult:
     """Prune a network's Linear and Conv2d layers from calibration data, without retraining.
 
@@ -167,8 +132,13 @@ def prune(
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
         correct: a correction after pruning (`lobs.correct`): ``none``, ``bias``, ``batch_norm``, ``both``, ``auto``.
-        in_place: change the model itself, to save memory (sequential pruning and corrections still need a copy).
+        in_place: change the model itself, to save memory (sequential pruning and corrections still need a copy). Where
+            a layer cannot be pruned, those before it are already.
         progress: wraps the iterable of layer names.
+        memory: ceiling in bytes on what is kept of many layers at once; None: what is available, less a margin. It
+            covers the paths that a shared budget looks at together (their second moments, factors and weights: those
+            that do not fit are computed twice) and the statistics that this call collects. One layer's own matrices
+            always have to fit; without a shared budget layers go one by one. Results do not depend on it.
 
     Returns:
         The pruned network, its masks and a record per layer.
@@ -180,25 +150,26 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    budget = _Budget(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, batches)
+    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, batches)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
     if sequential or correct != "none":
         batches = require_repeatable(batches, "sequential=True" if sequential else f"correct={correct!r}")
     if statistics is None:
-        statistics = _collect(model, batches, keep_samples or 0)
+        statistics = _collect(model, batches, keep_samples or 0, memory)
     if not isinstance(statistics, Mapping):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
     layers = _without(model, layers, exclude, statistics)
     beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
     pruned = model if in_place and not beside else copy.deepcopy(model)
-    walk = _Walk(model, pruned, statistics, method, budget, layers, paths, progress)
+    scheme = Scheme(model, pruned, statistics, method, request, layers, paths, progress, memory)
     records, masks, dense = [], {}, {}
-    for step in walk.in_sequence(cast("Iterable", batches), keep_samples) if sequential else walk.at_once():
+    for step in scheme.in_sequence(cast("Iterable", batches), keep_samples) if sequential else scheme.at_once():
         name, module = step.name, prunable_layers(model)[step.name]
         dense[name] = weight_matrix(module) if sequential else step.path.weight
         masks[name] = step.mask[:, : step.path.statistics.features].reshape(module.weight.shape)
         records.append(_record(step, masks[name]))
+        del step  # a wide layer's path must not wait for the next one
     correction = correct_network(model, pruned, cast("Iterable", batches), correct)
     bound = bound_from_weights(dense, pruned, statistics)
     if in_place and beside:
@@ -207,124 +178,6 @@ def prune(
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in records]
     kept = sum(record.kept for record in records)
     return PruneResult(pruned, masks, kept / sum(r.kept + r.removed for r in records), records, correction)
-
-
-@dataclass(frozen=True)
-class _Budget:
-    """How much to remove: exactly one of density, tolerance and densities."""
-
-    density: float | None
-    tolerance: float | None
-    densities: Mapping[str, float] | None
-    flops: float | None
-    size: int | None
-    allocation: str
-    limits: Limits | None
-    rule: str
-    batches: Iterable | None
-
-    def __post_init__(self) -> None:
-        names = ("density", "tolerance", "densities", "flops", "size")
-        budgets = [f"{key}={value!r}" for key in names if (value := getattr(self, key)) is not None]
-        if len(budgets) != 1:
-            raise ValueError(f"give exactly one of {', '.join(names)}; got {' and '.join(budgets) or 'none'}")
-        if self.limits and (self.tolerance is not None or self.densities is not None):
-            raise ValueError(f"limits={dict(self.limits)!r} go with density, flops or size; got {budgets[0]}")
-
-    @property
-    def shared(self) -> bool:
-        """Whether what a layer loses depends on the other layers."""
-        return (self.tolerance is None and self.densities is None and self.allocation != "uniform") or bool(self.limits)
-
-    def counts(
-        self, model: nn.Module, paths: Mapping[str, PruningPath], links: Mapping[str, tuple[str, int]]
-    ) -> dict[str, int]:
-        """How many weights each layer loses."""
-        if links:
-            if self.density is None or self.limits:
-                raise ValueError("a method that removes whole units takes a density alone: no other budget, no limits")
-            return unit_counts(paths, links, self.density)
-        if self.tolerance is None and self.densities is None:
-            images = None if self.batches is None else _first(self.batches, MEASURED_IMAGES)
-            budget = Budget(density=self.density, flops=self.flops, size=self.size)
-            return allocate(paths, budget, self.allocation, limits=self.limits, model=model, batches=images)
-        if self.densities is not None:
-            return counts_for(self.densities, paths)
-        return {name: path.within(cast("float", self.tolerance), self.rule) for name, path in paths.items()}
-
-    def of_layer(self, name: str) -> _Budget:
-        """The same for one layer alone, which must not be `shared`."""
-        return self if self.densities is None else replace(self, densities={name: self.densities[name]})
-
-    def check_names(self, names: Iterable[str]) -> None:
-        """Refuse densities of other layers, before the first layer is pruned."""
-        different = set() if self.densities is None else self.densities.keys() ^ set(names)
-        if different:
-            raise ValueError(
-                f"densities must name exactly the pruned layers {', '.join(names)}; missing or unknown: "
-                f"{', '.join(sorted(different))}"
-            )
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """One network's way from dense to pruned; the two must be different objects to go in sequence."""
-
-    dense: nn.Module
-    pruned: nn.Module
-    statistics: Statistics
-    method: str | Solver
-    budget: _Budget
-    layers: Iterable[str] | None
-    paths: Mapping[str, PruningPath] | None
-    progress: Callable[[Iterable], Iterable] | None
-
-    def at_once(self) -> list[Step]:
-        """Every layer from the dense network's inputs."""
-        seconds: dict[str, float] = {}
-        paths = self.paths
-        if paths is None:
-            timed = _timed(seconds, self.progress)
-            paths = layer_paths(self.dense, self.statistics, self.method, self.layers, timed)
-        found = prunable_layers(self.pruned)
-        modules = {name: found[name] for name in paths}
-        links = readers(modules) if all(path.removes_units for path in paths.values()) else {}
-        counts = self.budget.counts(self.dense, paths, links)
-        weights, masks = {}, {}
-        for name, path in paths.items():
-            start = time.perf_counter()
-            weights[name], masks[name] = path.at(counts[name])
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-        drop_columns(weights, masks, links)
-        for name, module in modules.items():
-            set_weight_matrix(module, weights[name])
-        return [Step(name, paths[name], counts[name], weights[name], masks[name], seconds[name]) for name in paths]
-
-    def in_sequence(self, batches: Iterable, keep_samples: int | None) -> Iterator[Step]:
-        """Front to back; what a shared budget leaves to each layer is decided on the dense network first."""
-        solver = make(self.method) if isinstance(self.method, str) else self.method
-        names = list(self.paths or _modules(self.dense, self.statistics, self.layers))
-        self.budget.check_names(names)
-        counts: dict[str, int] = {}
-        if self.budget.shared:
-            paths = self.paths or layer_paths(self.dense, self.statistics, solver, names, self.progress)
-            counts = self.budget.counts(self.dense, paths, {})
-
-        def choose(name: str, path: PruningPath) -> int:
-            return counts[name] if counts else self.budget.of_layer(name).counts(self.dense, {name: path}, {})[name]
-
-        yield from prune_in_sequence(
-            self.dense,
-            self.pruned,
-            self.statistics,
-            names,
-            solver,
-            partial(_path_of, solver),
-            choose,
-            batches,
-            keep_samples,
-            self.progress,
-        )
 
 
 def _without(
@@ -338,28 +191,10 @@ def _without(
     return [name for name in prunable_layers(model, layers or list(statistics)) if name not in left_out]
 
 
-def _first(batches: Iterable, images: int) -> list:
-    """The batches that hold the first so many inputs."""
-    taken, count = [], 0
-    for batch in batches:
-        taken.append(batch)
-        count += len(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        if count >= images:
-            break
-    return taken
-
-
-def _collect(model: nn.Module, batches: Iterable | None, keep_samples: int) -> Statistics:
+def _collect(model: nn.Module, batches: Iterable | None, keep_samples: int, memory: float | None) -> Statistics:
     if batches is None:
         raise ValueError("give statistics (from lobs.collect_statistics) or batches to collect them from; got neither")
-    return collect_statistics(model, batches, keep_samples=keep_samples)
-
-
-def _path_of(solver: Solver, name: str, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
-    try:
-        return solver(weight, statistics)
-    except ValueError as error:
-        raise type(error)(f"layer {name!r}: {error}") from error
+    return collect_statistics(model, batches, keep_samples=keep_samples, memory=memory)
 
 
 def _record(step: Step, mask: Tensor) -> LayerRecord:
@@ -382,27 +217,3 @@ def _record(step: Step, mask: Tensor) -> LayerRecord:
         seconds=step.seconds,
         damping=path.damping,
     )
-
-
-def _modules(model: nn.Module, statistics: Statistics, layers: Iterable[str] | None) -> dict[str, Prunable]:
-    modules = prunable_layers(model, layers)
-    if layers is None:
-        absent = [name for name in statistics if name not in modules]
-        if absent:
-            raise ValueError(f"the statistics hold layer {absent[0]!r}; the network has {', '.join(modules)}")
-    for name in modules if layers is not None else ():
-        if name not in statistics:
-            raise ValueError(f"no statistics of layer {name!r}; there are those of {', '.join(statistics)}")
-    return {name: modules[name] for name in statistics if name in modules}
-
-
-def _timed(seconds: dict[str, float], progress: Callable[[Iterable], Iterable] | None) -> Callable:
-    """A progress wrapper that also notes how long each layer took."""
-
-    def wrap(names: Iterable[str]) -> Iterable[str]:
-        for name in names if progress is None else progress(names):
-            start = time.perf_counter()
-            yield name
-            seconds[name] = time.perf_counter() - start
-
-    return wrap

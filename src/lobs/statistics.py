@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from lobs.accumulator import InputSums, combined
 from lobs.layers import Prunable, input_samples, prunable_layers, zero_counts
 from lobs.modes import evaluation_mode
-from lobs.processes import rank_and_size, require_group, together
+from lobs.processes import gathered, rank_and_size, require_group, together
+from lobs.shelf import Shelf
+from lobs.stored import write_tensors
 
 if TYPE_CHECKING:
     from lobs.curvature import LossCurvature
@@ -159,17 +161,43 @@ class LayerStatistics:
         return _result(sums, "samples")
 
 
-class Statistics(Mapping[str, LayerStatistics]):
-    """Per-layer statistics by layer name, in the order in which the network calls its layers."""
+@dataclass(frozen=True)
+class StoredLayer:
+    """One layer's statistics in a file of `Statistics.save`."""
 
-    def __init__(self, layers: Mapping[str, LayerStatistics]) -> None:
+    path: Path
+    name: str
+    device: torch.device | str = "cpu"
+
+    def load(self) -> LayerStatistics:
+        """Read them."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, framework="pt") as file:
+            scalars = json.loads(file.metadata()["layers"])[self.name]
+            keys = set(file.keys())
+            tensors = {key: file.get_tensor(f"{self.name}/{key}") for key in TENSORS if f"{self.name}/{key}" in keys}
+        return LayerStatistics(**tensors, **scalars).to(self.device)
+
+
+class Statistics(Mapping[str, LayerStatistics]):
+    """Per-layer statistics by layer name, in the order in which the network calls its layers.
+
+    Args:
+        layers: by name; those that are `StoredLayer` are read anew whenever they are asked for.
+        keep: what has to live as long as they do: a temporary folder.
+    """
+
+    def __init__(self, layers: Mapping[str, LayerStatistics | StoredLayer], keep: object = None) -> None:
         self._layers = dict(layers)
+        self._keep = keep
 
     def __getitem__(self, name: str) -> LayerStatistics:
         try:
-            return self._layers[name]
+            layer = self._layers[name]
         except KeyError:
             raise KeyError(f"no statistics of layer {name!r}; there are those of {', '.join(self._layers)}") from None
+        return layer.load() if isinstance(layer, StoredLayer) else layer
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -181,26 +209,29 @@ class Statistics(Mapping[str, LayerStatistics]):
         rows = (f"{n}: {s.samples} samples of {s.features}{' + bias' * s.bias}" for n, s in self.items())
         return f"Statistics({'; '.join(rows)})"
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, under a temporary name first."""
-        from safetensors.torch import save_file
+    def __contains__(self, name: object) -> bool:
+        return name in self._layers
 
-        tensors, scalars = {}, {}
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, under a temporary name first; of stored layers one is in memory at a time."""
+        keys, scalars = [], {}
         for name, layer in self.items():
-            for field in TENSORS:
-                value = getattr(layer, field)
-                if value is not None:
-                    tensors[f"{name}/{field}"] = value.cpu().contiguous()
+            keys += [f"{name}/{field}" for field in TENSORS if getattr(layer, field) is not None]
             scalars[name] = {key: getattr(layer, key) for key in SCALARS}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"layers": json.dumps(scalars)})
-        partial.replace(path)
+
+        def tensor(key: str) -> Tensor:
+            name, field = key.rsplit("/", 1)
+            return getattr(self[name], field)
+
+        write_tensors(Path(path), keys, tensor, {"layers": json.dumps(scalars)})
 
     @classmethod
-    def load(cls, path: str | Path) -> Statistics:
+    def load(cls, path: str | Path, lazy: bool = False) -> Statistics:
         """Read a file that `save` wrote.
+
+        Args:
+            path: the file.
+            lazy: read a layer when it is asked for, and anew every time: the file has to stay.
 
         Returns:
             The statistics, on the CPU.
@@ -210,16 +241,12 @@ class Statistics(Mapping[str, LayerStatistics]):
         """
         from safetensors import safe_open
 
-        layers = {}
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if "layers" not in metadata:
-                raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(metadata)})")
-            keys = set(file.keys())
-            for name, scalars in json.loads(metadata["layers"]).items():
-                tensors = {key: file.get_tensor(f"{name}/{key}") for key in TENSORS if f"{name}/{key}" in keys}
-                layers[name] = LayerStatistics(**tensors, **scalars)
-        return cls(layers)
+        if "layers" not in metadata:
+            raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(metadata)})")
+        stored = {name: StoredLayer(Path(path), name) for name in json.loads(metadata["layers"])}
+        return cls(stored if lazy else {name: layer.load() for name, layer in stored.items()})
 
 
 def _result(sums: InputSums, name: str) -> LayerStatistics:
@@ -245,6 +272,8 @@ def collect_statistics(
     loss: str | None = None,
     keep_samples: int = 0,
     distributed: bool = False,
+    memory: float | None = None,
+    folder: str | Path | None = None,
 ) -> Statistics:
     """Stream calibration inputs through a network in evaluation mode and keep each layer's statistics.
 
@@ -263,6 +292,13 @@ def collect_statistics(
         keep_samples: also keep this many input vectors of every layer, drawn uniformly; Net-Trim needs some.
         distributed: sum over the processes of `torch.distributed`, which must all call this with the same network.
             Where one of them fails, all raise.
+        memory: ceiling in bytes on the second moments held at once; None: what is available, less a margin. Where all
+            layers' do not fit (8 bytes times features squared each), they are collected in groups that do, front to
+            back, with one pass over the batches per group, and finished layers lie on the disk until they are asked
+            for. A single layer's is never cut. Results do not depend on the ceiling.
+        folder: finished groups are written here whether they fit or not, and layers that are found here are not
+            collected again: a folder belongs to one network and one set of batches. None: a temporary folder, where
+            one is needed.
 
     Returns:
         `Statistics`, layers in the order of their first call.
@@ -270,57 +306,71 @@ def collect_statistics(
     Raises:
         ValueError: there is no batch, an input is not finite, a layer asked for is never called, or the network
             answers the same batch differently twice (dropout left on, noise): such statistics mean nothing. Or
-            ``distributed`` is asked for without a process group.
+            ``distributed`` is asked for without a process group, or a second pass over an iterator that is used up.
         TypeError: a batch is neither a tensor nor a tuple or list that starts with one.
     """
     modules = prunable_layers(model, layers)
     if distributed:
         require_group()
-    # Keys drawn alike in all processes would sample the same rows of every share.
-    seed = rank_and_size()[0] if distributed else 0
-    sums = {name: InputSums(module.bias is not None, keep_samples, seed) for name, module in modules.items()}
+    shelf = Shelf(modules, memory, folder, distributed)
+    while missing := shelf.next_group(batches):
+        # Keys drawn alike in all processes would sample the same rows of every share.
+        seed = rank_and_size()[0] if distributed else 0
+        sums = {name: InputSums(modules[name].bias is not None, keep_samples, seed) for name in missing}
+        group = {name: modules[name] for name in missing}
 
-    def stream() -> tuple[dict[str, InputSums], LossCurvature | None]:
-        return _stream(model, iter(batches), modules, sums, loss, progress)
+        def stream(
+            group: dict[str, Prunable] = group, sums: dict[str, InputSums] = sums
+        ) -> tuple[dict[str, InputSums], LossCurvature | None, list[str]]:
+            return _stream(model, iter(batches), modules, group, sums, loss, progress)
 
-    called, curvature = together(stream) if distributed else stream()
-    if distributed:
-        called = combined(called)
+        called, curvature, order = together(stream) if distributed else stream()
+        if distributed:
+            called, order = combined(called), gathered(order)[0]
+            if curvature is not None:
+                curvature.combine()
+        never = [name for name in missing if name not in called]
+        if layers is not None and never:
+            raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
+        results = {name: _result(called.pop(name), name) for name in list(called)}
         if curvature is not None:
-            curvature.combine()
-    never = [name for name in modules if name not in called]
-    if layers is not None and never:
-        raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
-    results = {name: _result(each, name) for name, each in called.items()}
-    if curvature is not None:
-        diagonals = curvature.result()
-        results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
-    final = list(results)[-1]
-    results[final] = replace(results[final], last=True)
-    return Statistics(results)
+            diagonals = curvature.result()
+            results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
+        final = order[-1]
+        if final in results:
+            results[final] = replace(results[final], last=True)
+        shelf.put(results, order)
+    return shelf.statistics()
 
 
 def _stream(
     model: nn.Module,
     batches: Iterator,
     modules: Mapping[str, Prunable],
+    group: Mapping[str, Prunable],
     sums: Mapping[str, InputSums],
     loss: str | None,
     progress: Callable[[Iterable], Iterable] | None,
-) -> tuple[dict[str, InputSums], LossCurvature | None]:
-    """Add all batches to the layers' sums.
+) -> tuple[dict[str, InputSums], LossCurvature | None, list[str]]:
+    """Add all batches to the sums of a group of layers.
 
     Returns:
-        The sums of the layers that were called, in the order of their first call, and the loss's curvature.
+        sums: of those that were called, in the order of their first call.
+        curvature: of the loss, where it is asked for.
+        order: of the first calls of all layers.
 
     Raises:
         ValueError: there is no batch.
     """
     called: dict[str, InputSums] = {}
-    total, seen = 0, dict.fromkeys(modules, 0)
+    order: dict[str, None] = {}
+    total, seen = 0, dict.fromkeys(group, 0)
 
     def hook_of(name: str) -> Callable:
         def hook(module: Prunable, args: tuple, output: Tensor) -> None:
+            order.setdefault(name)
+            if name not in group:
+                return
             own = called.setdefault(name, sums[name])
             for samples in input_samples(module, args[0]):
                 own.add(samples)
@@ -339,7 +389,7 @@ def _stream(
         if loss is not None:
             from lobs.curvature import LossCurvature
 
-            curvature = LossCurvature(model, loss, list(modules))
+            curvature = LossCurvature(model, loss, list(group))
         handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
         try:
             for batch in _chain(first, batches) if progress is None else progress(_chain(first, batches)):
@@ -351,7 +401,7 @@ def _stream(
         finally:
             for handle in handles:
                 handle.remove()
-    return called, curvature
+    return called, curvature, list(order)
 
 
 def network_input(batch: object, model: nn.Module) -> Tensor:

@@ -13,7 +13,6 @@ anew for every layer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,19 +20,13 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from lobs.memory import available_bytes
 from lobs.statistics import network_input
 
 # A waiting pass keeps its layer's input and what skips the layer (a residual branch is at most as large, as a rule).
 ALIVE = 2
 # Share of the free memory that the waiting passes of all batches may take.
 MEMORY_SHARE = 0.5
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @torch.no_grad()
@@ -80,7 +73,7 @@ def suspendable(
         return False
     own = first.numel() * first.element_size()
     needed = networks * (own + ALIVE * max(sizes, default=0)) * images / len(first)
-    return needed <= (MEMORY_SHARE * free_bytes(first.device) if memory is None else memory)
+    return needed <= (MEMORY_SHARE * available_bytes(first.device) if memory is None else memory)
 
 
 class SuspendedPasses:

@@ -111,12 +111,20 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     absolute = 1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
     scale = (diagonal[alive] + absolute).sqrt()
     dtype = torch.float64 if len(alive) <= FLOAT64_FEATURES else torch.float32
-    correlation = moment if len(alive) == len(moment) else moment[alive][:, alive]
-    inverse_scale = 1 / scale
-    # Scaled in float64, row by row: scales far apart leave float32's range. In place: a wide layer's copy is 5 GiB.
-    correlation = (correlation * inverse_scale[:, None]).mul_(inverse_scale).to(dtype)
+    correlation = _scaled(moment, alive, 1 / scale, dtype)
     correlation.diagonal().fill_(1.0)
     return DampedHessian(alive, scale, correlation, absolute, len(moment), statistics.bias)
+
+
+def _scaled(moment: Tensor, alive: Tensor, factors: Tensor, dtype: torch.dtype, rows: int = 2048) -> Tensor:
+    """A moment's rows and columns multiplied by factors, over some of its inputs."""
+    # In float64, because scales far apart leave float32's range; by blocks, because a wide layer's copy is 5 GiB.
+    result = torch.empty(len(alive), len(alive), dtype=dtype, device=moment.device)
+    for start in range(0, len(alive), rows):
+        part = slice(start, start + rows)
+        block = moment[part] if len(alive) == len(moment) else moment[alive[part]][:, alive]
+        result[part] = (block * factors[part, None]).mul_(factors).to(dtype)
+    return result
 
 
 def checked_cholesky(matrix: Tensor, damping: float) -> Tensor:

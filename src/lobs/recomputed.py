@@ -1,0 +1,63 @@
+"""Paths that are not kept: where the matrices of all layers do not fit into the memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from lobs.solvers.hessian import FLOAT64_FEATURES
+from lobs.solvers.path import PruningPath
+
+# Arrays [out, d] that a path keeps alive beside its matrices: weights, scores in double precision, ranks, coefficients.
+ARRAYS = 5
+
+
+class RecomputedPath(PruningPath):
+    """Remembers a path's curve, which is what sharing a budget out reads, and computes the weights anew.
+
+    Args:
+        path: to be forgotten.
+        make: computes it again, with the same result.
+    """
+
+    def __init__(self, path: PruningPath, make: Callable[[], PruningPath]) -> None:
+        moment = path.statistics.second_moment.to("meta")  # a shape without memory
+        cheap = path.cheap_counts()
+        super().__init__(
+            path.weight,
+            replace(path.statistics, second_moment=moment, inputs_sample=None, target_sample=None),
+            path.total,
+            path.damping,
+            cheap=None if cheap is None else lambda: cheap,
+        )
+        self.computed = make
+        self._knots = path._knots
+
+    def at(self, count: int) -> tuple[Tensor, Tensor]:
+        """Weight and mask at a count, from the path computed anew."""
+        self._check(count)
+        return self.computed().at(count)
+
+    def kept(self, count: int) -> Tensor:
+        """The mask alone, likewise."""
+        self._check(count)
+        return self.computed().kept(count)
+
+    def _exact_curve(self) -> Tensor | None:
+        return self._knots[1] if len(self._knots[0]) == self.total + 1 else None
+
+
+def path_bytes(path: PruningPath) -> int:
+    """About what a path keeps alive: its moment, with damping that matrix and its inverse, and arrays of its weights.
+
+    Args:
+        path: of any solver.
+
+    Returns:
+        Bytes.
+    """
+    moment = path.statistics.second_moment
+    factors = 2 * (8 if moment.shape[-1] <= FLOAT64_FEATURES else 4) if path.damping else 0
+    return moment.numel() * (8 + factors) + ARRAYS * path.weight.numel() * path.weight.element_size()

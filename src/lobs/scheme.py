@@ -1,0 +1,299 @@
+"""How the layers are gone through: all from the dense network's inputs, or each from what the pruned ones leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+
+from torch import Tensor, nn
+
+from lobs.allocation import allocate, check_names, counts_for
+from lobs.budgets import Budget, Limits
+from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
+from lobs.memory import ceiling
+from lobs.recomputed import RecomputedPath, path_bytes
+from lobs.sequential import Step, prune_in_sequence
+from lobs.solvers import PruningPath, Solver, make
+from lobs.statistics import LayerStatistics, Statistics
+from lobs.units import drop_columns, readers, unit_counts
+
+# Calibration inputs that the measuring allocations look at, rounded up to whole batches.
+MEASURED_IMAGES = 2000
+
+
+def layer_paths(
+    model: nn.Module,
+    statistics: Statistics,
+    method: str | Solver = "lobs",
+    layers: Iterable[str] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, PruningPath]:
+    """The pruning path of every layer, to be used for many budgets (``prune(..., paths=paths)``).
+
+    Args:
+        model: the dense network; not changed.
+        statistics: of its layers.
+        method: a name from `methods` or a solver object.
+        layers: names or patterns; None takes all layers that have statistics.
+        progress: wraps the iterable of layer names.
+
+    Returns:
+        A path per layer, in the order of the network's calls.
+
+    Raises:
+        ValueError: an unknown method, a layer without statistics, or statistics that do not fit the layer.
+    """
+    solver = make(method) if isinstance(method, str) else method
+    names = list(layers_with_statistics(model, statistics, layers))
+    return {
+        name: layer_path(model, statistics, solver, name) for name in (names if progress is None else progress(names))
+    }
+
+
+def paths_within(
+    memory: float | None,
+    model: nn.Module,
+    statistics: Statistics,
+    solver: Solver,
+    names: Iterable[str],
+    progress: Callable[[Iterable], Iterable],
+) -> dict[str, PruningPath]:
+    """`layer_paths` under a ceiling: of a path that does not fit any more only the curve is kept (`RecomputedPath`).
+
+    Args:
+        memory: bytes that the paths may keep alive together (`lobs.recomputed.path_bytes`), None: what is available.
+        model: the dense network.
+        statistics: of its layers.
+        solver: the method.
+        names: of the layers.
+        progress: wraps the iterable of layer names.
+
+    Returns:
+        A path per layer; those of whole units are all kept.
+    """
+    room = ceiling(memory, next(model.parameters()).device)
+    paths: dict[str, PruningPath] = {}
+    for name in progress(names):
+        path = layer_path(model, statistics, solver, name)
+        needed = path_bytes(path)
+        if needed > room and not path.removes_units:
+            path = RecomputedPath(path, partial(layer_path, model, statistics, solver, name))
+        else:
+            room -= needed
+        paths[name] = path
+    return paths
+
+
+def layer_path(model: nn.Module, statistics: Statistics, solver: Solver, name: str) -> PruningPath:
+    """The path of one layer of a dense network.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the solver refuses the layer; the message names it.
+    """
+    weight = weight_matrix(prunable_layers(model)[name])
+    weight = weight.float() if weight.dtype.itemsize < 4 else weight
+    return path_of(solver, name, weight, statistics[name].to(weight.device))
+
+
+@dataclass(frozen=True)
+class Request:
+    """How much to remove: exactly one of density, tolerance and densities."""
+
+    density: float | None
+    tolerance: float | None
+    densities: Mapping[str, float] | None
+    flops: float | None
+    size: int | None
+    allocation: str
+    limits: Limits | None
+    rule: str
+    batches: Iterable | None
+
+    def __post_init__(self) -> None:
+        names = ("density", "tolerance", "densities", "flops", "size")
+        budgets = [f"{key}={value!r}" for key in names if (value := getattr(self, key)) is not None]
+        if len(budgets) != 1:
+            raise ValueError(f"give exactly one of {', '.join(names)}; got {' and '.join(budgets) or 'none'}")
+        if self.limits and (self.tolerance is not None or self.densities is not None):
+            raise ValueError(f"limits={dict(self.limits)!r} go with density, flops or size; got {budgets[0]}")
+
+    @property
+    def shared(self) -> bool:
+        """Whether what a layer loses depends on the other layers."""
+        alone = self.tolerance is not None or self.densities is not None
+        return not alone and (self.density is None or self.allocation != "uniform" or bool(self.limits))
+
+    def counts(
+        self, model: nn.Module, paths: Mapping[str, PruningPath], links: Mapping[str, tuple[str, int]]
+    ) -> dict[str, int]:
+        """How many weights each layer loses."""
+        if links:
+            if self.density is None or self.limits:
+                raise ValueError("a method that removes whole units takes a density alone: no other budget, no limits")
+            return unit_counts(paths, links, self.density)
+        if self.tolerance is None and self.densities is None:
+            unread = self.batches is None or self.allocation == "uniform"
+            images = None if unread else _first(cast("Iterable", self.batches), MEASURED_IMAGES)
+            budget = Budget(density=self.density, flops=self.flops, size=self.size)
+            return allocate(paths, budget, self.allocation, limits=self.limits, model=model, batches=images)
+        if self.densities is not None:
+            return counts_for(self.densities, paths)
+        return {name: path.within(cast("float", self.tolerance), self.rule) for name, path in paths.items()}
+
+    def of_layer(self, name: str) -> Request:
+        """The same for one layer alone, which must not be `shared`."""
+        return self if self.densities is None else replace(self, densities={name: self.densities[name]})
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One network's way from dense to pruned; the two must be different objects to go in sequence."""
+
+    dense: nn.Module
+    pruned: nn.Module
+    statistics: Statistics
+    method: str | Solver
+    request: Request
+    layers: Iterable[str] | None
+    paths: Mapping[str, PruningPath] | None
+    progress: Callable[[Iterable], Iterable] | None
+    memory: float | None = None
+
+    def at_once(self) -> Iterator[Step]:
+        """Every layer from the dense network's inputs; one after the other where they do not depend on each other."""
+        seconds: dict[str, float] = {}
+        if self.paths is not None:
+            yield from self._together(self.paths, seconds)
+            return
+        solver, timed = self._solver(), _timed(seconds, self.progress)
+        if not self.request.shared:
+            found = prunable_layers(self.pruned)
+            for name in timed(self._names()):
+                start = time.perf_counter()
+                path = layer_path(self.dense, self.statistics, solver, name)
+                if path.removes_units:
+                    break
+                count = self.request.of_layer(name).counts(self.dense, {name: path}, {})[name]
+                weight, mask = path.at(count)
+                set_weight_matrix(found[name], weight)
+                yield Step(name, path, count, weight, mask, time.perf_counter() - start)
+                del path  # before the next one is computed
+            else:
+                return
+        names = self._names()
+        yield from self._together(paths_within(self.memory, self.dense, self.statistics, solver, names, timed), seconds)
+
+    def _together(self, paths: Mapping[str, PruningPath], seconds: dict[str, float]) -> Iterator[Step]:
+        """The counts of all layers are decided at once."""
+        found = prunable_layers(self.pruned)
+        links = {}
+        if all(path.removes_units for path in paths.values()):
+            links = readers({name: found[name] for name in paths})
+        counts = self.request.counts(self.dense, paths, links)
+        solved: dict[str, tuple[Tensor, Tensor]] = {}
+        if links:
+            solved = {name: path.at(counts[name]) for name, path in paths.items()}
+            weights, masks = ({name: pair[index] for name, pair in solved.items()} for index in (0, 1))
+            drop_columns(weights, masks, links)
+        for name, path in paths.items():
+            start = time.perf_counter()
+            whole = path.computed() if isinstance(path, RecomputedPath) else path
+            weight, mask = solved[name] if links else whole.at(counts[name])
+            set_weight_matrix(found[name], weight)
+            spent = seconds.get(name, 0.0) + time.perf_counter() - start
+            yield Step(name, whole, counts[name], weight, mask, spent)
+            del whole
+
+    def _solver(self) -> Solver:
+        return make(self.method) if isinstance(self.method, str) else self.method
+
+    def _names(self) -> list[str]:
+        """The layers to prune, in the order of their calls; every one's density is known where densities are given."""
+        names = list(self.paths or layers_with_statistics(self.dense, self.statistics, self.layers))
+        if self.request.densities is not None:
+            check_names(self.request.densities, names)
+        return names
+
+    def in_sequence(self, batches: Iterable, keep_samples: int | None) -> Iterator[Step]:
+        """Front to back; what a shared budget leaves to each layer is decided on the dense network first."""
+        solver, names = self._solver(), self._names()
+        counts: dict[str, int] = {}
+        if self.request.shared:
+            progress = self.progress or iter
+            paths = self.paths or paths_within(self.memory, self.dense, self.statistics, solver, names, progress)
+            counts = self.request.counts(self.dense, paths, {})
+
+        def choose(name: str, path: PruningPath) -> int:
+            return counts[name] if counts else self.request.of_layer(name).counts(self.dense, {name: path}, {})[name]
+
+        yield from prune_in_sequence(
+            self.dense,
+            self.pruned,
+            self.statistics,
+            names,
+            solver,
+            partial(path_of, solver),
+            choose,
+            batches,
+            keep_samples,
+            self.progress,
+        )
+
+
+def _first(batches: Iterable, images: int) -> list:
+    """The batches that hold the first so many inputs."""
+    taken, count = [], 0
+    for batch in batches:
+        taken.append(batch)
+        count += len(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        if count >= images:
+            break
+    return taken
+
+
+def path_of(solver: Solver, name: str, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+    """A layer's path; where the solver refuses it, the message names the layer."""
+    try:
+        return solver(weight, statistics)
+    except ValueError as error:
+        raise type(error)(f"layer {name!r}: {error}") from error
+
+
+def layers_with_statistics(
+    model: nn.Module, statistics: Statistics, layers: Iterable[str] | None
+) -> dict[str, Prunable]:
+    """The layers to prune, in the order of their calls.
+
+    Returns:
+        The modules by name.
+
+    Raises:
+        ValueError: a layer has no statistics, or statistics belong to no layer.
+    """
+    modules = prunable_layers(model, layers)
+    if layers is None:
+        absent = [name for name in statistics if name not in modules]
+        if absent:
+            raise ValueError(f"the statistics hold layer {absent[0]!r}; the network has {', '.join(modules)}")
+    for name in modules if layers is not None else ():
+        if name not in statistics:
+            raise ValueError(f"no statistics of layer {name!r}; there are those of {', '.join(statistics)}")
+    return {name: modules[name] for name in statistics if name in modules}
+
+
+def _timed(seconds: dict[str, float], progress: Callable[[Iterable], Iterable] | None) -> Callable:
+    """A progress wrapper that also notes how long each layer took."""
+
+    def wrap(names: Iterable[str]) -> Iterable[str]:
+        for name in names if progress is None else progress(names):
+            start = time.perf_counter()
+            yield name
+            seconds[name] = time.perf_counter() - start
+
+    return wrap

@@ -1,0 +1,145 @@
+"""Where collected layers are put: into memory where all of them fit, else onto the disk, group by group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import torch
+
+from lobs.layers import Prunable
+from lobs.memory import ceiling
+from lobs.processes import gathered, rank_and_size
+
+if TYPE_CHECKING:
+    from lobs.statistics import LayerStatistics, Statistics
+
+ORDER = "order.json"
+
+
+class Shelf:
+    """The layers that are still to be collected, in groups, and those that are finished.
+
+    Args:
+        modules: the layers wanted, by name.
+        memory: ceiling on the second moments of a group, see `lobs.collect_statistics`.
+        folder: where finished layers go; what lies there already is finished.
+        distributed: whether all processes do this together; each has a folder of its own.
+
+    Raises:
+        ValueError: the ceiling is not positive.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, Prunable], memory: float | None, folder: str | Path | None, distributed: bool
+    ) -> None:
+        self._device = next((module.weight.device for module in modules.values()), torch.device("cpu"))
+        self._sizes = {name: moment_bytes(module) for name, module in modules.items()}
+        self._distributed = distributed
+        room = ceiling(memory, self._device)
+        self._room = min(gathered(room)) if distributed else room
+        self._kept: dict[str, LayerStatistics] = {}
+        self._temporary: TemporaryDirectory | None = None
+        if folder is not None:
+            part = f"process{rank_and_size()[0]}" if distributed else ""
+            self._folder: Path | None = Path(folder) / part
+        elif sum(self._sizes.values()) > self._room:
+            self._temporary = TemporaryDirectory(prefix="lobs-")
+            self._folder = Path(self._temporary.name)
+        else:
+            self._folder = None
+        self._order = self._read_order()
+
+    def next_group(self, batches: Iterable) -> list[str]:
+        """The layers to collect in the next pass, as many as fit; none where all are finished.
+
+        Args:
+            batches: that will be iterated.
+
+        Returns:
+            Their names.
+
+        Raises:
+            ValueError: several passes are needed, and the batches are used up after one.
+        """
+        names = list(self._sizes) if self._order is None else self._order
+        missing = [name for name in names if not self._finished(name)]
+        if self._distributed:  # processes that were interrupted may have got to different layers
+            wanted = {name for each in gathered(missing) for name in each}
+            missing = [name for name in self._sizes if name in wanted] if wanted != set(missing) else missing
+        group: list[str] = []
+        room = self._room
+        for name in missing:
+            room -= self._sizes[name]
+            if group and room < 0:
+                break
+            group.append(name)
+        if len(group) < len(missing) and isinstance(batches, Iterator):
+            needed = sum(self._sizes[name] for name in missing)
+            raise ValueError(
+                f"the second moments of {len(missing)} layers take {needed / 2**30:.3g} GiB, the ceiling is "
+                f"{self._room / 2**30:.3g} GiB (memory=), so several passes over the batches are needed, and the "
+                f"{type(batches).__name__} given is used up after one: give a list, a DataLoader or another iterable "
+                f"that starts anew"
+            )
+        return group
+
+    def put(self, layers: Mapping[str, LayerStatistics], order: list[str]) -> None:
+        """Put finished layers away.
+
+        Args:
+            layers: of one group.
+            order: of the first calls of all layers; those that are not in it are never called.
+        """
+        from lobs.statistics import Statistics
+
+        if self._order is None:
+            self._order = [name for name in order if name in self._sizes]
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                partial = self._folder / f"{ORDER}.partial"
+                partial.write_text(json.dumps(self._order), encoding="utf-8")
+                partial.replace(self._folder / ORDER)
+        for name, layer in layers.items():
+            if self._folder is None:
+                self._kept[name] = layer
+            else:
+                Statistics({name: layer}).save(self._file(name))
+
+    def statistics(self) -> Statistics:
+        """All layers in the order of their first call; those on the disk are read when they are asked for."""
+        from lobs.statistics import Statistics, StoredLayer
+
+        order = self._order or []
+        if self._folder is None:
+            return Statistics({name: self._kept[name] for name in order})
+        stored = {name: StoredLayer(self._file(name), name, self._device) for name in order}
+        return Statistics(stored, keep=self._temporary)
+
+    def _finished(self, name: str) -> bool:
+        return name in self._kept or (
+            self._folder is not None and self._order is not None and self._file(name).exists()
+        )
+
+    def _file(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{quote(name, safe='')}.safetensors"
+
+    def _read_order(self) -> list[str] | None:
+        """The layers that an interrupted run saw called."""
+        path = None if self._folder is None else self._folder / ORDER
+        order = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else None
+        if self._distributed and None in gathered(order):
+            return None
+        return order
+
+
+def moment_bytes(module: Prunable) -> int:
+    """Bytes of a layer's second moment, float64 ``[groups, d, d]``."""
+    size = prod(module.weight.shape[1:]) + (module.bias is not None)
+    return 8 * getattr(module, "groups", 1) * size**2

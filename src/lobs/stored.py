@@ -1,0 +1,60 @@
+"""safetensors files written tensor by tensor, so that no more than one of them has to be in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(
+    path: Path, keys: Iterable[str], tensor: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file under a temporary name and rename it; the same tensors give the same bytes.
+
+    Args:
+        path: the file; its folder is made.
+        keys: of all tensors.
+        tensor: gives a tensor by its key; called twice for each.
+        metadata: texts to store beside them.
+    """
+    described = {}
+    for key in keys:
+        value = tensor(key)
+        described[key] = (value.dtype, list(value.shape), value.numel() * value.element_size())
+        del value
+    # Wide types first, so that all of them start at a multiple of their width.
+    order = sorted(described, key=lambda key: -described[key][0].itemsize)
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for key in order:
+        dtype, shape, size = described[key]
+        header[key] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for key in order:
+                values = tensor(key).detach().cpu().contiguous().flatten()
+                values.view(torch.uint8).numpy().tofile(file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
