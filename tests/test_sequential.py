@@ -241,7 +241,7 @@ def test_budgets():
     chosen = {"0": 0.9, "2": 0.5, "4": 0.25}
     result = lobs.prune(model, statistics, densities=chosen, sequential=True, batches=batches)
     assert [r.kept for r in result.layers] == [72, 35, 7]
-    with pytest.raises(ValueError, match=r"exactly the pruned layers 0, 2, 4; missing or unknown: 4, 5"):
+    with pytest.raises(ValueError, match=r"exactly the pruned layers 0, 2, 4; unknown: 5; missing: 4"):
         lobs.prune(model, statistics, densities={"0": 1, "2": 1, "5": 1}, sequential=True, batches=batches)
     some = lobs.prune(model, statistics, density=0.5, layers=["2"], sequential=True, batches=batches)
     assert list(some.masks) == ["2"]
