@@ -212,3 +212,37 @@ def test_the_report_needs_neither_torch_nor_mlflow(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_network_that_the_paper_does_not_have_and_nobody_retrained(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", "efficientnet_lite0")
+    for path in runs.rglob("retrain/metrics.json"):
+        write_json(path, {**json.loads(path.read_text()), "iterations": 0})
+    for path in runs.rglob("retrain/curve.csv"):
+        path.write_text("round,iteration,train_loss,test_error_percent\n1,0,,3.3\n")
+    for path in runs.rglob("evaluate/metrics.json"):
+        data = json.loads(path.read_text())
+        for name, error in (("dense", 3.0), ("pruned", 7.5), ("retrained", 7.5)):
+            data[name]["test_top5_error_percent"] = error
+        write_json(path, {**data, "data": "ImageNet sample"})
+        prune = path.parents[1] / "prune/metrics.json"
+        write_json(prune, {**json.loads(prune.read_text()), "data": "ImageNet sample"})
+    reports = tmp_path / "reports"
+    names = {path.name for path in write_report(runs, reports)}
+    assert {"layers-efficientnet_lite0.md", "efficientnet_lite0.md", "figure6a.svg", "index.html"} <= names
+    assert not any(name.startswith(("figure4", "retraining-", "overview")) for name in names)
+    page = (reports / "efficientnet_lite0.md").read_text()
+    assert "# EfficientNet-Lite0, ImageNet sample (`efficientnet_lite0`)" in page
+    assert "## Methods" in page and "## Table 1" not in page
+    assert "| L-OBS | 7 | 3.00 | 7.50 | - |" in page
+    first = (reports / "README.md").read_text()
+    assert "- ImageNet sample: 1,000 ImageNet photographs, one per class" in first
+    assert "](overview.svg)" not in first
+
+
+def test_a_clean_checkout_has_tables_from_the_metrics_alone(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs")
+    for path in [path for path in runs.rglob("*") if path.is_file() and path.name != "metrics.json"]:
+        path.unlink()
+    write_report(runs, tmp_path / "reports")
+    assert "| L-OBS | 7 | 3.10 | 3.30 |" in (tmp_path / "reports/README.md").read_text()

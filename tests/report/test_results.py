@@ -153,3 +153,19 @@ def test_the_data_and_the_recipe_are_known_where_the_metrics_name_them(runs: Pat
     write_json(retrain, {**json.loads(retrain.read_text()), "recipe": "sgd"})
     with pytest.raises(ValueError, match=r"retrain/metrics\.json: recipe: expected an object, got 'sgd'"):
         load_results(runs)
+
+
+def test_a_recipe_without_iterations_is_no_retraining(runs: Path) -> None:
+    path = runs / "lenet300/seed0/lobs/retrain/metrics.json"
+    write_json(path, {**json.loads(path.read_text()), "iterations": 0})
+    run = load_results(runs)[0].methods[1].runs[0]
+    assert run.retrain is not None and run.retrained is None
+    assert load_results(runs)[0].methods[0].runs[0].retrained is not None
+
+
+def test_a_dense_networks_timings_count_once(runs: Path, tmp_path: Path) -> None:
+    more = write_runs(tmp_path / "more", seeds=(0,), methods={"obd": METHODS["lobs"]})
+    timings = load_results(runs, [more])[0].timings
+    places = [(entry.seed, entry.folder, entry.stage) for entry in timings]
+    assert len(places) == len(set(places))
+    assert (0, "", "train") in places and (0, "obd", "prune") in places

@@ -118,7 +118,7 @@ def measure(runs: MethodRuns, row: paper.PaperRow | None = None) -> Comparison:
         The row; the error and density are those after all rounds, or of pruning where nothing was retrained.
     """
     outcomes = [run.outcome for run in runs.runs if run.outcome]
-    retrains = [run.retrain for run in runs.runs if run.retrain]
+    retrains = [run.retrained for run in runs.runs if run.retrained]
     return Comparison(
         experiment=runs.experiment,
         method=runs.method,

@@ -152,7 +152,7 @@ def figure4(experiment: Experiment) -> Drawing | None:
     """
     columns = (*PLACE, "round", "iteration", "train_loss", "test_error_percent")
     records = point_records(experiment, "retrain_curve", columns[len(PLACE) :])
-    if not records:
+    if not any(record["iteration"] for record in records):
         return None
     methods = [runs for runs in experiment.methods if any(run.retrain_curve for run in runs.runs)]
     before = {run.seed: run.retrain.error_before_percent for runs in methods for run in runs.runs if run.retrain}

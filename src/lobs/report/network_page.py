@@ -36,9 +36,16 @@ def network_page(experiment: Experiment, drawings: Sequence[Drawing]) -> str:
         Markdown.
     """
     parts = [f"# {title_of(experiment)}", _dense_network(experiment), "Back to the [summary](README.md)."]
-    parts += ["## Table 1", tables.table1(experiment).markdown(), *remarks(experiment)]
-    parts += [f"{comparison.RULES} {comparison.UNTIL_ORIGINAL}", PROVENANCE]
-    parts += _reasons(experiment) + _spread(experiment) + table2_parts(experiment) + _without_retraining(experiment)
+    in_paper = any(row.paper for row in comparison.compare(experiment))
+    parts += ["## Table 1" if in_paper else "## Methods", tables.table1(experiment).markdown(), *remarks(experiment)]
+    parts += [f"{comparison.RULES} {comparison.UNTIL_ORIGINAL}", PROVENANCE] if in_paper else []
+    parts += (
+        _top5(experiment)
+        + _reasons(experiment)
+        + _spread(experiment)
+        + table2_parts(experiment)
+        + _without_retraining(experiment)
+    )
     for drawing in drawings:
         parts += figure(drawing)
     return join([*parts, *_layers(experiment), *_bound(experiment), *_retraining(experiment)])
@@ -70,6 +77,12 @@ def _reasons(experiment: Experiment) -> list[str]:
         "numbers are measured."
     )
     return ["## Where and why our figures differ from the paper's", text, "\n".join(found)]
+
+
+def _top5(experiment: Experiment) -> list[str]:
+    table = tables.top5_table(experiment)
+    text = "The label is not among the five largest outputs; all other errors are top-1."
+    return ["## Top-5 errors", table.markdown(), text] if table.rows else []
 
 
 def _spread(experiment: Experiment) -> list[str]:

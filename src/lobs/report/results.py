@@ -16,6 +16,7 @@ from lobs.report.paper import paper_order
 from lobs.report.records import load_object, load_rows, parse, parse_list, read_json
 
 Number = float | None
+_TOP5 = "test_top5_error_percent"
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ class Latency:
 class Evaluate:
     """evaluate/metrics.json: the measured accumulated error, and Theorem 3.2's right-hand side as `bound`.
 
-    What the networks take on disk, right after pruning and after retraining.
+    `top5`: the errors among the five largest outputs, percent, by the network they are of (dense, pruned, retrained);
+    empty for few classes.
+    `storage`, `retrained_storage`: what the networks take on disk, right after pruning and after retraining.
     """
 
     method: str
@@ -141,6 +144,7 @@ class Evaluate:
     layers: tuple[Layer, ...]
     storage: Storage | None = None
     retrained_storage: Storage | None = None
+    top5: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,11 @@ class Run:
     def layers(self) -> Sequence[Layer]:
         """The evaluated layers, or those of the prune stage where nothing was evaluated."""
         return self.evaluate.layers if self.evaluate else self.prune_layers
+
+    @property
+    def retrained(self) -> Retrain | None:
+        """The retraining; None also where the recipe has no iterations."""
+        return self.retrain if self.retrain and self.retrain.iterations != 0 else None
 
     @property
     def outcome(self) -> Prune | Retrain | None:
@@ -299,7 +308,7 @@ def _load_experiment(name: str, folders: Sequence[Path]) -> Experiment | None:
     collects: dict[int, Collect] = {}
     runs: dict[tuple[int, str], Run] = {}
     sources: dict[tuple[int, str], Path] = {}
-    timings: list[Timing] = []
+    timings: dict[tuple[int, str, str], Timing] = {}
     for seed_folder, seed in (pair for folder in folders for pair in _seed_folders(folder)):
         train = load_object(seed_folder / "train" / "metrics.json", Train)
         if train:
@@ -308,7 +317,8 @@ def _load_experiment(name: str, folders: Sequence[Path]) -> Experiment | None:
         if collect:
             collects.setdefault(seed, collect)
         timing_files = sorted(seed_folder.rglob("timings.json"))
-        timings += [_load_timing(path, name, seed, seed_folder) for path in timing_files]
+        for timing in (_load_timing(path, name, seed, seed_folder) for path in timing_files):
+            timings.setdefault((timing.seed, timing.folder, timing.stage), timing)
         for method_folder in sorted(path for path in seed_folder.iterdir() if path.is_dir()):
             run = _load_run(method_folder, name, seed)
             if run is None:
@@ -324,7 +334,9 @@ def _load_experiment(name: str, folders: Sequence[Path]) -> Experiment | None:
         groups.setdefault((runs[key].method, runs[key].folder), []).append(runs[key])
     ordered = sorted(groups, key=lambda key: sort_key(*key))
     methods = [MethodRuns(name, *key, groups[key]) for key in ordered]
-    return Experiment(name, dict(sorted(trains.items())), methods, timings, dict(sorted(collects.items())))
+    return Experiment(
+        name, dict(sorted(trains.items())), methods, list(timings.values()), dict(sorted(collects.items()))
+    )
 
 
 def _seed_folders(folder: Path) -> list[tuple[Path, int]]:
@@ -366,9 +378,11 @@ def _load_evaluate(path: Path) -> Evaluate | None:
     pruned = data.get("pruned") if isinstance(data, dict) else None
     if not isinstance(pruned, dict):
         raise ValueError(f"{path}: key 'pruned' is missing or no object")
-    retrained = data.get("retrained")
-    after = retrained.get("storage") if isinstance(retrained, dict) else None
-    return parse(Evaluate, {"method": data.get("method"), **pruned, "retrained_storage": after}, path)
+    parts = {name: data.get(name) for name in ("dense", "pruned", "retrained")}
+    known = {name: part for name, part in parts.items() if isinstance(part, dict)}
+    top5 = {name: part[_TOP5] for name, part in known.items() if part.get(_TOP5) is not None}
+    after = known.get("retrained", {}).get("storage")
+    return parse(Evaluate, {"method": data.get("method"), **pruned, "top5": top5, "retrained_storage": after}, path)
 
 
 def _load_histogram(path: Path) -> Histogram | None:

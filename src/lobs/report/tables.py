@@ -249,7 +249,7 @@ def retraining_table(experiment: Experiment) -> Table:
     """Give the outcome of the retraining, one row per method, over seeds."""
     rows: list[Row] = []
     for runs in experiment.methods:
-        retrains = [run.retrain for run in runs.runs if run.retrain]
+        retrains = [run.retrained for run in runs.runs if run.retrained]
         rounds = ", ".join(map(str, sorted({len(entry.rounds) for entry in retrains})))
         exact = ("yes" if all(entry.masks_exact for entry in retrains) else "no") if retrains else DASH
         reached = until_original([entry.iterations_to_original for entry in retrains])
@@ -280,6 +280,20 @@ def _outcome(entries: Sequence[Retrain] | Sequence[Round]) -> Row:
     )
 
 
+def top5_table(experiment: Experiment) -> Table:
+    """Give the errors among the five largest outputs, one row per method, over seeds; without rows for few classes."""
+    networks = ("dense", "pruned", "retrained")
+    rows: list[Row] = []
+    for runs in experiment.methods:
+        known = [run for run in runs.runs if run.evaluate and run.evaluate.top5]
+        shown = networks if any(run.retrained for run in known) else networks[:2]
+        errors = [over_seeds(run.evaluate.top5.get(name) if run.evaluate else None for run in known) for name in shown]
+        if known:
+            density = _density(run.prune for run in known if run.prune)
+            rows.append((label_of(runs), density, *map(fixed, errors), *(DASH,) * (len(networks) - len(shown))))
+    return Table(("method", "density %", "dense %", "after pruning %", "after retraining %"), rows)
+
+
 def spread_table(experiment: Experiment) -> Table:
     """Give mean, deviation and range of both errors, one row per method with several seeds; without rows for none."""
     columns = ("method", "seeds", *(f"after {what} %{end}" for what in ("pruning", "retraining") for end in _RANGE))
@@ -287,7 +301,7 @@ def spread_table(experiment: Experiment) -> Table:
     for runs in experiment.methods:
         outcomes = [run.outcome for run in runs.runs if run.outcome]
         pruned = [entry.error_after_pruning_percent for entry in outcomes]
-        retrained = [run.retrain.error_after_retraining_percent for run in runs.runs if run.retrain]
+        retrained = [run.retrained.error_after_retraining_percent for run in runs.runs if run.retrained]
         if len(runs.runs) > 1:
             seeds = ", ".join(str(run.seed) for run in runs.runs)
             rows.append((label_of(runs), seeds, *_spread(pruned), *_spread(retrained)))
@@ -353,7 +367,7 @@ def _machine(timing: Timing) -> str:
     return ", ".join(part for part in (device, threads) if part) or DASH
 
 
-def _density(entries: Iterable[Layer] | Iterable[Retrain] | Iterable[Round]) -> str:
+def _density(entries: Iterable[Layer] | Iterable[Prune] | Iterable[Retrain] | Iterable[Round]) -> str:
     """Mean density over the seeds in percent."""
     return significant(over_seeds(None if entry.density is None else 100 * entry.density for entry in entries))
 
