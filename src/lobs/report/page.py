@@ -102,6 +102,7 @@ def _records(experiments: Sequence[Experiment]) -> dict[str, tuple[list[dict[str
         "methods": (costs.method_records(experiments), costs.METHOD_COLUMNS),
         "timings": (tables.timing_records(experiments), tables.TIMING_COLUMNS),
         "storage": (storage.storage_records(experiments), storage.STORAGE_COLUMNS),
+        "latency": (storage.latency_records(experiments), storage.LATENCY_COLUMNS),
     }
     for entry in experiments:
         records[paper.layers_stem(entry.name)] = (tables.layer_records([entry]), tables.LAYER_COLUMNS)
@@ -166,7 +167,7 @@ def _contents(experiments: Sequence[Experiment], common: Sequence[Drawing], repo
     )
     titles = [drawing.title for drawing in common]
     texts += [f"[More figures](figures.md): {'; '.join(titles)}"] if titles else []
-    names = ("table1", "density", "layers", "bound", "retraining", "methods", "timings", "storage")
+    names = ("table1", "density", "layers", "bound", "retraining", "methods", "timings", "storage", "latency")
     texts.append(f"As CSV: {', '.join(f'[{name}]({name}.csv)' for name in names)}")
     links = [f"[{title}]({name})" for name, title in BENCHMARKS.items() if (reports_dir / name).exists()]
     return [*texts, f"Benchmarks: {', '.join(links)}"] if links else texts

@@ -19,6 +19,7 @@ from lobs.report.results import (
     DensityPoint,
     Experiment,
     Histogram,
+    Latency,
     MethodRuns,
     PathPoint,
     RetrainPoint,
@@ -28,6 +29,7 @@ from lobs.report.results import (
 
 Point = TypeVar("Point")
 Key = tuple[str, float]
+_TIMED_STAGE = "evaluate"  # the one that measures milliseconds
 _SMALL = -3  # log10 of the sensitivity below which Figure 3 states a share
 
 
@@ -62,6 +64,27 @@ class _TimingRow:
     threads: float | None
 
 
+@dataclass(frozen=True)
+class _LatencyRow:
+    """A row of latency.csv."""
+
+    experiment: str
+    seed: float
+    folder: str
+    network: str
+    batch: float
+    before_ms: float
+    after_ms: float
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """What an earlier report tells of the clock."""
+
+    timings: list[_TimingRow]
+    latencies: list[_LatencyRow]
+
+
 def restore(experiments: Sequence[Experiment], reports_dir: Path) -> list[Experiment]:
     """Fill in what the runs lack from an earlier report.
 
@@ -75,11 +98,13 @@ def restore(experiments: Sequence[Experiment], reports_dir: Path) -> list[Experi
     Raises:
         ValueError: one of the report's CSV files is broken (named in the message).
     """
-    timings = load_rows(reports_dir / "timings.csv", _TimingRow)
-    return [_restored(experiment, reports_dir, timings) for experiment in experiments]
+    clock = _Clock(
+        load_rows(reports_dir / "timings.csv", _TimingRow), load_rows(reports_dir / "latency.csv", _LatencyRow)
+    )
+    return [_restored(experiment, reports_dir, clock) for experiment in experiments]
 
 
-def _restored(experiment: Experiment, reports_dir: Path, timings: list[_TimingRow]) -> Experiment:
+def _restored(experiment: Experiment, reports_dir: Path, clock: _Clock) -> Experiment:
     name = experiment.name
     curves: dict[str, dict[Key, list[Any]]] = {
         "density_curve": _rows(reports_dir / f"density-{name}.csv", DensityPoint),
@@ -100,7 +125,7 @@ def _restored(experiment: Experiment, reports_dir: Path, timings: list[_TimingRo
         MethodRuns(runs.experiment, runs.method, runs.folder, [restored(run) for run in runs.runs])
         for runs in experiment.methods
     ]
-    known = [*experiment.timings, *_timings(experiment, timings)]
+    known = [*experiment.timings, *_timings(experiment, clock)]
     known.sort(key=lambda entry: (entry.seed, *(part for part in (entry.folder, entry.stage) if part)))
     return replace(experiment, methods=methods, timings=known)
 
@@ -120,17 +145,23 @@ def _histogram(bins: list[_Bin]) -> Histogram:
     return Histogram(edges, counts, below / sum(counts) if any(counts) else 0.0)
 
 
-def _timings(experiment: Experiment, rows: list[_TimingRow]) -> list[Timing]:
+def _timings(experiment: Experiment, clock: _Clock) -> list[Timing]:
     """The timings of an earlier report for the runs that are still there and have none of their own."""
     there = {(run.seed, run.folder) for runs in experiment.methods for run in runs.runs}
     there |= {(seed, "") for seed in experiment.trains}
     own = {(entry.seed, entry.folder, entry.stage) for entry in experiment.timings}
+    latencies: dict[tuple[float, str], list[Latency]] = {}
+    for line in clock.latencies:
+        if line.experiment == experiment.name:
+            latency = Latency(line.network, int(line.batch), line.before_ms, line.after_ms)
+            latencies.setdefault((line.seed, line.folder), []).append(latency)
     return [
         Timing(
             *(row.experiment, seed, row.folder, row.stage, row.total, row.peak_memory_mib, _plain(row.threads)),
-            row.device or None,
+            device=row.device or None,
+            latency=tuple(latencies.get((seed, row.folder), ())) if row.stage == _TIMED_STAGE else (),
         )
-        for row in rows
+        for row in clock.timings
         if row.experiment == experiment.name
         and ((seed := int(row.seed)), row.folder) in there
         and (seed, row.folder, row.stage) not in own

@@ -7,6 +7,7 @@ metrics; milliseconds are those of the latest run.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import astuple
 
 from lobs.report.results import Experiment, Latency, MethodRuns, Run, Storage
 from lobs.report.selection import label_of
@@ -21,6 +22,7 @@ STORAGE_COLUMNS = (
     *(f"{name}{kind}" for name in (*_BYTES, *_COUNTS, *_TIMES) for kind in ("", "_deviation")),
     *("batch", "not_compacted"),
 )
+LATENCY_COLUMNS = ("experiment", "seed", "folder", "network", "batch", "before_ms", "after_ms")
 
 
 def storage_records(experiments: Iterable[Experiment]) -> list[Record]:
@@ -41,6 +43,16 @@ def storage_records(experiments: Iterable[Experiment]) -> list[Record]:
             record["not_compacted"] = next((taken.not_compacted for taken in _taken(runs) if taken.not_compacted), None)
             records.append(record)
     return records
+
+
+def latency_records(experiments: Iterable[Experiment]) -> list[Record]:
+    """Give the milliseconds as measured, one record per seed, network and batch."""
+    return [
+        dict(zip(LATENCY_COLUMNS, (experiment.name, entry.seed, entry.folder, *astuple(row)), strict=True))
+        for experiment in experiments
+        for entry in experiment.timings
+        for row in entry.latency
+    ]
 
 
 def storage_table(experiment: Experiment) -> Table:
