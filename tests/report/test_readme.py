@@ -13,16 +13,19 @@ def test_numbers_and_durations_are_those_of_the_report(tmp_path: Path) -> None:
     write_report(write_runs(tmp_path / "runs", seeds=(0, 1), methods=EVERY), tmp_path / "reports")
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n")
-    assert fill_readme(readme, tmp_path / "reports", ["lenet300/seed0/lobs"])
+    runs = [f"lenet300/seed0/{method}" for method in EVERY]
+    commands = {"make repro": runs, "make repro-quick": runs[:1], "make nothing": ["lenet300/seed7/lobs"]}
+    assert fill_readme(readme, tmp_path / "reports", commands)
     text = readme.read_text()
     assert text.startswith(f"# Title\n\n{BEGIN}\n\n| test error")
     assert text.endswith(f"{END}\n\nThe rest.\n")
     assert "old" not in text
     assert "| LeNet-300-100, L-OBS | 7 | 1.70 ± 0.00 | 3.80 ± 0.71 | 3.10 | 1.85 ± 0.00 | 1.82 |" in text
-    # Per seed 12.5 + 2 s, then 3 + 8 s for each of 14 methods; of the quick ones: one network, one method.
-    assert f"All {2 * (2 + 2 * len(EVERY))} measured stages of `make repro` together computed for 6 minutes" in text
-    assert "the 4 of `make repro-quick` for 0 minutes" in text
-    assert not fill_readme(readme, tmp_path / "reports", ["lenet300/seed0/lobs"]), "a second time changes nothing"
+    # 12.5 + 2 s for the dense network, then 3 + 8 s for each method; the second seed is none of these commands'.
+    assert f"`make repro`: {len(EVERY)} runs, whose stages computed for 3 minutes (cpu, 2 threads)." in text
+    assert "`make repro-quick`: 1 runs, whose stages computed for 0 minutes" in text
+    assert "nothing" not in text
+    assert not fill_readme(readme, tmp_path / "reports", commands), "a second time changes nothing"
 
 
 def test_a_readme_without_marks_stays_as_it_is(tmp_path: Path) -> None:

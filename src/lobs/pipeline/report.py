@@ -11,6 +11,8 @@ from lobs.report import write_report
 from lobs.report.readme import fill_readme
 
 MATRIX = Path("conf/matrix.yaml")
+# Targets of the Makefile, and the lists of the matrix that say what they run.
+TARGETS = {"repro": "runs", "repro-quick": "quick"}
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -30,5 +32,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
     matrix = yaml.safe_load(MATRIX.read_text(encoding="utf-8")) if MATRIX.exists() else {}
     reports = Path(paths["reports"])
-    fill_readme(reports.parent / "README.md", reports, matrix.get("quick", ()))
+    commands = {f"make {target}": matrix.get(name, ()) for target, name in TARGETS.items()}
+    fill_readme(reports.parent / "README.md", reports, commands)
     return {"page": str(written[0]), "files": len(written), **track.run(config)}

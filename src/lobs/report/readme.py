@@ -18,13 +18,13 @@ _HEADER = (
 )
 
 
-def fill_readme(readme: Path, reports_dir: Path, quick: Iterable[str] = ()) -> bool:
+def fill_readme(readme: Path, reports_dir: Path, commands: Mapping[str, Iterable[str]] | None = None) -> bool:
     """Write Table 1's headline rows and the stages' durations into the README.
 
     Args:
         readme: the file; without both marks it stays as it is.
         reports_dir: holds table1.csv and timings.csv, as the report writes them.
-        quick: the runs of `make repro-quick`, `<experiment>/seed<k>/<method>`.
+        commands: the runs (`<experiment>/seed<k>/<method>`) that each command makes, whose durations are stated.
 
     Returns:
         Whether the file was changed.
@@ -36,7 +36,7 @@ def fill_readme(readme: Path, reports_dir: Path, quick: Iterable[str] = ()) -> b
         return False
     head, rest = text.split(BEGIN, 1)
     tail = rest.split(END, 1)[1]
-    lines = [*_HEADER, *_rows(_read(reports_dir / "table1.csv")), "", *_durations(reports_dir, set(quick))]
+    lines = [*_HEADER, *_rows(_read(reports_dir / "table1.csv")), "", *_durations(reports_dir, commands or {})]
     new = f"{head}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{tail}"
     if new != text:
         write_text(readme, new)
@@ -72,30 +72,23 @@ def _number(row: Mapping[str, str], key: str) -> str:
     return f"{float(row[key]):.2f}" + (f" ± {float(deviation):.2f}" if deviation else "")
 
 
-def _durations(reports_dir: Path, quick: set[str]) -> list[str]:
-    timings = [row for row in _read(reports_dir / "timings.csv") if row["experiment"] in NETWORKS]
-    if not timings:
-        return []
-    networks = {run.rsplit("/", 1)[0] for run in quick}
-    of_quick = [
-        row
-        for row in timings
-        if (place := f"{row['experiment']}/seed{row['seed']}") in networks
-        and (not row["folder"] or f"{place}/{row['folder']}" in quick)
-    ]
-    threads = sorted({int(row["threads"]) for row in timings})
-    devices = " and ".join(sorted({row["device"] for row in timings}))
-    sentence = (
-        f"All {len(timings)} measured stages of `make repro` together computed for {_minutes(timings)} "
-        f"({devices}, {' or '.join(map(str, threads))} threads)"
-    )
-    if of_quick:
-        sentence += f", the {len(of_quick)} of `make repro-quick` for {_minutes(of_quick)}"
-    return [f"{sentence}; starting each stage's process comes on top."]
-
-
-def _minutes(rows: list[dict[str, str]]) -> str:
-    return f"{sum(float(row['total']) for row in rows) / 60:.0f} minutes"
+def _durations(reports_dir: Path, commands: Mapping[str, Iterable[str]]) -> list[str]:
+    timings = _read(reports_dir / "timings.csv")
+    lines = []
+    for command, names in commands.items():
+        runs = set(names)
+        seeds = {run.rsplit("/", 1)[0] for run in runs}
+        rows = [
+            row
+            for row in timings
+            if (seed := f"{row['experiment']}/seed{row['seed']}") in seeds
+            and (not row["folder"] or f"{seed}/{row['folder']}" in runs)
+        ]
+        if rows:
+            minutes = sum(float(row["total"]) for row in rows) / 60
+            machine = " and ".join(sorted({f"{row['device']}, {row['threads']} threads" for row in rows}))
+            lines.append(f"`{command}`: {len(runs)} runs, whose stages computed for {minutes:.0f} minutes ({machine}).")
+    return [*lines, "The start of each stage's process comes on top."] if lines else []
 
 
 def _read(path: Path) -> list[dict[str, str]]:
