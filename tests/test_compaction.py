@@ -66,6 +66,22 @@ class Depthwise(nn.Sequential):
         )
 
 
+class Methods(nn.Module):
+    """Methods, in-place steps and layouts; a constant that nobody needs makes no bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3, bias=False)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.one(x).contiguous(memory_format=torch.channels_last).relu_()
+        x = self.two(x).clone().sigmoid()
+        x -= 0.5
+        count = x.shape[0]
+        return self.head(functional.avg_pool2d(x, 4).reshape((count, -1)))
+
+
 class Branches(nn.Module):
     """Concatenation, a gate, scalars, and functions in the place of modules."""
 
@@ -92,6 +108,7 @@ NETWORKS = {
     "residual": (Residual, (3, 8, 8)),
     "depthwise": (Depthwise, (3, 9, 9)),
     "groups of four": (lambda: Depthwise(groups=2), (3, 9, 9)),
+    "methods": (Methods, (3, 8, 8)),
     "branches": (Branches, (3, 12, 12)),
 }
 
@@ -205,6 +222,15 @@ def test_a_bias_is_made_where_a_constant_has_to_go_into_one():
     assert result.difference < 1e-6
 
 
+def test_no_bias_is_made_for_a_constant_that_nothing_reads():
+    model = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3, bias=False))
+    model[0].weight.data[1] = 0.0
+    model[2].weight.data[:, 1] = 0.0
+    result = lobs.compact(model, torch.randn(2, 6))
+    assert result.removed["0"] == 1
+    assert result.model[2].bias is None
+
+
 def test_a_channel_of_a_sum_leaves_only_when_it_is_dead_in_every_branch():
     model = Residual()
     for layer in (model.stem, model.two):
@@ -304,6 +330,23 @@ def test_a_tensor_that_is_overwritten_while_others_read_it_is_left_alone():
     model.one.weight.data[1] = 0.0
     model.one.bias.data[1] = -1.0
     assert lobs.compact(model, torch.randn(2, 6)).difference == 0.0
+
+
+def test_a_function_that_overwrites_its_argument_is_noticed():
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = self.one(x)
+            y = torch.relu_(x)
+            return self.two(x) + self.three(y)
+
+    model = Overwrites()
+    model.one.weight.data[1] = 0.0
+    model.one.bias.data[1] = -1.0
+    assert lobs.compact(model, torch.randn(2, 6)).difference < 1e-6
 
 
 def test_modes_gradient_flags_and_memory_layout_stay():

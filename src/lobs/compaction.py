@@ -115,9 +115,10 @@ def _shrink_product(product: Product, units: Tensor, inputs: Tensor) -> None:
     groups = getattr(module, "groups", 1)
     if groups == 1:
         gone = torch.where(product.foldable & ~inputs, product.inputs.value, 0.0)
-        if gone.any():
-            folded = constants(module, gone)[units]
-            _set(module, "bias", folded.to(module.weight), module.weight.requires_grad)
+        folded = constants(module, gone)[units]
+        if gone.any() and (module.bias is not None or folded.any()):
+            requires_grad = (module.weight if module.bias is None else module.bias).requires_grad
+            _set(module, "bias", folded.to(module.weight), requires_grad)
         elif module.bias is not None:
             _keep(module, "bias", units)
         _keep(module, "weight", units, inputs)

@@ -32,8 +32,9 @@ _POINTWISE = {
     *(functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.selu, functional.celu),
     *(functional.gelu, functional.silu, functional.mish, functional.softplus, functional.softsign, functional.hardtanh),
     *(functional.sigmoid, functional.tanh, functional.logsigmoid, functional.hardswish, functional.hardsigmoid),
-    *("relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach"),
+    *("relu", "relu_", "sigmoid", "tanh"),
 }
+_IDENTITY = ("contiguous", "clone", "detach")
 _IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 # Pools whose windows never look at padding: the mean and the maximum of a constant is the constant.
 _POOL_MODULES = (nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -44,6 +45,8 @@ _ARITHMETIC: dict[Any, Callable] = {
     **dict.fromkeys((operator.sub, torch.sub, "sub", "sub_"), operator.sub),
     **dict.fromkeys((operator.truediv, torch.div, "div", "div_"), operator.truediv),
 }
+# Functions that overwrite their first argument; methods that do so end with an underscore.
+_IN_PLACE = (torch.relu_, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
 
 
 class _Shapes(fx.Interpreter):
@@ -153,7 +156,7 @@ class _Walk:
 
     def _overwrites(self, node: Node) -> bool:
         """Whether a step changes a tensor in place that is read elsewhere too: then nothing is known about either."""
-        in_place = node.kwargs.get("inplace") or node.target in (operator.iadd, operator.imul)
+        in_place = node.kwargs.get("inplace") or node.target in _IN_PLACE
         if node.op == "call_module":
             in_place = getattr(self.modules[node.target], "inplace", False)
         elif isinstance(node.target, str):
@@ -216,6 +219,8 @@ class _Walk:
         if target in (torch.flatten, "flatten"):
             start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
             return self._flat(node, source) if start == 1 else None
+        if target in _IDENTITY:
+            return source
         if target in _POINTWISE:
             call = operator.methodcaller(target, *node.args[1:], **node.kwargs) if isinstance(target, str) else None
             return source.mapped(call or (lambda value: target(value, *node.args[1:], **node.kwargs)))

@@ -42,6 +42,7 @@ _LINKS = {
     "table1.md": "Table 1 in full",
     "figures.md": "More figures",
     "methods.md": "Seconds and memory",
+    "storage.md": "Bytes and milliseconds",
 }
 _HOW_TO_READ = (
     "Written by the report stage from the metrics files of the runs; do not edit. Errors are test errors in percent. "
