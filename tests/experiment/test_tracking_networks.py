@@ -118,6 +118,10 @@ def test_the_configuration_is_an_artifact_and_names_the_data(runs, store) -> Non
     assert found == ["config/prune.yaml", "config/train.yaml"]
     write_config(runs, seed=5)
     assert sync(runs, store)["updated"] == 1
+    metrics = runs / KEY / "prune/metrics.json"
+    metrics.write_text(metrics.read_text().replace("{", '{"data": "MNIST (JPEG)",', 1))
+    sync(runs, store)
+    assert visible(store)[KEY].data.tags["data"] == "MNIST (JPEG)", "as the report calls it"
 
 
 @pytest.mark.parametrize(

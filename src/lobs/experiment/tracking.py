@@ -18,7 +18,7 @@ from typing import Any
 from lobs.experiment.mlflow_store import Entry, NetworkFile, opened
 
 # Part of every digest: to be raised when what is logged changes, so that the next sync builds all runs anew.
-_LAYOUT = 3
+_LAYOUT = 4
 _STAGES = ("prune", "retrain", "evaluate")
 _SEED_STAGES = ("train", "collect")
 # What the stages were given: `lobs resolve` writes one such file per stage instance beside the folder of runs.
@@ -161,7 +161,7 @@ def _entry(root: Path, folder: Path, models: bool) -> Entry:
     settings = {
         "experiment": experiment,
         "network": train.get("model", experiment),
-        "data": train.get("data") or (config or {}).get("data", {}).get("name"),
+        "data": evaluate.get("data") or prune.get("data") or (config or {}).get("data", {}).get("name"),
         "method": method,
         "seed": seed,
         "solver": prune.get("solver"),
