@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lobs.report.comparison import compare
@@ -12,6 +14,11 @@ from lobs.report.selection import PLACE, place
 from lobs.report.statistic import over_seeds
 
 _STAGES = ("after_pruning", "after_retraining")
+_CAPTION = (
+    "Hollow: right after (the last round of) pruning; filled: after retraining with the masks fixed, for the "
+    "iterations beside the name; means over the seeds. Diamonds: the paper's, where it has such a row, at its own "
+    "number of iterations."
+)
 
 
 def bound_figure(experiment: Experiment) -> Drawing | None:
@@ -63,44 +70,25 @@ def retraining_figure(experiment: Experiment) -> Drawing | None:
     Returns:
         The drawing; None where nothing was retrained.
     """
-    records = []
-    for row in compare(experiment):
-        if row.folder is None or not (row.after_pruning and row.after_retraining and row.iterations):
-            continue
-        published = [(kind, getattr(row.paper, kind, None)) for kind in _STAGES]
-        records.append(
-            {
-                "experiment": experiment.name,
-                "method": row.method,
-                "folder": row.folder,
-                "density_percent": row.density.mean if row.density else None,
-                "iterations": row.iterations.mean,
-                "after_pruning_percent": row.after_pruning.mean,
-                "after_retraining_percent": row.after_retraining.mean,
-                **{f"{kind}_paper_percent": value for kind, value in published},
-            }
-        )
+    records = _before_and_after(experiment)
     if not records:
         return None
     figure, (axes,) = canvas()
     figure.set_size_inches(7.6, 1.7 + 0.3 * len(records))
     for height, record in enumerate(reversed(records)):
-        look = style_of(record["method"], record["folder"])
-        before, after = record["after_pruning_percent"], record["after_retraining_percent"]
-        axes.plot([before, after], [height, height], color=look.color, linewidth=2, alpha=0.5)
-        first = not height
-        axes.plot(
-            before, height, "o", color=look.color, markerfacecolor="white", label="after pruning" if first else None
-        )
-        axes.plot(after, height, "o", color=look.color, label="after retraining" if first else None)
-        papers = [record[f"{kind}_paper_percent"] for kind in _STAGES]
-        for value, filled in zip(papers, ("none", "black"), strict=True):
-            if value is not None:
-                axes.plot(value, height, "d", color="black", markerfacecolor=filled, markersize=5)
-    axes.plot([], [], "d", color="black", markerfacecolor="none", label="the paper, after pruning")
-    axes.plot([], [], "d", color="black", label="the paper, after retraining")
-    names = [f"{_label(record)}, {record['iterations']:,.0f} it." for record in reversed(records)]
-    axes.set_yticks(range(len(records)), names)
+        color = style_of(record["method"], record["folder"]).color
+        ends = [record[f"{stage}_percent"] for stage in _STAGES]
+        axes.plot(ends, [height, height], color=color, linewidth=2, alpha=0.5)
+        papers = [record[f"{stage}_paper_percent"] for stage in _STAGES]
+        for ours, published, filled, stage in zip(ends, papers, (False, True), _STAGES, strict=True):
+            name = stage.replace("_", " ")
+            first: dict[str, Any] = {} if height else {"label": name}
+            axes.plot(ours, height, "o", color=color, markerfacecolor=color if filled else "white", **first)
+            look: dict[str, Any] = {"color": "black", "markerfacecolor": "black" if filled else "none", "markersize": 5}
+            axes.plot([] if published is None else published, [] if published is None else height, "d", **look)
+            if not height:
+                axes.plot([], [], "d", label=f"the paper, {name}", **look)
+    axes.set_yticks(range(len(records)), [_row_name(record) for record in reversed(records)])
     axes.set(xscale="log", xlabel="test error (%)")
     limits = axes.get_xlim()
     axes.set_xticks(ERROR_TICKS)
@@ -111,15 +99,25 @@ def retraining_figure(experiment: Experiment) -> Drawing | None:
     if dense:
         axes.axvline(dense.mean, color="black", linewidth=1, linestyle=":", label=f"dense network ({dense.mean:.2f}%)")
     legend(figure, axes)
-    caption = (
-        "Hollow: right after (the last round of) pruning; filled: after retraining with the masks fixed, for the "
-        "iterations beside the name; means over the seeds. Diamonds: the paper's, where it has such a row, at its own "
-        "number of iterations."
-    )
-    columns = tuple(records[0])
-    title = "Before and after retraining"
-    return Drawing(f"retraining-{experiment.name}", title, caption, figure, columns, records)
+    title, stem = "Before and after retraining", f"retraining-{experiment.name}"
+    return Drawing(stem, title, _CAPTION, figure, tuple(records[0]), records)
 
 
-def _label(record: dict) -> str:
-    return f"{style_of(record['method'], record['folder']).label}, {record['density_percent']:.3g}%"
+def _before_and_after(experiment: Experiment) -> list[dict[str, Any]]:
+    """A record per method that was retrained: means over the seeds, and the paper's errors where it has the row."""
+    records = []
+    for row in compare(experiment):
+        if row.folder is None or not (row.density and row.after_pruning and row.after_retraining and row.iterations):
+            continue
+        place = {"experiment": experiment.name, "method": row.method, "folder": row.folder}
+        record = {**place, "density_percent": row.density.mean, "iterations": row.iterations.mean}
+        for stage, ours in zip(_STAGES, (row.after_pruning, row.after_retraining), strict=True):
+            record[f"{stage}_percent"] = ours.mean
+            record[f"{stage}_paper_percent"] = getattr(row.paper, stage, None)
+        records.append(record)
+    return records
+
+
+def _row_name(record: dict[str, Any]) -> str:
+    label = style_of(record["method"], record["folder"]).label
+    return f"{label}, {record['density_percent']:.3g}%, {record['iterations']:,.0f} it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -56,22 +57,16 @@ def draw_solvers(reports_dir: Path) -> Drawing | None:
         return None
     with matplotlib.rc_context(SETTINGS):
         figure, (axes,) = canvas()
-        figure.set_size_inches(6.4, 5.2)
-        # Names of solvers that take about as long stand above and below their marks in turn.
-        for index, row in enumerate(sorted(rows, key=lambda row: row.path_seconds + row.count_seconds)):
-            name = row.solver.split(" ")[0].rstrip(",")
-            seconds = row.path_seconds + row.count_seconds
-            look = style_of(name)
+        figure.set_size_inches(7.6, 4.6)
+        # The names stand in a column of their own, in the order of the errors: marks may lie close together.
+        line: Any = {"arrowstyle": "-", "color": "#BBBBBB", "linewidth": 0.8, "relpos": (0, 0.5)}
+        for index, row in enumerate(sorted(rows, key=lambda row: -row.error)):
+            seconds, look = row.path_seconds + row.count_seconds, style_of(row.solver.split(" ")[0].rstrip(","))
             axes.plot(seconds, row.error, marker=look.marker, color=look.color, markersize=8, linestyle="none")
-            axes.annotate(
-                row.solver,
-                (seconds, row.error),
-                xytext=(7, -12 if index % 2 else 5),
-                textcoords="offset points",
-                fontsize=8.5,
-            )
+            height = 1 - (index + 0.5) / len(rows)
+            place: Any = {"xytext": (1.03, height), "textcoords": "axes fraction", "va": "center", "arrowprops": line}
+            axes.annotate(row.solver, (seconds, row.error), **place)
         axes.set(xscale="log", yscale="log", xlabel="seconds for the path and the weights", ylabel="layer error E")
-        axes.set_xlim(axes.get_xlim()[0], 3 * axes.get_xlim()[1])
     records = [
         dict(
             zip(
