@@ -49,6 +49,11 @@ class RecomputedPath(PruningPath):
         return self._knots[1] if len(self._knots[0]) == self.total + 1 else None
 
 
+def whole(path: PruningPath) -> PruningPath:
+    """The path itself, computed anew where only its curve was kept."""
+    return path.computed() if isinstance(path, RecomputedPath) else path
+
+
 def path_bytes(path: PruningPath) -> int:
     """About what a path keeps alive: its moment, with damping that matrix and its inverse, and arrays of its weights.
 

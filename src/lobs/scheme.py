@@ -14,7 +14,7 @@ from lobs.allocation import allocate, check_names, counts_for
 from lobs.budgets import Budget, Limits
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
 from lobs.memory import ceiling
-from lobs.recomputed import RecomputedPath, path_bytes
+from lobs.recomputed import RecomputedPath, path_bytes, whole
 from lobs.sequential import Step, prune_in_sequence
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
@@ -203,12 +203,12 @@ class Scheme:
             drop_columns(weights, masks, links)
         for name, path in paths.items():
             start = time.perf_counter()
-            whole = path.computed() if isinstance(path, RecomputedPath) else path
-            weight, mask = solved[name] if links else whole.at(counts[name])
+            computed = whole(path)
+            weight, mask = solved[name] if links else computed.at(counts[name])
             set_weight_matrix(found[name], weight)
             spent = seconds.get(name, 0.0) + time.perf_counter() - start
-            yield Step(name, whole, counts[name], weight, mask, spent)
-            del whole
+            yield Step(name, computed, counts[name], weight, mask, spent)
+            del computed
 
     def _solver(self) -> Solver:
         return make(self.method) if isinstance(self.method, str) else self.method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -72,6 +73,8 @@ def calibrate(
     collect: Mapping[str, Any],
     progress: Callable[[Iterable], Iterable] | None = None,
     solver: str | None = None,
+    memory: float | None = None,
+    folder: Path | None = None,
 ) -> Statistics:
     """Statistics of a network as key `collect` describes them, summed over the processes where there are several.
 
@@ -82,6 +85,8 @@ def calibrate(
         progress: wraps the batches.
         solver: a further pass for this one alone; None: the pass that serves all, without the loss's curvature
             (`with_curvature`).
+        memory: ceiling in bytes, see `lobs.collect_statistics`.
+        folder: for finished layers, likewise.
 
     Returns:
         The statistics of every layer.
@@ -95,6 +100,8 @@ def calibrate(
         loss=collect["loss"] if "loss_curvature" in needs else None,
         keep_samples=collect["samples"] if "inputs_sample" in needs else 0,
         distributed=rank_and_size()[1] > 1,
+        memory=memory,
+        folder=folder,
     )
 
 

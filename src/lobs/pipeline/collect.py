@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lobs.experiment.data import load_training_data
+from lobs.experiment.data import load_training_data, split_file
 from lobs.pipeline.calibration import calibrate, calibration_batches, calibration_split, own_share
 from lobs.pipeline.devices import on_devices
 from lobs.pipeline.files import write_json
 from lobs.pipeline.progress import first_process, progress
-from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare
+from lobs.pipeline.resume import forget, partial_folder
+from lobs.pipeline.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare
 from lobs.statistics import LayerStatistics
 
 
@@ -26,18 +27,27 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def collect(config: dict[str, Any]) -> dict[str, Any]:
-    """The work of one process."""
+    """The work of one process; layers that an interrupted run has finished are not collected again."""
     device = prepare(config)
     folders = Folders(config)
-    network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
+    trained = folders.input("train", "model.safetensors")
+    network = load_network(config, trained, folders.command("train"))
     train, _ = load_training_data(config["paths"]["data"], **config["data"])
     images = len(calibration_split(train, config["collect"]))
 
     watch = Stopwatch()
     bar = progress("calibrating")
     batches = len(own_share(calibration_batches(train, config["collect"])))
+    folder = folders.output("collect")
+    images_file = split_file(config["paths"]["data"], config["data"]["name"], "train")
+    partial = partial_folder(folder, config, [trained, images_file])
     statistics = calibrate(
-        network.to(device), train, config["collect"], progress=lambda items: bar(items, total=batches)
+        network.to(device),
+        train,
+        config["collect"],
+        progress=lambda items: bar(items, total=batches),
+        memory=ceiling_bytes(config),
+        folder=partial,
     )
     if not first_process():
         return {}
@@ -49,10 +59,10 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
         "samples": config["collect"]["samples"],
         "layers": [_digest(name, layer) for name, layer in statistics.items()],
     }
-    folder = folders.output("collect")
     statistics.save(folder / "statistics.safetensors")
     write_json(folder / "timings.json", watch.result(config, device))
     write_json(folder / "metrics.json", metrics)
+    forget(partial)
     return metrics
 
 

@@ -130,6 +130,7 @@ class Config:
     device: str
     devices: int
     threads: int
+    memory: float | None
     model: dict[str, Any]
     data: Data
     train: Train
@@ -158,8 +159,8 @@ _FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.samples")
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "fetch": ("data.name", "data.root", "paths.data"),
     "train": (*_NETWORK, "devices", "train"),
-    "collect": (*_NETWORK, "devices", *_FIRST_PASS),
-    "prune": (*_NETWORK, *_BUDGET, *_SOLVER, "exclude"),
+    "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
+    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude"),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
     "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
@@ -425,6 +426,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "device": _one_of(DEVICES),
     "devices": _POSITIVE,
     "threads": _POSITIVE,
+    "memory": _or_null((lambda value: _number(value) and value > 0, "a ceiling in GiB, a number above 0")),
     "data.name": _one_of(DATASETS),
     "data.root": _or_null((lambda value: isinstance(value, str), "a folder or an archive")),
     "data.mean": _numbers(lambda value: True, "a list of numbers: one per channel, one for all, or none"),

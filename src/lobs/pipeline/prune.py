@@ -17,9 +17,11 @@ from lobs.pipeline.budget import excluded, needs_curvature, requested, runs_netw
 from lobs.pipeline.calibration import calibration_batches, with_curvature
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.progress import progress
-from lobs.pipeline.stage import Folders, Stopwatch, load_network, prepare, save_network
+from lobs.pipeline.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
 from lobs.pipeline.thresholds import threshold_densities
-from lobs.pruning import PruneResult, layer_paths, prune
+from lobs.pruning import PruneResult, prune
+from lobs.recomputed import whole
+from lobs.scheme import paths_within
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath, layer_error
 from lobs.statistics import Statistics
@@ -50,7 +52,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     folders = Folders(config)
     dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train")).to(device)
-    statistics = Statistics.load(folders.input("collect", "statistics.safetensors"))
+    statistics = Statistics.load(folders.input("collect", "statistics.safetensors"), lazy=True)
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
 
     watch = Stopwatch()
@@ -61,12 +63,13 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     solver = make(method["solver"], **method["options"])
     exclude = excluded(config)
     left_out = prunable_layers(dense, exclude) if exclude else {}
-    paths = layer_paths(
+    paths = paths_within(
+        ceiling_bytes(config),
         dense,
         statistics,
         solver,
         [name for name in statistics if name not in left_out],
-        progress=lambda names: watch.each(bar(names)),
+        lambda names: watch.each(bar(names)),
     )
     again = runs_network(method)
     batches = calibration_batches(train, config["collect"], repeated=True) if again else None
@@ -93,6 +96,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
     metrics = _metrics(config, dense, result, measured)
     first = next(iter(paths))
+    first_path = whole(paths[first])
     folder = folders.output("prune")
     save_network(config, folder / "model.safetensors", result.model)
     save_tensors(folder / "masks.safetensors", result.masks)
@@ -104,7 +108,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     )
     write_csv(
         folder / "first_layer_curve.csv",
-        first_layer_curve(dense, first, paths[first], measured),
+        first_layer_curve(dense, first, first_path, measured),
         ["density", "test_accuracy_percent"],
     )
     write_csv(
@@ -112,7 +116,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         density_curve(prune_to, budgets(method, paths), dense, train.part(0, CURVE_IMAGES), measured),
         ["density", "test_error_percent", "test_top5_error_percent", "output_error"],
     )
-    write_json(folder / "sensitivities.json", sensitivity_histogram(first, paths[first]))
+    write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
     write_json(folder / "timings.json", timings)
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -128,6 +132,7 @@ def layer_rows(result: PruneResult) -> list[dict[str, Any]]:
 
 def error_curve(name: str, path: PruningPath) -> list[dict[str, Any]]:
     """A layer's error E along its path, at every density that the path reaches."""
+    path = whole(path)
     output = layer_error(path.weight, path.statistics.second_moment)
     rows = []
     for density in PATH_DENSITIES:

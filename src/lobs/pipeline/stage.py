@@ -95,6 +95,11 @@ class Stopwatch:
         }
 
 
+def ceiling_bytes(config: Mapping[str, Any]) -> float | None:
+    """Key `memory`, GiB, in bytes; None: what the machine has."""
+    return None if config["memory"] is None else config["memory"] * 2**30
+
+
 def prepare(config: Mapping[str, Any]) -> torch.device:
     """Fix the number of threads and the seeds, and choose the device.
 

@@ -1,0 +1,42 @@
+"""Finished parts of a stage that was interrupted: where they lie, and which of them still count."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Keys that change no result: a run with another ceiling goes on where one that was too much for the machine stopped.
+WITHOUT_EFFECT = ("memory",)
+
+
+def partial_folder(output: Path, config: Mapping[str, Any], inputs: Iterable[Path]) -> Path:
+    """A folder beside a stage's own for its finished parts; those of another configuration or input are removed.
+
+    Args:
+        output: the stage's folder.
+        config: of the stage.
+        inputs: the files that it reads.
+
+    Returns:
+        ``<output>.partial/<digest of configuration and inputs>``, which may not exist yet.
+    """
+    relevant = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    digest = hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode())
+    for path in inputs:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    folder = output.with_name(f"{output.name}.partial") / digest.hexdigest()[:16]
+    for other in folder.parent.glob("*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+def forget(folder: Path) -> None:
+    """Remove what `partial_folder` gave, once the stage is finished."""
+    shutil.rmtree(folder.parent, ignore_errors=True)

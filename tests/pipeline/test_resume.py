@@ -1,0 +1,85 @@
+"""A stage that was killed goes on where it stopped, and gives the same bytes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from conftest import SMALL, lobs
+
+# Killed as the second layer is finished; one layer per pass, because no two fit under the ceiling.
+KILLED = """
+import os, signal, sys
+from lobs.pipeline.cli import main
+from lobs.shelf import Shelf
+
+put, finished = Shelf.put, []
+
+def put_and_die(self, layers, order):
+    put(self, layers, order)
+    finished.extend(layers)
+    if len(finished) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Shelf.put = put_and_die
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """The layers of every group that is collected."""
+    from lobs.shelf import Shelf
+
+    seen = []
+    put = Shelf.put
+
+    def noted(self, layers, order):
+        seen.append(list(layers))
+        put(self, layers, order)
+
+    monkeypatch.setattr(Shelf, "put", noted)
+    return seen
+
+
+def test_a_killed_collect_goes_on_at_the_layer_where_it_stopped(project, groups):
+    folder = project / "runs/lenet300/seed0"
+    statistics = folder / "collect/statistics.safetensors"
+    lobs("collect", *SMALL)
+    assert groups == [["fc1", "fc2", "fc3"]]
+    expected = statistics.read_bytes()
+    statistics.unlink()
+    tiny = [*SMALL, "memory=1e-9"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, "collect", *tiny], cwd=project, check=False)
+    assert killed.returncode == -9
+    assert not statistics.exists()
+    parts = list((folder / "collect.partial").glob("*/*.safetensors"))
+    assert sorted(path.stem for path in parts) == ["fc1", "fc2"]
+    groups.clear()
+    lobs("collect", *tiny)
+    assert groups == [["fc3"]]
+    assert statistics.read_bytes() == expected
+    assert not (folder / "collect.partial").exists()
+
+
+def test_another_configuration_does_not_go_on_from_the_parts_of_this_one(project, groups):
+    folder = project / "runs/lenet300/seed0"
+    tiny = [*SMALL, "memory=1e-9"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, "collect", *tiny], cwd=project, check=False)
+    assert killed.returncode == -9
+    lobs("collect", *tiny, "collect.images=150")
+    assert groups == [["fc1"], ["fc2"], ["fc3"]]
+    assert not (folder / "collect.partial").exists()
+    groups.clear()
+    lobs("collect", *SMALL)
+    assert groups == [["fc1", "fc2", "fc3"]]
+
+
+def test_the_ceiling_changes_nothing_that_is_pruned(project):
+    folder = project / "runs/lenet300/seed0/lobs/prune"
+    files = ("model.safetensors", "layers.json", "paths.csv", "first_layer_curve.csv", "density_curve.csv")
+    written = []
+    for memory in ("null", "1e-9"):
+        lobs("prune", *SMALL, f"memory={memory}")
+        written.append([(folder / name).read_bytes() for name in files])
+    assert written[0] == written[1]
