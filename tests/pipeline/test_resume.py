@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from conftest import SMALL, lobs
+from pipeline.conftest import SMALL, lobs
 
 # Killed as the second layer is finished; one layer per pass, because no two fit under the ceiling.
 KILLED = """
