@@ -2,7 +2,9 @@
 
     python benchmarks/statistics.py [--run runs/lenet300/seed0]
 
-Seconds for all training images, the ratio, and how the peak memory moves with the number of images.
+Seconds for all training images, the ratio, and how the peak memory moves with the number of images. Then single
+convolutions of VGG-16, ResNet-50 and a depthwise one: their bare products take patches that are unfolded already. All
+parts of a comparison are timed in turns, and the shortest time of each counts.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import torch
 from common import arguments, matrix_rate, seconds
+from torch import nn
 
 import lobs
 from lobs.experiment.data import load_split
@@ -22,6 +25,17 @@ from lobs.layers import input_samples, prunable_layers
 from lobs.pipeline.stage import peak_memory_mib
 
 BATCH = 1000
+REPEATS = 3
+# name -> in and out channels, kernel, groups, height and width of the inputs, images
+CONVOLUTIONS = {
+    "VGG-16 conv3_2": (256, 256, 3, 1, 56, 4),
+    "VGG-16 conv5_1": (512, 512, 3, 1, 14, 16),
+    "ResNet-50 layer1 conv1": (256, 64, 1, 1, 56, 32),
+    "ResNet-50 layer1 conv2": (64, 64, 3, 1, 56, 16),
+    "ResNet-50 layer3 conv1": (1024, 256, 1, 1, 14, 64),
+    "ResNet-50 layer4 conv2": (512, 512, 3, 1, 7, 64),
+    "depthwise": (192, 192, 3, 192, 28, 64),
+}
 MODEL = {"_target_": "lobs.experiment.networks.LeNet300"}
 
 
@@ -30,7 +44,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--images", type=int, help="collect this many images and print the peak memory")
+    parser.add_argument("--convolutions", action="store_true", help="the convolutions alone, without any data")
     options = parser.parse_args()
+    if options.convolutions:
+        convolutions()
+        return
     images = load_split(options.data, "mnist", "train")
     model = build(MODEL).eval()
     if options.images:
@@ -50,6 +68,32 @@ def main() -> None:
         command = [sys.executable, __file__, "--data", str(options.data), "--images", str(count)]
         peak = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"peak memory with {count} images: {peak:.0f} MiB (the images themselves: {images.images.nbytes >> 20})")
+
+    convolutions()
+
+
+@torch.no_grad()
+def convolutions() -> None:
+    """Each convolution alone, its images in two batches."""
+    print("\nconvolution               inputs         forward  products   collect  ratio (aim: 2)")
+    for name, (channels, out, kernel, groups, size, images) in CONVOLUTIONS.items():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups)
+        batches = torch.randn(images, channels, size, size).relu().chunk(2)
+        network = nn.Sequential(layer).eval()
+        inputs = [samples.contiguous() for batch in batches for samples in input_samples(layer, batch)]
+        tasks = (
+            lambda network=network, batches=batches: [network(batch) for batch in batches],
+            lambda inputs=inputs: [samples.mT @ samples for samples in inputs],
+            lambda network=network, batches=batches: lobs.collect_statistics(network, batches),
+        )
+        best = [float("inf")] * len(tasks)
+        for _ in range(REPEATS):
+            best = [min(least, seconds(task, repeats=1)) for least, task in zip(best, tasks, strict=True)]
+        forward, bare, collect = best
+        shape = f"{images} x {channels} x {size} x {size}"
+        milliseconds = "".join(f"{1e3 * value:7.0f} ms" for value in best)
+        print(f"{name:23s} {shape:18s}{milliseconds}  {collect / (forward + bare):5.2f}", flush=True)
 
 
 @torch.no_grad()
