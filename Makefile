@@ -60,7 +60,7 @@ format: $(STAMP) ## rewrite the sources in the house format
 	ruff check --fix
 	ruff format
 
-bench: $(STAMP) ## measure the solvers on the trained network: reports/solvers.md, speed.txt (large_layer.txt: by hand)
+bench: $(STAMP) ## measure the solvers on the trained network: reports/solvers.md, speed.txt (by hand: large_layer, imagenet_shapes)
 	python benchmarks/solvers.py
 	(python benchmarks/exact_obs.py && echo && python benchmarks/statistics.py) | tee reports/speed.txt
 

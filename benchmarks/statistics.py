@@ -25,7 +25,7 @@ from lobs.layers import input_samples, prunable_layers
 from lobs.pipeline.stage import peak_memory_mib
 
 BATCH = 1000
-REPEATS = 3
+REPEATS = 5
 # name -> in and out channels, kernel, groups, height and width of the inputs, images
 CONVOLUTIONS = {
     "VGG-16 conv3_2": (256, 256, 3, 1, 56, 4),
@@ -78,7 +78,8 @@ def convolutions() -> None:
     print("\nconvolution               inputs         forward  products   collect  ratio (aim: 2)")
     for name, (channels, out, kernel, groups, size, images) in CONVOLUTIONS.items():
         torch.manual_seed(0)
-        layer = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups)
+        bias = name.startswith("VGG")  # the others are followed by a batch norm
+        layer = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=bias)
         batches = torch.randn(images, channels, size, size).relu().chunk(2)
         network = nn.Sequential(layer).eval()
         inputs = [samples.contiguous() for batch in batches for samples in input_samples(layer, batch)]
