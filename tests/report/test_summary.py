@@ -93,3 +93,13 @@ def test_the_first_page_is_short_and_names_data_that_is_not_what_it_seems(tmp_pa
     assert (
         "# Table 5: layers of CIFAR-Net, CIFAR-10 (JPEG) (`cifarnet`)" in (tmp_path / "reports/table5.md").read_text()
     )
+
+
+def test_data_is_called_what_the_metrics_call_it(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", "cifarnet")
+    train = runs / "cifarnet/seed0/train/metrics.json"
+    names = []
+    for data in (None, "cifar-10", "CIFAR-10 (JPEG)"):
+        write_json(train, {**json.loads(train.read_text()), "data": data})
+        names.append(summary.title(load_results(runs)[0]))
+    assert names == ["CIFAR-Net, CIFAR-10", "CIFAR-Net, CIFAR-10", "CIFAR-Net, CIFAR-10 (JPEG)"]

@@ -147,8 +147,10 @@ def machine(experiments: Sequence[Experiment]) -> str:
 
 
 def data_of(experiment: Experiment) -> str:
-    """Give the data's name as the metrics have it; the paper's where they name none."""
-    return experiment.data or paper.DATA.get(experiment.name, "")
+    """Give the data's name as the metrics have it; as the paper has it where they name none, or the same in short."""
+    papers = paper.DATA.get(experiment.name, "")
+    named = experiment.data or papers
+    return papers if named.casefold() == papers.casefold() else named
 
 
 def title(experiment: Experiment) -> str:

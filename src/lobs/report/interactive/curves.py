@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, CustomJS, CustomJSTickFormatter, LayoutDOM, LegendItem, Slider, Span
+from bokeh.models.widgets import Div
 from bokeh.models.widgets.tables import DataTable
 from bokeh.plotting import figure
 
@@ -19,6 +22,10 @@ from lobs.report.statistic import over_seeds
 
 DENSITY_TICKS = [50, 30, 20, 15, 10, 7, 5, 3.5, 2, 1.5, 0.9]
 _COLUMNS = ("method", "color", "error", "spread", "above")
+_HOW = (
+    "The slider stops where anything was measured; the table beside it holds what was measured there, the least error "
+    "first. Bands reach from the least to the largest seed."
+)
 # Where the slider stands at first, percent: the paper's headline.
 _START = 7.0
 _MOVE = """
@@ -37,7 +44,7 @@ def curves(experiment: Experiment) -> LayoutDOM | None:
     Returns:
         The layout; None without any curve.
     """
-    kept, _ = distinct(experiment, "density_curve")
+    kept, note = distinct(experiment, "density_curve")
     points = {label_of(runs): over_seeds_at_each(runs) for runs in kept}
     drawn = [runs for runs in kept if points[label_of(runs)]]
     if not drawn:
@@ -64,8 +71,9 @@ def curves(experiment: Experiment) -> LayoutDOM | None:
     )
     arguments = {"slider": slider, "line": line, "readout": readout, "readouts": readouts, "densities": densities}
     slider.js_on_change("value", CustomJS(args=arguments, code=_MOVE))
+    words = Div(text=escape(f"{_HOW}{note}"), sizing_mode="stretch_width", styles={"color": style.TEXT})
     return row(
-        column(plot, slider, sizing_mode="stretch_width"),
+        column(plot, slider, words, sizing_mode="stretch_width"),
         column(_table(readout, len(drawn)), width=430),
         sizing_mode="stretch_width",
     )
