@@ -93,7 +93,7 @@ def vgg16_cifar(classes: int = 10) -> nn.Module:
     return network
 
 
-def efficientnet_lite0(classes: int = 1000) -> nn.Module:
+def efficientnet_lite0(classes: int = 1000, **settings: Any) -> nn.Module:
     """EfficientNet-Lite0 of the package efficientnet-lite-pytorch, made of plain modules.
 
     The package's convolutions pad their own input. Here the padding is that of `nn.Conv2d`, or of an `nn.ZeroPad2d`
@@ -101,6 +101,7 @@ def efficientnet_lite0(classes: int = 1000) -> nn.Module:
 
     Args:
         classes: units of the last layer.
+        settings: what else the package's network takes, such as `width_coefficient`.
 
     Returns:
         The network, freshly initialised.
@@ -112,7 +113,7 @@ def efficientnet_lite0(classes: int = 1000) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise ValueError(f"EfficientNet-Lite0 needs the packages of lobs[imagenet]: {error}") from None
-    network = EfficientNet.from_name("efficientnet-lite0", num_classes=classes)
+    network = EfficientNet.from_name("efficientnet-lite0", num_classes=classes, **settings)
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             network.set_submodule(name, _plain_convolution(module))
