@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lobs.experiment import datamodule
 from lobs.experiment.augmentation import CHANCES, shifted_and_flipped
 from lobs.experiment.data import Split, Transform, fingerprint, load_split, load_training_data, split_file
 from lobs.experiment.datamodule import InMemoryData
@@ -133,3 +134,19 @@ def test_augmented_training_batches_depend_on_the_seed_alone(how):
     assert torch.equal(epoch(0), epoch(0))
     assert not torch.equal(epoch(0), epoch(1))
     assert not torch.equal(epoch(0), epoch(0, augment="none"))
+
+
+@pytest.mark.parametrize("how", ["none", "flip", "crop_flip"])
+def test_the_shares_of_two_processes_are_the_batches_of_one(monkeypatch, how):
+    def batches():
+        loader = InMemoryData(split(21), batch_size=8, seed=3, augment=how).train_dataloader()
+        return [inputs for epoch in range(2) for inputs, _ in loader]
+
+    alone = batches()
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(datamodule, "rank_and_size", lambda rank=rank: (rank, 2))
+        shares.append(batches())
+    for whole, first, second in zip(alone, *shares, strict=True):
+        assert torch.equal(whole[::2], first)
+        assert torch.equal(whole[1::2], second)
