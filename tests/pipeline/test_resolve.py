@@ -10,6 +10,7 @@ import yaml
 
 from lobs.pipeline.cli import main
 from lobs.pipeline.config import validate
+from lobs.pipeline.resolve import CODE_STAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,9 +68,10 @@ def test_every_stage_instance_of_dvc_yaml_finds_its_file(checkout):
             expected |= {f"{folder}/train.yaml", f"{folder}/collect.yaml"}
     for run in lists["runs"]:
         expected |= {f"{run}/{stage}.yaml" for stage in ("prune", "retrain", "evaluate")}
-    assert set(files) == expected
-    for text in files.values():
-        validate(yaml.safe_load(text))
+    code = {f"code/{stage}.yaml" for stage in CODE_STAGES}
+    assert set(files) == expected | code
+    for name in expected:
+        validate(yaml.safe_load(files[name]))
 
 
 def test_a_comment_touches_no_file(checkout):

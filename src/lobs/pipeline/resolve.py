@@ -3,7 +3,7 @@
 It composes every run (experiment, seed, method) of the matrix.yaml in the working directory (those of pipelines/), or
 else of conf/matrix.yaml, and writes one small file per stage instance with only the values that this instance reads.
 DVC runs a stage again when its file changed, so a comment in conf/ touches no other stage and a value only those that
-use it.
+use it. The same for the code: a file per stage with the digests of the modules that it imports.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import yaml
 from lobs.pipeline.compose import config_dir, load
 from lobs.pipeline.config import ConfigError, stage_config
 from lobs.pipeline.files import write_text
+from lobs.pipeline.imports import code_digests
 from lobs.pipeline.progress import progress
 
 MATRIX_FILE = "matrix.yaml"
 MATRIX = ("datasets", "experiments", "seeds", "runs")
 FOLDER = Path("resolved")
+CODE = "code"
 # Stages that run once per seed, and those that run once per seed and method.
 SEED_STAGES = ("train", "collect")
 METHOD_STAGES = ("prune", "retrain", "evaluate")
+CODE_STAGES = ("fetch", *SEED_STAGES, *METHOD_STAGES, "report")
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
         config = load([*_choices(run, matrix), *overrides])
         for stage in METHOD_STAGES:
             files[FOLDER / run / f"{stage}.yaml"] = stage_config(config, stage)
+    for stage in CODE_STAGES:
+        files[FOLDER / CODE / f"{stage}.yaml"] = code_digests(stage)
     for path, part in files.items():
         write_text(path, yaml.safe_dump(part, sort_keys=False))
     return {"files": len(files)}
