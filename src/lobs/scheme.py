@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import cast
+from urllib.parse import quote
 
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from lobs.recomputed import RecomputedPath, path_bytes, whole
 from lobs.sequential import Step, prune_in_sequence
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
+from lobs.stored import write_tensors
 from lobs.units import drop_columns, readers, unit_counts
 
 # Calibration inputs that the measuring allocations look at, rounded up to whole batches.
@@ -60,6 +63,7 @@ def paths_within(
     solver: Solver,
     names: Iterable[str],
     progress: Callable[[Iterable], Iterable],
+    folder: Path | None = None,
 ) -> dict[str, PruningPath]:
     """`layer_paths` under a ceiling: of a path that does not fit any more only the curve is kept (`RecomputedPath`).
 
@@ -70,6 +74,7 @@ def paths_within(
         solver: the method.
         names: of the layers.
         progress: wraps the iterable of layer names.
+        folder: see `layer_path`.
 
     Returns:
         A path per layer; those of whole units are all kept.
@@ -77,18 +82,28 @@ def paths_within(
     room = ceiling(memory, next(model.parameters()).device)
     paths: dict[str, PruningPath] = {}
     for name in progress(names):
-        path = layer_path(model, statistics, solver, name)
+        path = layer_path(model, statistics, solver, name, folder)
         needed = path_bytes(path)
         if needed > room and not path.removes_units:
-            path = RecomputedPath(path, partial(layer_path, model, statistics, solver, name))
+            path = RecomputedPath(path, partial(layer_path, model, statistics, solver, name, folder))
         else:
             room -= needed
         paths[name] = path
     return paths
 
 
-def layer_path(model: nn.Module, statistics: Statistics, solver: Solver, name: str) -> PruningPath:
+def layer_path(
+    model: nn.Module, statistics: Statistics, solver: Solver, name: str, folder: Path | None = None
+) -> PruningPath:
     """The path of one layer of a dense network.
+
+    Args:
+        model: the network.
+        statistics: of its layers.
+        solver: the method.
+        name: of the layer.
+        folder: what takes a solver long (`PruningPath.state`) is written here, and read where it lies here already: a
+            folder belongs to one network, its statistics and one solver.
 
     Returns:
         The path.
@@ -98,7 +113,16 @@ def layer_path(model: nn.Module, statistics: Statistics, solver: Solver, name: s
     """
     weight = weight_matrix(prunable_layers(model)[name])
     weight = weight.float() if weight.dtype.itemsize < 4 else weight
-    return path_of(solver, name, weight, statistics[name].to(weight.device))
+    layer = statistics[name].to(weight.device)
+    file = None if folder is None else folder / f"{quote(name, safe='')}.safetensors"
+    if file is not None and file.exists():
+        from safetensors.torch import load_file
+
+        return solver.restored(weight, layer, load_file(file))
+    path = path_of(solver, name, weight, layer)
+    if file is not None and path.state is not None:
+        write_tensors(file, path.state, path.state.__getitem__, {})
+    return path
 
 
 @dataclass(frozen=True)

@@ -83,3 +83,50 @@ def test_the_ceiling_changes_nothing_that_is_pruned(project):
         lobs("prune", *SMALL, f"memory={memory}")
         written.append([(folder / name).read_bytes() for name in files])
     assert written[0] == written[1]
+
+
+KILLED_PRUNE = """
+import os, signal, sys
+import lobs.scheme
+from lobs.pipeline.cli import main
+
+write, finished = lobs.scheme.write_tensors, []
+
+def write_and_die(path, *rest):
+    write(path, *rest)
+    finished.append(path)
+    if len(finished) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+lobs.scheme.write_tensors = write_and_die
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_prune_goes_on_at_the_layer_where_it_stopped(project, monkeypatch):
+    from lobs.solvers.exact_obs import ExactOBS
+
+    eliminated = []
+    path = ExactOBS.path
+
+    def noted(self, weight, statistics):
+        eliminated.append(tuple(weight.shape))
+        return path(self, weight, statistics)
+
+    monkeypatch.setattr(ExactOBS, "path", noted)
+    words = ["prune", *SMALL, "method=exact_obs"]
+    folder = project / "runs/lenet300/seed0/exact_obs/prune"
+    lobs(*words)
+    expected = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"}
+    assert len(eliminated) == 3
+    for file in folder.iterdir():
+        file.unlink()
+    killed = subprocess.run([sys.executable, "-c", KILLED_PRUNE, *words], cwd=project, check=False)
+    assert killed.returncode == -9
+    assert not list(folder.iterdir())
+    assert len(list(folder.with_name("prune.partial").glob("*/*.safetensors"))) == 2
+    eliminated.clear()
+    lobs(*words)
+    assert eliminated == [(10, 9)]
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"} == expected
+    assert not folder.with_name("prune.partial").exists()

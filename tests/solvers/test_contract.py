@@ -114,6 +114,20 @@ def test_contract(name, options, compensates, kind):
             path.at(wrong)
 
 
+@pytest.mark.parametrize("kind", ["plain", "dead inputs", "grouped"])
+@pytest.mark.parametrize(("name", "options", "compensates"), SOLVERS, ids=lambda v: str(v))
+def test_a_restored_path_is_the_same(name, options, compensates, kind):
+    weight, _, statistics = make_layer(kind)
+    solver = make(name, **options)
+    path = solver(weight, statistics)
+    assert (path.state is not None) == (name == "exact_obs")
+    again = solver.restored(weight, statistics, path.state or {})
+    assert torch.equal(again.layer_error(), path.layer_error())
+    for count in (1, path.total // 2, path.total):
+        assert all(torch.equal(one, other) for one, other in zip(again.at(count), path.at(count), strict=True))
+        assert again.sensitivity_threshold(count) == path.sensitivity_threshold(count)
+
+
 @pytest.mark.parametrize("kind", ["plain", "grouped"])
 @pytest.mark.parametrize(("name", "options", "compensates"), SOLVERS, ids=lambda v: str(v))
 def test_budgets(name, options, compensates, kind):

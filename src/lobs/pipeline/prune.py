@@ -17,6 +17,7 @@ from lobs.pipeline.budget import excluded, needs_curvature, requested, runs_netw
 from lobs.pipeline.calibration import calibration_batches, with_curvature
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.progress import progress
+from lobs.pipeline.resume import forget, partial_folder
 from lobs.pipeline.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
 from lobs.pipeline.thresholds import threshold_densities
 from lobs.pruning import PruneResult, prune
@@ -51,8 +52,10 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     device = prepare(config)
     folders = Folders(config)
-    dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train")).to(device)
-    statistics = Statistics.load(folders.input("collect", "statistics.safetensors"), lazy=True)
+    trained = folders.input("train", "model.safetensors")
+    collected = folders.input("collect", "statistics.safetensors")
+    dense = load_network(config, trained, folders.command("train")).to(device)
+    statistics = Statistics.load(collected, lazy=True)
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
 
     watch = Stopwatch()
@@ -63,6 +66,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     solver = make(method["solver"], **method["options"])
     exclude = excluded(config)
     left_out = prunable_layers(dense, exclude) if exclude else {}
+    folder = folders.output("prune")
+    partial = partial_folder(folder, config, [trained, collected])
     paths = paths_within(
         ceiling_bytes(config),
         dense,
@@ -70,6 +75,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         solver,
         [name for name in statistics if name not in left_out],
         lambda names: watch.each(bar(names)),
+        partial,
     )
     again = runs_network(method)
     batches = calibration_batches(train, config["collect"], repeated=True) if again else None
@@ -97,7 +103,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     metrics = _metrics(config, dense, result, measured)
     first = next(iter(paths))
     first_path = whole(paths[first])
-    folder = folders.output("prune")
     save_network(config, folder / "model.safetensors", result.model)
     save_tensors(folder / "masks.safetensors", result.masks)
     write_json(folder / "layers.json", layer_rows(result))
@@ -119,6 +124,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
     write_json(folder / "timings.json", timings)
     write_json(folder / "metrics.json", metrics)
+    forget(partial)
     return metrics
 
 

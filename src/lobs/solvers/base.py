@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from importlib import import_module
 from typing import ClassVar
 
@@ -29,6 +30,30 @@ class Solver(ABC):
     @abstractmethod
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The path, for arguments that `__call__` has checked."""
+
+    def restore(self, weight: Tensor, statistics: LayerStatistics, state: Mapping[str, Tensor]) -> PruningPath:
+        """The path from its `PruningPath.state`, for solvers that set one."""
+        return self.path(weight, statistics)
+
+    def restored(self, weight: Tensor, statistics: LayerStatistics, state: Mapping[str, Tensor]) -> PruningPath:
+        """The path that the solver gave for the same weight and statistics, without the work it took.
+
+        Args:
+            weight: as for `__call__`.
+            statistics: likewise.
+            state: `PruningPath.state` of that path.
+
+        Returns:
+            The same path, to the last bit.
+        """
+        weight, groups = weight.detach(), statistics.groups
+        if groups == 1 or not self.by_group:
+            return self.restore(weight, statistics, state)
+        paths = []
+        for index, rows in enumerate(weight.chunk(groups)):
+            own = {key.split("/")[1]: value for key, value in state.items() if key.split("/")[0] == str(index)}
+            paths.append(self.restore(rows, statistics.group(index), own))
+        return GroupedPath(weight, statistics, paths)
 
     def __call__(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The pruning path of one layer; a grouped convolution's groups are merged into one (`GroupedPath`).

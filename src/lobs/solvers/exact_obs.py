@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +81,25 @@ class ExactOBS(Solver):
         keys = torch.cat([part[2] for part in sequences], dim=1)
         del sequences
         rank, curve, sensitivities = _merge(order, increments, keys, statistics.features)
-        total = len(curve) - 1
+        state = {"rank": rank, "curve": curve, "sensitivities": sensitivities}
+        return self._found(weight, statistics, hessian, parts, state)
+
+    def restore(self, weight: Tensor, statistics: LayerStatistics, state: Mapping[str, Tensor]) -> PruningPath:
+        """The path without the elimination: order, errors and sensitivities of all removals are known."""
+        hessian = damp(statistics, self.damping)
+        parts = list(_groups(hessian, self.group_size, whole=self.block > 1))
+        return self._found(weight, statistics, hessian, parts, state)
+
+    def _found(
+        self,
+        weight: Tensor,
+        statistics: LayerStatistics,
+        hessian: DampedHessian,
+        parts: list[tuple[Tensor, DampedHessian]],
+        state: Mapping[str, Tensor],
+    ) -> PruningPath:
+        rank, curve, sensitivities = (state[key].to(weight.device) for key in ("rank", "curve", "sensitivities"))
+        curve = curve.cpu()
         solvable = len(weight) * (len(hessian.alive) / 2) ** 3 / 3 <= MOST_SOLVE_OPERATIONS
 
         def compensate(kept: Tensor) -> Tensor:
@@ -91,8 +109,11 @@ class ExactOBS(Solver):
             return _solve_groups(weight, mask, parts)
 
         known = curve if len(parts) == 1 or not solvable else None  # None: measured on the solved weights
+        total = len(curve) - 1
         path = RankedPath(weight, statistics, rank, total, compensate, known, hessian.damping, sensitivities)
-        return RefinedPath(path, hessian) if self.refine else path
+        found = RefinedPath(path, hessian) if self.refine else path
+        found.state = dict(state)
+        return found
 
     def _check(self, statistics: LayerStatistics) -> None:
         features = statistics.features

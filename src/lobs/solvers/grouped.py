@@ -40,6 +40,9 @@ class GroupedPath(PruningPath):
             torch.cat(sensitivities) if len(sensitivities) == len(paths) else None,
             cheap=self._merged_cheap_counts if any(path._cheap is not None for path in paths) else None,
         )
+        states = [path.state for path in paths if path.state is not None]
+        if len(states) == len(paths):
+            self.state = {f"{index}/{key}": state[key] for index, state in enumerate(states) for key in state}
         if all(path.rank is not None for path in paths):
             self.rank = self._merged_rank()
 

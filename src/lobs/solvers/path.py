@@ -7,7 +7,7 @@ every point of a curve, and the allocation of a budget between layers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -32,9 +32,11 @@ class PruningPath(ABC):
         sensitivities: L_q ``[out, features]`` where the method scores weights so, else None.
         rank: int32 ``[out, features]``, the order in which weights leave, where there is one (`RankedPath`).
         removes_units: whether whole units leave, their biases with them.
+        state: what `Solver.restored` makes the same path from; None where the solver computes it anew as fast.
     """
 
     removes_units = False
+    state: Mapping[str, Tensor] | None = None
 
     def __init__(
         self,
