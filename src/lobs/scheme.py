@@ -21,7 +21,7 @@ from lobs.sequential import Step, prune_in_sequence
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
 from lobs.stored import write_tensors
-from lobs.units import drop_columns, readers, unit_counts
+from lobs.units import Link, drop_columns, readers, unit_counts
 
 # Calibration inputs that the measuring allocations look at, rounded up to whole batches.
 MEASURED_IMAGES = 2000
@@ -153,9 +153,7 @@ class Request:
         alone = self.tolerance is not None or self.densities is not None
         return not alone and (self.density is None or self.allocation != "uniform" or bool(self.limits))
 
-    def counts(
-        self, model: nn.Module, paths: Mapping[str, PruningPath], links: Mapping[str, tuple[str, int]]
-    ) -> dict[str, int]:
+    def counts(self, model: nn.Module, paths: Mapping[str, PruningPath], links: Mapping[str, Link]) -> dict[str, int]:
         """How many weights each layer loses."""
         if links:
             if self.density is None or self.limits:
@@ -216,7 +214,7 @@ class Scheme:
     def _together(self, paths: Mapping[str, PruningPath], seconds: dict[str, float]) -> Iterator[Step]:
         """The counts of all layers are decided at once."""
         found = prunable_layers(self.pruned)
-        links = {}
+        links: dict[str, Link] = {}
         if all(path.removes_units for path in paths.values()):
             links = readers({name: found[name] for name in paths})
         counts = self.request.counts(self.dense, paths, links)

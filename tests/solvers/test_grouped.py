@@ -134,3 +134,19 @@ def test_a_depthwise_layer_at_its_whole_count_keeps_its_bias_alone():
     assert torch.equal(mask, torch.eye(10, dtype=torch.bool)[-1].expand(8, 10))
     set_weight_matrix(dense[2], solved)
     assert not dense[2].weight.any()
+
+
+@pytest.mark.parametrize("density", [0.6, 0.3])
+def test_apoz_follows_units_into_the_groups_that_read_them(density):
+    dense, images = network(), torch.randn(6, 3, 12, 12, dtype=torch.float64)
+    result = lobs.prune(dense, lobs.collect_statistics(dense, [images]), "apoz", density=density)
+    assert density - 0.15 < result.density <= density
+    for module, reader in ((0, 2), (2, 4)):  # a unit that is left has its bias
+        alive, groups = result.model[module].bias != 0, result.model[reader].groups
+        assert 0 < int(alive.sum()) < 8
+        seen = result.masks[str(reader)].flatten(2).any(2)
+        channels = alive.unflatten(0, (groups, -1)).repeat_interleave(len(seen) // groups, 0)
+        assert not seen[~channels].any()
+        rows = seen.any(1)
+        assert torch.equal(seen[rows], channels[rows])
+        assert not result.model[module].weight[~alive].any()
