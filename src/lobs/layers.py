@@ -103,7 +103,7 @@ def input_samples(module: Prunable, inputs: Tensor, chunk_bytes: int = CHUNK_BYT
     images = max(1, chunk_bytes // max(1, per_image * inputs.element_size()))
     for chunk in inputs.split(images):
         patches = _patches(module, chunk).unflatten(1, (module.groups, -1))
-        if positions >= LONG:
+        if positions >= LONG or module.groups > 1:  # groups' products are many and small: a copy costs more than they
             yield from (image.mT for image in patches)
         else:
             # [images, groups, features, positions] -> [groups, images * positions, features]
