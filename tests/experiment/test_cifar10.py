@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from experiment.images import encoded, write_folder, write_tar, write_zip
 from lobs.experiment import cifar10
+from lobs.pipeline.fetch import run
 
 
 def batches():
@@ -100,6 +102,15 @@ def test_another_size_or_another_data_set_is_refused(tmp_path):
     (tmp_path / "file.txt").write_text("no archive")
     with pytest.raises(ValueError, match="is neither a folder nor a zip or tar archive"):
         cifar10.fetch(root=str(tmp_path / "file.txt"))
+
+
+def test_where_the_data_came_from_is_noted_beside_it_and_nowhere_else(tmp_path, published):
+    source = write_folder(tmp_path / "source", published[0])
+    config = {"data": {"name": "cifar10", "root": str(source)}, "paths": {"data": str(tmp_path / "data")}}
+    assert run(config) == {"data": "CIFAR-10", "train_images": 20, "test_images": 4}
+    assert json.loads((tmp_path / "data/cifar10.source.json").read_text()) == {"root": str(source)}
+    for split in ("train", "test"):
+        assert str(source).encode() not in (tmp_path / f"data/cifar10/{split}.safetensors").read_bytes()
 
 
 def test_a_failed_download_says_what_to_give_instead(monkeypatch):

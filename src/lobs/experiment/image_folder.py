@@ -82,7 +82,9 @@ def fetch(name: str, root: str | None = None) -> Fetched:
         def store(chosen: list[str]) -> dict[str, Tensor]:
             return listed(chosen) if path.is_dir() else packed(files[file]() for file in chosen)
 
-        return Fetched(kind.title or path.resolve().stem, _splits(files, kind, root, store))
+        return Fetched(
+            kind.title or (path.resolve().name if path.is_dir() else path.stem), _splits(files, kind, root, store)
+        )
 
 
 def _splits(

@@ -28,7 +28,10 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         for split, tensors in fetched.splits.items():
             metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
             save_tensors(split_file(folder, name, split), tensors, metadata)
-        write_json(source_file(folder, name), {"root": None if root is None else str(Path(root).resolve())})
+        if root is None:
+            source_file(folder, name).unlink(missing_ok=True)
+        else:
+            write_json(source_file(folder, name), {"root": str(Path(root).resolve())})
     splits = {split: load_tensors(folder, name, split) for split in ("train", "test")}
     counts = {f"{split}_images": len(tensors["labels"]) for split, (tensors, _) in splits.items()}
     return {"data": splits["train"][1], **counts}
