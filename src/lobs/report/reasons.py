@@ -26,6 +26,9 @@ from lobs.report.tables import MANY_LAYERS
 NO_REASON = "We have no explanation that our measurements support."
 _WORDS: dict[Judgement, str] = {"better": "better", "reproduced": "reproduced", "not reproduced": "worse"}
 
+# Share of the error of guessing from which a network is said to be no better.
+USELESS = 0.9
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -222,13 +225,13 @@ def diagonal(facts: Facts) -> str:
 
 
 def guessing(facts: Facts) -> str | None:
-    """Say that both errors are close to guessing: nearer to it than to the dense network's."""
+    """Say that both errors are close to guessing: at least `USELESS` of what guessing errs."""
     layers = next((run.layers for run in facts.runs.runs if run.layers), None)
-    if not layers or facts.judged is None or facts.row.original is None:
+    if not layers or facts.judged is None:
         return None
     classes = layers[-1].shape[0]
     guessing = 100 * (1 - 1 / classes)
-    if min(facts.judged.ours, facts.judged.papers) < (guessing + facts.row.original.mean) / 2:
+    if min(facts.judged.ours, facts.judged.papers) < USELESS * guessing:
         return None
     return (
         f"Guessing among {classes} classes errs in about {guessing:.0f}%: neither network is of any use before it is "
