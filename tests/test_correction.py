@@ -196,3 +196,16 @@ def test_errors_name_what_is_wrong(pair, images):
 
     with pytest.raises(ValueError, match="where they are tensors; got tuple"):
         correct(Pair(2, 2), Pair(2, 2), torch.randn(4, 2).split(1), "auto")
+
+
+def test_what_a_correction_changed_can_be_put_back(images):
+    torch.manual_seed(0)
+    dense = Network().double().eval()
+    statistics = lobs.collect_statistics(dense, images.split(12))
+    plain = lobs.prune(dense, statistics, "magnitude", density=0.5)
+    corrected = lobs.prune(dense, statistics, "magnitude", density=0.5, correct="both", batches=images.split(12))
+    assert plain.uncorrected == {}
+    assert not torch.equal(corrected.model.head.bias, plain.model.head.bias)
+    corrected.model.load_state_dict(corrected.uncorrected, strict=False)
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(corrected.model.state_dict()[name], tensor), name

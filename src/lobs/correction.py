@@ -78,15 +78,45 @@ def _best(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> str:
     held_out = max(1, count // 4)
     first = _Part(batches, 0, count - held_out)
     last = _Part(batches, count - held_out, count)
-    candidates = ["none", "bias"] + ["batch_norm", "both"] * bool(_batch_norms(pruned))
-    before = [(tensor, tensor.clone()) for tensor in _correctable(pruned)]
+    tried = candidates(pruned)
+    before = correctable(pruned)
     distances = {}
-    for how in candidates:
+    for how in tried:
         _apply(dense, pruned, first, how)
         distances[how] = output_distance(dense, pruned, last)
-        for tensor, value in before:
-            tensor.copy_(value)
-    return min(candidates, key=lambda how: distances[how])
+        pruned.load_state_dict(before, strict=False)
+    return min(tried, key=lambda how: distances[how])
+
+
+def candidates(model: nn.Module) -> list[str]:
+    """The corrections that a network has places for: those of batch norms where it has some.
+
+    Args:
+        model: the network.
+
+    Returns:
+        Names of `CORRECTIONS`, without ``auto``.
+    """
+    return ["none", "bias"] + ["batch_norm", "both"] * bool(_batch_norms(model))
+
+
+def correctable(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all that a correction may change: biases, and what batch norms count.
+
+    Args:
+        model: the network.
+
+    Returns:
+        Part of its `state_dict`.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, (*PRUNABLE, _BatchNorm)) and module.bias is not None:
+            found[f"{prefix}bias"] = module.bias.detach().clone()
+        if isinstance(module, _BatchNorm):
+            found |= {prefix + key: value.clone() for key, value in module.named_buffers(recurse=False)}
+    return found
 
 
 @torch.no_grad()
@@ -129,14 +159,6 @@ def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Those with running statistics."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     return {name: module for name, module in found.items() if module.running_mean is not None}
-
-
-def _correctable(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        if isinstance(module, (*PRUNABLE, _BatchNorm)) and module.bias is not None:
-            yield module.bias
-        if isinstance(module, _BatchNorm):
-            yield from module.buffers(recurse=False)
 
 
 def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lobs.bounds import bound_from_weights
 from lobs.budgets import Limits
 from lobs.correction import correct as correct_network
+from lobs.correction import correctable
 from lobs.layers import prunable_layers, weight_matrix
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.scheme import Request, Scheme, layer_paths
@@ -67,6 +68,8 @@ class PruneResult:
         density: share of weights kept over all pruned layers.
         layers: one record per layer.
         correction: which correction was made (`lobs.correct`), ``none`` without.
+        uncorrected: the biases and batch-norm statistics as they were before a correction was asked for, by the names
+            that `state_dict` gives them; empty where none was.
     """
 
     model: nn.Module
@@ -74,6 +77,7 @@ class PruneResult:
     density: float
     layers: list[LayerRecord]
     correction: str = "none"
+    uncorrected: dict[str, Tensor] = field(default_factory=dict)
 
 
 def methods() -> dict[str, str]:
@@ -170,6 +174,7 @@ def prune(
         masks[name] = step.mask[:, : step.path.statistics.features].reshape(module.weight.shape)
         records.append(_record(step, masks[name]))
         del step  # a wide layer's path must not wait for the next one
+    uncorrected = {} if correct == "none" else correctable(pruned)
     correction = correct_network(model, pruned, cast("Iterable", batches), correct)
     bound = bound_from_weights(dense, pruned, statistics)
     if in_place and beside:
@@ -177,7 +182,7 @@ def prune(
         pruned = model
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in records]
     kept = sum(record.kept for record in records)
-    return PruneResult(pruned, masks, kept / sum(r.kept + r.removed for r in records), records, correction)
+    return PruneResult(pruned, masks, kept / sum(r.kept + r.removed for r in records), records, correction, uncorrected)
 
 
 def _without(

@@ -361,6 +361,8 @@ def test_pruning_in_sequence_with_measured_shares_corrections_and_limits(project
     lobs("prune", *words, *SMALL)
     result = metrics(project, "exact_obs_sequential/prune")
     assert result["correction"] == "bias"
+    assert result["corrections"].keys() == {"none", "bias"}
+    assert result["corrections"]["bias"] == result["error_after_pruning_percent"]
     assert result["kept_weights"] == int(0.2 * result["removable_weights"])
     layers = json.loads((project / RUN / "exact_obs_sequential/prune/layers.json").read_text())
     assert layers[-1]["density"] >= 0.5
@@ -368,6 +370,16 @@ def test_pruning_in_sequence_with_measured_shares_corrections_and_limits(project
     assert len(curve) >= 5
     errors = [float(row["output_error"]) for row in curve]
     assert errors == sorted(errors)
+
+
+def test_a_list_of_densities_replaces_those_of_the_curves(project):
+    words = ["method=exact_obs_sequential", "method.allocation=uniform", "density=0.2", "curve=[0.4,0.2]"]
+    lobs("prune", *words, *SMALL, "paths.output=curve")
+    folder = project / "curve/lenet300/seed0/exact_obs_sequential/prune"
+    pruned, curve = json.loads((folder / "metrics.json").read_text()), rows(folder / "density_curve.csv")
+    assert [float(row["density"]) for row in curve] == pytest.approx([0.4, 0.2], abs=1e-3)
+    assert float(curve[1]["test_error_percent"]) == pruned["error_after_pruning_percent"]
+    assert len(rows(folder / "first_layer_curve.csv")) == 2
 
 
 def test_excluded_layers_stay_dense_and_flops_are_a_budget(project):

@@ -127,6 +127,7 @@ class Config:
     size: int | None
     exclude: list[str]
     methods: dict[str, Any]
+    curve: list[float] | None
     device: str
     devices: int
     threads: int
@@ -160,7 +161,7 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "fetch": ("data.name", "data.root", "paths.data"),
     "train": (*_NETWORK, "devices", "train"),
     "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
-    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude"),
+    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "curve"),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
     "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
@@ -444,6 +445,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "collect.loss": _or_null(_one_of(LOSSES)),
     "collect.samples": (_whole(0), "a whole number of input vectors per layer, 0 or more"),
     "collect.views": _POSITIVE,
+    "curve": _or_null((lambda value: _shares(value) and value != [], "a list of densities")),
     "exclude": (
         lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
         "a list of layer names or patterns",
@@ -454,9 +456,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method.limits": (_limits, "[least, most] density by layer name or pattern, such as {fc3: [0.05, 1.0]}"),
     "method.correct": _one_of(CORRECTIONS),
     "method.relative": (_relative, "a number above 0, or numbers by layer name or pattern"),
-    "method.rounds": _or_null(
-        (lambda value: isinstance(value, list) and all(map(_share, value)), "a list of densities")
-    ),
+    "method.rounds": _or_null((_shares, "a list of densities")),
     **{f"train.{key}": check for key, check in _RECIPE.items()},
     "train.epochs": _POSITIVE,
     **{f"retrain.{key}": check for key, check in _RECIPE.items()},

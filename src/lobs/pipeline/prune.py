@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from lobs.experiment.evaluation import error_percent, errors, output_error
 from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.pipeline.budget import excluded, needs_curvature, requested, runs_network
 from lobs.pipeline.calibration import calibration_batches, with_curvature
+from lobs.pipeline.corrections import corrections
 from lobs.pipeline.files import save_tensors, write_csv, write_json
 from lobs.pipeline.progress import progress
 from lobs.pipeline.resume import forget, partial_folder
@@ -95,12 +96,15 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             progress=bar,
         )
 
-    result = prune_to(requested(config), progress("pruning"))
+    budget = requested(config)
+    result = prune_to(budget, progress("pruning"))
     for record in result.layers:
         watch.layers[record.name] += record.seconds
     timings = watch.result(config, device)
 
     metrics = _metrics(config, dense, result, measured)
+    if result.uncorrected:
+        metrics["corrections"] = corrections(dense, result, cast("Iterable", batches), measured)
     first = next(iter(paths))
     first_path = whole(paths[first])
     save_network(config, folder / "model.safetensors", result.model)
@@ -113,12 +117,18 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     )
     write_csv(
         folder / "first_layer_curve.csv",
-        first_layer_curve(dense, first, first_path, measured),
+        first_layer_curve(dense, first, first_path, measured, config["curve"] or CURVE_DENSITIES),
         ["density", "test_accuracy_percent"],
     )
     write_csv(
         folder / "density_curve.csv",
-        density_curve(prune_to, budgets(method, paths), dense, train.part(0, CURVE_IMAGES), measured),
+        density_curve(
+            lambda density: result if budget == {"density": density} else prune_to({"density": density}),
+            config["curve"] or budgets(method, paths),
+            dense,
+            train.part(0, CURVE_IMAGES),
+            measured,
+        ),
         ["density", "test_error_percent", "test_top5_error_percent", "output_error"],
     )
     write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
@@ -157,12 +167,14 @@ def error_curve(name: str, path: PruningPath) -> list[dict[str, Any]]:
     return rows
 
 
-def first_layer_curve(dense: nn.Module, name: str, path: PruningPath, measured: Split) -> list[dict[str, Any]]:
+def first_layer_curve(
+    dense: nn.Module, name: str, path: PruningPath, measured: Split, densities: Sequence[float]
+) -> list[dict[str, Any]]:
     """Accuracy of the network while only one layer is pruned (the paper's Figure 2)."""
     network = copy.deepcopy(dense)
     module = prunable_layers(network)[name]
     rows = []
-    counts = path.cheap_counts() or [round((1 - density) * path.removable) for density in CURVE_DENSITIES]
+    counts = path.cheap_counts() or [round((1 - density) * path.removable) for density in densities]
     for count in progress("first layer alone")(sorted(counts, reverse=True)):
         if count <= path.total:
             set_weight_matrix(module, path.at(count)[0])
@@ -172,14 +184,14 @@ def first_layer_curve(dense: nn.Module, name: str, path: PruningPath, measured: 
 
 
 def budgets(method: Mapping[str, Any], paths: Mapping[str, PruningPath]) -> list[float]:
-    """The densities of `density_curve` for a method."""
+    """The densities of `density_curve` for a method where the configuration names none."""
     if any(path.cheap_counts() is not None for path in paths.values()):
         return COSTLY_BUDGETS["solved"]
     return COSTLY_BUDGETS["sequential"] if method["sequential"] else BUDGETS
 
 
 def density_curve(
-    prune_to: Callable[[dict[str, Any]], PruneResult],
+    prune_to: Callable[[float], PruneResult],
     densities: Sequence[float],
     dense: nn.Module,
     calibration: Split,
@@ -189,7 +201,7 @@ def density_curve(
     rows = []
     for density in progress("densities")(densities):
         try:
-            result = prune_to({"density": density})
+            result = prune_to(density)
         except ValueError:
             continue  # fewer than one unit per layer, or thresholds that cannot go so low
         rows.append(

@@ -41,7 +41,10 @@ class Collect:
 
 @dataclass(frozen=True)
 class Prune:
-    """prune/metrics.json: the network right after pruning; `samples_kept`: input vectors that the method needed."""
+    """prune/metrics.json: the network right after pruning; `samples_kept`: input vectors that the method needed.
+
+    `correction`: the one that was made, chosen by the calibration images; `corrections`: the test error with each.
+    """
 
     method: str
     density: Number
@@ -50,6 +53,8 @@ class Prune:
     allocation: str | None = None
     samples_kept: Number = None
     data: str | None = None
+    correction: str | None = None
+    corrections: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
