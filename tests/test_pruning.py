@@ -110,6 +110,20 @@ def test_budgets(network, statistics):
     assert torch.equal(some.model.stem.weight, network.stem.weight)
 
 
+def test_apoz_keeps_removed_units_out_though_others_are_zero_everywhere_too():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    images = torch.rand(50, 6)
+    with torch.no_grad():
+        model[0].weight[5:] = 0  # removed in an earlier round
+        model[0].bias[5:] = 0
+        model[0].bias[0] = -100  # never active
+    result = lobs.prune(model, lobs.collect_statistics(model, [images]), "apoz", density=0.6)
+    kept = result.masks["0"].any(1)
+    assert 3 <= int(kept.sum()) <= 5
+    assert not kept[5:].any()
+
+
 def test_apoz_removes_whole_units_and_the_weights_that_read_them(network, images, statistics):
     result = lobs.prune(network, statistics, "apoz", density=0.3)
     assert 0.15 < result.density <= 0.3

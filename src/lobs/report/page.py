@@ -29,6 +29,7 @@ BENCHMARKS = {
     "solvers.md": "layer error and seconds of every solver",
     "speed.txt": "exact OBS and statistics against their floors",
     "large_layer.txt": "VGG-16's first classifier",
+    "imagenet_shapes.md": "VGG-16 and ResNet-50 from calibration to pruned network",
     "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
 }
 # What a reader must know of data that is not what its name suggests.

@@ -9,6 +9,8 @@ from pathlib import Path
 from lobs.report.output import write_text
 
 BEGIN, END = "<!-- numbers: written by the report stage -->", "<!-- end of numbers -->"
+# Written by benchmarks/wall_clock.py.
+WALL_CLOCK = "wall_clock.csv"
 # Rows of Table 1 that the README shows.
 METHODS = ("lobs", "lobs_iterative", "exact_obs_sequential")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
@@ -23,8 +25,9 @@ def fill_readme(readme: Path, reports_dir: Path, commands: Mapping[str, Iterable
 
     Args:
         readme: the file; without both marks it stays as it is.
-        reports_dir: holds table1.csv and timings.csv, as the report writes them.
-        commands: the runs (`<experiment>/seed<k>/<method>`) that each command makes, whose durations are stated.
+        reports_dir: holds table1.csv and timings.csv, as the report writes them, and `WALL_CLOCK`.
+        commands: the runs (`<experiment>/seed<k>/<method>`) that each command makes. Its duration is the one measured
+            in one piece, or the sum of its stages where there is none.
 
     Returns:
         Whether the file was changed.
@@ -74,9 +77,17 @@ def _number(row: Mapping[str, str], key: str) -> str:
 
 def _durations(reports_dir: Path, commands: Mapping[str, Iterable[str]]) -> list[str]:
     timings = _read(reports_dir / "timings.csv")
+    whole = {row["command"]: row for row in _read(reports_dir / WALL_CLOCK)}
     lines = []
     for command, names in commands.items():
         runs = set(names)
+        if command in whole:
+            row = whole[command]
+            measured = f"{float(row['minutes']):.0f} minutes on {row['cores']} CPU cores, from a clone to the report"
+            lines.append(
+                f"`{command}`: {row['runs']} runs in {measured}, measured in one piece at commit {row['commit']}."
+            )
+            continue
         seeds = {run.rsplit("/", 1)[0] for run in runs}
         rows = [
             row
@@ -87,8 +98,9 @@ def _durations(reports_dir: Path, commands: Mapping[str, Iterable[str]]) -> list
         if rows:
             minutes = sum(float(row["total"]) for row in rows) / 60
             machine = " and ".join(sorted({f"{row['device']}, {row['threads']} threads" for row in rows}))
-            lines.append(f"`{command}`: {len(runs)} runs, whose stages computed for {minutes:.0f} minutes ({machine}).")
-    return [*lines, "The start of each stage's process comes on top."] if lines else []
+            computed = f"{len(runs)} runs, whose stages computed for {minutes:.0f} minutes ({machine})"
+            lines.append(f"`{command}`: {computed}; the start of their processes and the curves come on top.")
+    return lines
 
 
 def _read(path: Path) -> list[dict[str, str]]:

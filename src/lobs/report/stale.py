@@ -14,7 +14,10 @@ from lobs.report.output import write_text
 # The report's own files, one name per line.
 MANIFEST = "files.txt"
 # What benchmarks/ write into the same folder.
-BENCHMARK_FILES = ("solvers.*", "speed.txt", "large_layer.txt", "memory.csv", "allocation.*", "figure1.csv")
+BENCHMARK_FILES = (
+    *("solvers.*", "speed.txt", "large_layer.txt", "memory.csv", "allocation.*", "figure1.csv"),
+    *("imagenet_shapes.*", "wall_clock.csv"),
+)
 
 
 def remove_stale(folder: Path, written: Iterable[Path]) -> list[Path]:

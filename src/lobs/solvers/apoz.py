@@ -39,7 +39,9 @@ class ApoZ(Solver):
                 "apoz needs the units' shares of zeros: collect_statistics keeps them, from_samples does not"
             )
         features = statistics.features
-        order = zeros.argsort(descending=True, stable=True)
+        # Units without weights come first: others may be zero everywhere as well, and a removed one must not return.
+        gone = ~weight[:, :features].any(1)
+        order = zeros.masked_fill(gone, 2.0).argsort(descending=True, stable=True)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
         rank = place[:, None] * features + torch.arange(features, device=order.device)
