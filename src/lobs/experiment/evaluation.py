@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lobs.experiment.data import Batches, Split
 from lobs.modes import evaluation_mode
@@ -76,25 +77,45 @@ def wrong_answers(network: nn.Module, batches: Batches) -> tuple[int, int | None
     return wrong1, wrong5 if classes >= TOP5_CLASSES else None
 
 
-@torch.no_grad()
-def output_error(dense: nn.Module, pruned: nn.Module, split: Split) -> float:
-    """The accumulated error of the paper's section 3.4, epsTilde_L = ||Ytilde_L - Y_L||_F / sqrt(n).
+class DenseOutputs:
+    """A dense network's outputs on some images, computed once to compare many pruned networks with.
 
     Args:
         dense: the network Y.
-        pruned: the network Ytilde.
         split: the n images.
-
-    Returns:
-        The root of the mean squared norm, summed in float64.
     """
-    device = _device(dense)
-    total = 0.0
-    with evaluation_mode(dense), evaluation_mode(pruned):
+
+    def __init__(self, dense: nn.Module, split: Split) -> None:
+        self._split = split
+        self._outputs = list(_outputs(dense, split))
+
+    def error(self, pruned: nn.Module) -> float:
+        """The accumulated error of the paper's section 3.4, epsTilde_L = ||Ytilde_L - Y_L||_F / sqrt(n).
+
+        Args:
+            pruned: the network Ytilde.
+
+        Returns:
+            The root of the mean squared norm, summed in float64.
+        """
+        total = 0.0
+        for expected, found in zip(self._outputs, _outputs(pruned, self._split), strict=True):
+            total += float((found.double() - expected.double()).square().sum())
+        return (total / len(self._split)) ** 0.5
+
+
+def output_error(dense: nn.Module, pruned: nn.Module, split: Split) -> float:
+    """`DenseOutputs.error` of one pruned network."""
+    return DenseOutputs(dense, split).error(pruned)
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, split: Split) -> Iterator[Tensor]:
+    """Batch by batch, in evaluation mode."""
+    device = _device(network)
+    with evaluation_mode(network):
         for inputs, _ in split.batches(batch_size(split)):
-            inputs = inputs.to(device)
-            total += float((pruned(inputs).double() - dense(inputs).double()).square().sum())
-    return (total / len(split)) ** 0.5
+            yield network(inputs.to(device))
 
 
 def batch_size(split: Split) -> int:

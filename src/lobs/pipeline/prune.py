@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lobs.experiment.data import Split, load_training_data
-from lobs.experiment.evaluation import error_percent, errors, output_error
+from lobs.experiment.evaluation import DenseOutputs, error_percent, errors
 from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.pipeline.budget import excluded, needs_curvature, requested, runs_network
 from lobs.pipeline.calibration import calibration_batches, with_curvature
@@ -198,6 +198,7 @@ def density_curve(
     measured: Split,
 ) -> list[dict[str, Any]]:
     """Error of the whole network over densities, without retraining, all from the same paths."""
+    outputs = DenseOutputs(dense, calibration)
     rows = []
     for density in progress("densities")(densities):
         try:
@@ -208,7 +209,7 @@ def density_curve(
             {
                 "density": result.density,
                 **errors(result.model, measured).named("test_error_percent"),
-                "output_error": output_error(dense, result.model, calibration),
+                "output_error": outputs.error(result.model),
             }
         )
     return rows
