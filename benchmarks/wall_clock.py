@@ -31,36 +31,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="+", choices=TARGETS)
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "wall_clock.csv")
+    parser.add_argument("--keep", type=Path, help="folder for the clones, which then stay")
     arguments = parser.parse_args()
     for target in arguments.targets:
-        row = measure(target)
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure(target, (arguments.keep or Path(folder)).resolve() / target)
         print(row, flush=True)
         rows = {entry["command"]: entry for entry in read(arguments.out)} | {row["command"]: row}
         write_csv(arguments.out, [rows[name] for name in sorted(rows)], COLUMNS)
 
 
-def measure(target: str) -> dict[str, object]:
+def measure(target: str, clone: Path) -> dict[str, object]:
     """Clone, run and time one target.
 
     Args:
         target: of the Makefile, in `TARGETS`.
+        clone: where to.
 
     Returns:
         A row of the file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "lobs"
-        subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-        environment = {**os.environ, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1"}
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        runs = yaml.safe_load((clone / "conf/matrix.yaml").read_text())[TARGETS[target]]
-        goals = [] if target == "repro" else [f"evaluate@{run}" for run in runs]
-        start = time.perf_counter()
-        subprocess.run(["dvc", "repro", *goals], cwd=clone, env=environment, check=True)
-        if goals:
-            subprocess.run(["lobs", "report"], cwd=clone, env=environment, check=True)
-        minutes = (time.perf_counter() - start) / 60
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=clone, capture_output=True, check=True)
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(clone / "src"), "DVC_NO_ANALYTICS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    runs = yaml.safe_load((clone / "conf/matrix.yaml").read_text())[TARGETS[target]]
+    goals = [] if target == "repro" else [f"evaluate@{run}" for run in runs]
+    start = time.perf_counter()
+    subprocess.run(["dvc", "repro", *goals], cwd=clone, env=environment, check=True)
+    if goals:
+        subprocess.run(["lobs", "report"], cwd=clone, env=environment, check=True)
+    minutes = (time.perf_counter() - start) / 60
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=clone, capture_output=True, check=True)
     return {
         "command": f"make {target}",
         "runs": len(runs),

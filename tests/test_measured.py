@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import lobs
+from lobs import measured
 from lobs.budgets import Budget, problem
 from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.losses import relative
@@ -116,6 +117,39 @@ def test_the_joint_descent_never_gets_worse_and_meets_the_budget(case):
     assert measure.whole() == 0, "the dense weights are back"
     few = refine_jointly(measure, paths, relative(paths), task, trials=3)
     assert few.trials <= 3
+
+
+class Counted(OutputDistance):
+    """Counts the batches that it measures."""
+
+    batches = 0
+
+    def by_batch(self):
+        for part in super().by_batch():
+            self.batches += 1
+            yield part
+
+
+def test_a_hopeless_change_is_given_up_early_and_that_changes_nothing(case, monkeypatch):
+    model, _, paths = case
+    images = 3 * torch.randn(400, 6, dtype=torch.float64)
+    task = problem(paths, Budget(density=0.3))
+
+    def refined():
+        measure = Counted(model, images.split(50))
+        shown = []
+        found = refine_jointly(
+            measure, paths, relative(paths), task, progress=lambda items: (shown.append(len(items)), items)[1]
+        )
+        assert shown == [60]
+        return found, measure.batches
+
+    early, batches = refined()
+    monkeypatch.setattr(measured, "HOPELESS", float("inf"))
+    patient, all_batches = refined()
+    assert early == patient
+    assert all_batches == 8 * patient.trials
+    assert batches < 0.8 * all_batches
 
 
 def test_the_joint_descent_repairs_a_bad_start(case):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ def allocate(
     losses: Mapping[str, Curve] | None = None,
     model: nn.Module | None = None,
     batches: Iterable | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> dict[str, int]:
     """How many weights to remove from each layer so that the network meets a budget.
 
@@ -40,6 +41,7 @@ def allocate(
         losses: from `loss_curves` for this allocation, to use them for many budgets.
         model: the dense network, for the allocations that need it.
         batches: calibration images, for the allocations that need them.
+        progress: wraps the iterable of what takes long: layers measured, or networks.
 
     Returns:
         A count for every path.
@@ -60,7 +62,10 @@ def allocate(
     task = problem(paths, budget, limits)
     if allocation == "measured_joint" and batches is not None:
         batches = list(batches)  # read twice
-    curves = loss_curves(paths, allocation, model=model, batches=batches) if losses is None else losses
+    if losses is None:
+        curves = loss_curves(paths, allocation, model=model, batches=batches, progress=progress)
+    else:
+        curves = dict(losses)
     _check_curves(curves, paths)
     curves = {name: curves[name] for name in paths}
     if allocation == "measured":
@@ -68,7 +73,7 @@ def allocate(
     if allocation == "measured_joint":
         if model is None or batches is None:
             raise ValueError("allocation 'measured_joint' measures pruned networks: give model= and batches=")
-        return refine_jointly(OutputDistance(model, batches), paths, curves, task).counts
+        return refine_jointly(OutputDistance(model, batches), paths, curves, task, progress=progress).counts
     return equal_slopes(curves, task)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
@@ -21,6 +21,7 @@ def loss_curves(
     *,
     model: nn.Module | None = None,
     batches: Iterable | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> dict[str, Curve]:
     """Each layer's loss after every count, as an allocation sees it; independent of the budget.
 
@@ -29,6 +30,7 @@ def loss_curves(
         allocation: a name in `ALLOCATIONS` other than ``uniform``; ``measured_joint`` starts from ``fisher``.
         model: the dense network; ``theorem`` and all that need batches need it.
         batches: calibration images; ``fisher``, ``measured`` and ``measured_joint`` need them.
+        progress: wraps the iterable of the layers that are measured.
 
     Returns:
         Removals and losses by layer.
@@ -50,7 +52,7 @@ def loss_curves(
         raise ValueError(f"allocation {allocation!r} needs calibration images: give batches=")
     if allocation in ("fisher", "measured_joint"):
         return fisher(paths, output_sensitivity(model, batches, list(paths)))
-    return measured_losses(model, paths, batches)
+    return measured_losses(model, paths, batches, progress=progress)
 
 
 def resolved(allocation: str, measurable: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -24,6 +24,10 @@ LOWEST_DENSITY = 0.003
 HIGHEST_DENSITY = 0.6
 # Standard errors by which a joint change has to be better: the mean over images hangs on few of them.
 CERTAINTY = 1.0
+# A change that after this many images is worse by so many standard errors is given up without measuring the others.
+EARLY_IMAGES, HOPELESS = 50, 2.0
+# Trials of `refine_jointly`: so many rounds over all factors, each up and down, and no fewer than 60.
+ROUNDS, FEWEST_TRIALS = 4, 60
 
 
 class OutputDistance:
@@ -59,6 +63,10 @@ class OutputDistance:
 
     def by_image(self) -> Tensor:
         """The same of every image, float64 ``[images]``; its mean is the distance."""
+        return torch.cat(list(self.by_batch()))
+
+    def by_batch(self) -> Iterator[Tensor]:
+        """The same batch by batch, each measured when it is asked for."""
         return self._measure(self.model, self._inputs)
 
     def of_layer(self, name: str, weights: Iterable[Tensor]) -> list[float]:
@@ -81,19 +89,17 @@ class OutputDistance:
         distances = []
         for weight in weights:
             set_weight_matrix(module, weight)
-            distances.append(float(self._measure(suffix, inputs).mean()))
+            distances.append(float(torch.cat(list(self._measure(suffix, inputs))).mean()))
         module.load_state_dict(own)
         return distances
 
     @torch.no_grad()
-    def _measure(self, network: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-        distances = []
+    def _measure(self, network: nn.Module, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
         with evaluation_mode(network):
             for batch, dense in zip(inputs, self._dense, strict=True):
                 outputs = self._target(network(batch))
                 terms = dense.exp() * (dense - outputs) if self.distance == "kl" else (outputs - dense).square()
-                distances.append(terms.flatten(1).sum(1).clamp_min(0.0))
-        return torch.cat(distances)
+                yield terms.flatten(1).sum(1).clamp_min(0.0)
 
     def _target(self, outputs: Tensor) -> Tensor:
         return class_logits(outputs).double().log_softmax(dim=1) if self.distance == "kl" else outputs.double()
@@ -203,9 +209,10 @@ def refine_jointly(
     curves: Mapping[str, Curve],
     problem: Problem,
     *,
-    trials: int = 60,
+    trials: int | None = None,
     step: float = 4.0,
     smallest_step: float = 1.2,
+    progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Refinement:
     """Coordinate descent on the network with all layers pruned: it sees how their errors act together.
 
@@ -219,13 +226,17 @@ def refine_jointly(
         paths: of all layers.
         curves: their losses to start from.
         problem: budget and limits.
-        trials: networks measured at most.
+        trials: networks measured at most; None for `ROUNDS` rounds up and down, or `FEWEST_TRIALS`.
         step: first factor.
         smallest_step: last one.
+        progress: wraps the iterable of trials.
 
     Returns:
         The best counts that were met, and the distances.
     """
+    most = max(FEWEST_TRIALS, 2 * ROUNDS * len(paths)) if trials is None else trials
+    bar = iter(range(most) if progress is None else progress(range(most)))
+    next(bar, None)
     factors = dict.fromkeys(paths, 1.0)
     placed: dict[str, int] = {}
 
@@ -233,38 +244,52 @@ def refine_jointly(
         weighted = {name: (counts, losses * factors[name]) for name, (counts, losses) in curves.items()}
         return equal_slopes(weighted, problem)
 
-    def distances(counts: Mapping[str, int]) -> Tensor:
+    def place(counts: Mapping[str, int]) -> None:
         for name, count in counts.items():
             if placed.get(name) != count:
                 set_weight_matrix(measure.layers[name], paths[name].at(count)[0])
                 placed[name] = count
-        return measure.by_image()
 
     own = {name: copy.deepcopy(measure.layers[name].state_dict()) for name in paths}
     best = share()
-    before = lowest = distances(best)
+    place(best)
+    before = lowest = measure.by_image()
     used = 1
-    while step >= smallest_step and used < trials:
+    while step >= smallest_step and used < most:
         improved = False
         for name, factor in product(paths, (step, 1 / step)):
             kept = factors[name]
             factors[name] = kept * factor
             counts = share()
-            if counts == best or used >= trials:
+            if counts == best or used >= most:
                 factors[name] = kept
                 continue
             used += 1
-            values = distances(counts)
-            gain = lowest - values
-            if float(gain.mean()) > CERTAINTY * float(gain.std(correction=0)) / len(gain) ** 0.5:
-                lowest, best, improved = values, counts, True
-            else:
+            next(bar, None)
+            place(counts)
+            values = _better(measure, lowest)
+            if values is None:
                 factors[name] = kept
+            else:
+                lowest, best, improved = values, counts, True
         if not improved:
             step = step**0.5
     for name, state in own.items():
         measure.layers[name].load_state_dict(state)
     return Refinement(best, float(before.mean()), float(lowest.mean()), used)
+
+
+def _better(measure: OutputDistance, lowest: Tensor) -> Tensor | None:
+    """The distances of all images, if they are certainly lower; most changes are worse, and soon seen to be."""
+    parts: list[Tensor] = []
+    for part in measure.by_batch():
+        parts.append(part)
+        values = torch.cat(parts)
+        gain = lowest[: len(values)] - values
+        error = float(gain.std(correction=0)) / len(gain) ** 0.5
+        if len(gain) >= EARLY_IMAGES and float(gain.mean()) < -HOPELESS * error:
+            return None
+    return values if float(gain.mean()) > CERTAINTY * error else None
 
 
 def _split(model: nn.Module, name: str) -> tuple[nn.Sequential, nn.Module]:

@@ -153,7 +153,13 @@ class Request:
         alone = self.tolerance is not None or self.densities is not None
         return not alone and (self.density is None or self.allocation != "uniform" or bool(self.limits))
 
-    def counts(self, model: nn.Module, paths: Mapping[str, PruningPath], links: Mapping[str, Link]) -> dict[str, int]:
+    def counts(
+        self,
+        model: nn.Module,
+        paths: Mapping[str, PruningPath],
+        links: Mapping[str, Link],
+        progress: Callable[[Iterable], Iterable] | None = None,
+    ) -> dict[str, int]:
         """How many weights each layer loses."""
         if links:
             if self.density is None or self.limits:
@@ -163,7 +169,9 @@ class Request:
             unread = self.batches is None or self.allocation == "uniform"
             images = None if unread else _first(cast("Iterable", self.batches), MEASURED_IMAGES)
             budget = Budget(density=self.density, flops=self.flops, size=self.size)
-            return allocate(paths, budget, self.allocation, limits=self.limits, model=model, batches=images)
+            return allocate(
+                paths, budget, self.allocation, limits=self.limits, model=model, batches=images, progress=progress
+            )
         if self.densities is not None:
             return counts_for(self.densities, paths)
         return {name: path.within(cast("float", self.tolerance), self.rule) for name, path in paths.items()}
@@ -217,7 +225,7 @@ class Scheme:
         links: dict[str, Link] = {}
         if all(path.removes_units for path in paths.values()):
             links = readers({name: found[name] for name in paths})
-        counts = self.request.counts(self.dense, paths, links)
+        counts = self.request.counts(self.dense, paths, links, self.progress)
         solved: dict[str, tuple[Tensor, Tensor]] = {}
         if links:
             solved = {name: path.at(counts[name]) for name, path in paths.items()}
@@ -249,7 +257,7 @@ class Scheme:
         if self.request.shared:
             progress = self.progress or iter
             paths = self.paths or paths_within(self.memory, self.dense, self.statistics, solver, names, progress)
-            counts = self.request.counts(self.dense, paths, {})
+            counts = self.request.counts(self.dense, paths, {}, self.progress)
 
         def choose(name: str, path: PruningPath) -> int:
             return counts[name] if counts else self.request.of_layer(name).counts(self.dense, {name: path}, {})[name]

@@ -128,14 +128,12 @@ def _halves(classes: Mapping[str, str], root: str) -> dict[str, list[str]]:
 
 
 def _in_turn(names: list[str], classes: Mapping[str, str]) -> list[str]:
-    """The first of every class, the second of every class, and so on; classes in an order that says nothing.
-
-    Sorted, the first classes of ImageNet are all animals.
-    """
+    """The first of every class, the second of every class, and so on; classes in an order that says nothing."""
     seen: Counter[str] = Counter()
     ranks = {}
     for name in names:
         ranks[name] = seen[classes[name]]
         seen[classes[name]] += 1
+    # Sorted, the first classes of ImageNet would all be animals.
     shuffled = {label: hashlib.md5(label.encode(), usedforsecurity=False).digest() for label in seen}
     return sorted(names, key=lambda name: (ranks[name], shuffled[classes[name]]))

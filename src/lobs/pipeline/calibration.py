@@ -35,15 +35,16 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
     Args:
         train: the training images.
         collect: the key's values.
-        repeated: for passes that are made once per layer or round: at most `collect.repeated_images` of them.
+        repeated: for passes that are made once per layer, round or network that is measured: at most
+            `collect.repeated_images` of them, each as it is.
 
     Returns:
         The batches.
     """
-    images = collect["images"]
-    if repeated and collect["repeated_images"] is not None:
-        images = min(images or len(train), collect["repeated_images"])
-    return calibration_split(train, {**collect, "images": images}).batches(collect["batch_size"])
+    images, views = collect["images"], collect["views"]
+    if repeated:
+        images, views = min(images or len(train), collect["repeated_images"] or len(train)), 1
+    return calibration_split(train, {"images": images, "views": views}).batches(collect["batch_size"])
 
 
 def own_share(batches: Batches) -> Batches:
