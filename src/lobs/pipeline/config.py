@@ -1,4 +1,4 @@
-"""The configuration: its schema, its ranges, and which stage reads which part of it.
+"""The configuration: its schema, and which stage reads which part of it.
 
 Nothing here imports torch, so that a mistake is reported at once.
 """
@@ -6,14 +6,14 @@ Nothing here imports torch, so that a mistake is reported at once.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-from lobs.experiment.registry import AUGMENTATIONS, DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
+from lobs.experiment.registry import THRESHOLDS
 from lobs.pipeline.budget import BUDGETS, needs_curvature, runs_network
-from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
+from lobs.pipeline.rules import AT_LEAST_ZERO, POSITIVE, RULES, SHARE
+from lobs.registry import METHODS
 
 
 class ConfigError(ValueError):
@@ -220,7 +220,7 @@ def validate(config: Mapping[str, Any]) -> None:
         ConfigError: the first mistake found.
     """
     for key, value in _leaves(config, Config):
-        check = _CHECKS.get(key)
+        check = RULES.get(key)
         if check is not None and not check[0](value):
             raise ConfigError(f"{key}={value!r} is not accepted: {check[1]}")
     if "model" in config and not isinstance(config["model"].get("_target_"), str):
@@ -238,7 +238,7 @@ def validate(config: Mapping[str, Any]) -> None:
     for key, value in config.get("method", {}).get("retrain", {}).items():
         if key not in _names(Retrain):
             raise ConfigError(unknown_key(f"method.retrain.{key}", value, _names(Retrain)))
-        check = _CHECKS[f"retrain.{key}"]
+        check = RULES[f"retrain.{key}"]
         if not check[0](value):
             raise ConfigError(f"method.retrain.{key}={value!r} is not accepted: {check[1]}")
 
@@ -255,8 +255,8 @@ def check_tuned(methods: Mapping[str, Any]) -> None:
         for key, value in settings.items():
             if key not in TUNED_KEYS:
                 raise ConfigError(unknown_key(f"methods.{name}.{key}", value, TUNED_KEYS))
-        if not _share(settings.get("density", 1.0)):
-            raise ConfigError(f"methods.{name}.density={settings['density']!r} is not accepted: {_SHARE}")
+        if not SHARE[0](settings.get("density", 1.0)):
+            raise ConfigError(f"methods.{name}.density={settings['density']!r} is not accepted: {SHARE[1]}")
 
 
 def _check_surgery(method: Mapping[str, Any]) -> None:
@@ -271,7 +271,7 @@ def _check_surgery(method: Mapping[str, Any]) -> None:
     for key, value in settings.items():
         if key not in SURGERY_KEYS:
             raise ConfigError(unknown_key(f"method.surgery.{key}", value, SURGERY_KEYS))
-        check, rule = _POSITIVE if key == "stop" else _AT_LEAST_ZERO
+        check, rule = POSITIVE if key == "stop" else AT_LEAST_ZERO
         if not check(value):
             raise ConfigError(f"method.surgery.{key}={value!r} is not accepted: {rule}")
     if settings and "stop" not in settings:
@@ -337,7 +337,7 @@ def check_key(key: str, value: object) -> None:
 
 def accepted(key: str | None) -> str | None:
     """What a key accepts, in words; None for a key without a rule."""
-    return _CHECKS[key][1] if key in _CHECKS else None
+    return RULES[key][1] if key in RULES else None
 
 
 def _names(schema: Any) -> tuple[str, ...]:
@@ -358,110 +358,3 @@ def _leaves(part: Mapping[str, Any], schema: Any, prefix: str = "") -> Iterator[
             yield from _leaves(value, hints[key], f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float("inf")
-
-
-def _whole(low: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _share(value: Any) -> bool:
-    return _number(value) and 0 <= value <= 1
-
-
-def _shares(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_share, value))
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) and entry for entry in value)
-
-
-def _relative(value: Any) -> bool:
-    values = value.values() if isinstance(value, Mapping) else [value]
-    return all(_number(entry) and entry > 0 for entry in values)
-
-
-def _limits(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_shares(pair) and len(pair) == 2 for pair in value.values())
-
-
-def _numbers(check: Callable[[float], bool], rule: str) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: isinstance(value, list) and all(_number(entry) and check(entry) for entry in value)), rule
-
-
-def _one_of(names: Mapping | tuple) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value in names), f"one of {', '.join(names)}"
-
-
-def _or_null(check: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value is None or check[0](value)), f"{check[1]}, or null"
-
-
-_SHARE = "the share of weights kept, a number from 0 to 1"
-_POSITIVE = (_whole(1), "a whole number, 1 or more")
-_NAME = (
-    lambda value: isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][\w.-]*", value) is not None,
-    "a name of letters, digits, '_', '-' and '.', since it becomes a folder",
-)
-_AT_LEAST_ZERO = (lambda value: _number(value) and value >= 0, "a number, 0 or more")
-_RECIPE = {
-    "optimizer": _one_of(OPTIMIZERS),
-    "learning_rate": (lambda value: _number(value) and value > 0, "a number above 0"),
-    "momentum": (lambda value: _number(value) and 0 <= value < 1, "a number from 0 to below 1"),
-    "weight_decay": _AT_LEAST_ZERO,
-    "schedule": _one_of(SCHEDULES),
-    "batch_size": _POSITIVE,
-    "augment": _one_of(AUGMENTATIONS),
-}
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "name": _NAME,
-    "seed": (lambda value: _whole(0)(value) and value < 2**32, "a whole number from 0 to 4294967295"),
-    "density": _or_null((_share, _SHARE)),
-    "tolerance": _or_null((_AT_LEAST_ZERO[0], "the tolerable error per layer, a number, 0 or more")),
-    "flops": _or_null((_share, "the share of multiply-adds kept, a number from 0 to 1")),
-    "size": _or_null((_whole(0), "the bytes of the sparse file, a whole number")),
-    "device": _one_of(DEVICES),
-    "devices": _POSITIVE,
-    "threads": _POSITIVE,
-    "memory": _or_null((lambda value: _number(value) and value > 0, "a ceiling in GiB, a number above 0")),
-    "data.name": _one_of(DATASETS),
-    "data.root": _or_null((lambda value: isinstance(value, str), "a folder or an archive")),
-    "data.mean": _numbers(lambda value: True, "a list of numbers: one per channel, one for all, or none"),
-    "data.std": _numbers(lambda value: value > 0, "a list of numbers above 0: one per channel, one for all, or none"),
-    "data.resize": _or_null(_POSITIVE),
-    "data.size": _or_null(_POSITIVE),
-    "data.crop_scale": (
-        lambda value: _shares(value) and len(value) == 2 and 0 < value[0] <= value[1],
-        "[least, most] share of a picture's area, above 0 up to 1",
-    ),
-    "data.validation": (_whole(0), "a whole number of training images, 0 or more"),
-    "collect.batch_size": _POSITIVE,
-    "collect.images": _or_null(_POSITIVE),
-    "collect.repeated_images": _or_null(_POSITIVE),
-    "collect.loss": _or_null(_one_of(LOSSES)),
-    "collect.samples": (_whole(0), "a whole number of input vectors per layer, 0 or more"),
-    "collect.views": _POSITIVE,
-    "curve": _or_null((lambda value: _shares(value) and value != [], "a list of densities")),
-    "exclude": (
-        lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
-        "a list of layer names or patterns",
-    ),
-    "method.name": _NAME,
-    "method.solver": _one_of(METHODS),
-    "method.allocation": _one_of({**ALLOCATIONS, **THRESHOLDS}),
-    "method.limits": (_limits, "[least, most] density by layer name or pattern, such as {fc3: [0.05, 1.0]}"),
-    "method.correct": _one_of(CORRECTIONS),
-    "method.relative": (_relative, "a number above 0, or numbers by layer name or pattern"),
-    "method.rounds": _or_null((_shares, "a list of densities")),
-    **{f"train.{key}": check for key, check in _RECIPE.items()},
-    "train.epochs": _POSITIVE,
-    **{f"retrain.{key}": check for key, check in _RECIPE.items()},
-    "retrain.iterations": (_whole(0), "a whole number, 0 (measure only) or more"),
-    "retrain.measure_every": _POSITIVE,
-    "paths.further_runs": (_texts, "a list of folders, [] for none"),
-    "track.models": (lambda value: isinstance(value, bool), "true or false"),
-}
