@@ -58,6 +58,20 @@ def test_records_match_their_header_and_keep_full_precision(runs: Path) -> None:
     assert (second["density_percent"], second["seeds"], second["test_error_percent"]) == (5.0, 0, None)
 
 
+def test_a_network_that_needs_most_of_its_weights_has_its_own_densities_for_columns(runs: Path) -> None:
+    write_curve(runs, "lobs", 0, [(0.5, 18.0, 4.0), (0.29999986, 40.0, 5.0)])
+    write_curve(runs, "lobs", 1, [(0.5, 19.0, 4.0)])
+    write_curve(runs, "magnitude", 0, [(0.8, 15.0, 6.0)])
+    experiment = load_results(runs)[0]
+    table = density.table(experiment)
+    assert table.columns == ("method", "seeds", "80%", "50%", "30%")
+    assert table.rows == [
+        ("LWC (magnitude, one shot)", "1", "15.00", "-", "-"),
+        ("L-OBS", "2", "-", "18.50 ± 0.71", "40.00"),
+    ]
+    assert [record["density_percent"] for record in density.records([experiment])] == [80.0, 50.0, 30.0] * 2
+
+
 def test_without_any_curve_there_is_no_table(runs: Path) -> None:
     for path in runs.rglob("density_curve.csv"):
         path.unlink()

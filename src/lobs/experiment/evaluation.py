@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from lobs.experiment.data import Batches, Split
 from lobs.modes import evaluation_mode
 
-# Large enough to keep two cores busy; a convolution's maps of more images no longer fit into the cache. Of large
-# pictures a batch holds fewer: about this many input values.
-BATCH_SIZE = 1000
+# Large enough to keep two cores busy; a convolution's maps of more images are memory fresh from the system every time.
+# Of large pictures a batch holds fewer: about this many input values.
+BATCH_SIZE = 250
 BATCH_VALUES = 3_000_000
+# Of images whose outputs are compared with another network's: the rounding of the distance's sum depends on it.
+COMPARED_SIZE = 1000
 # The top-5 error is told where there are at least this many classes.
 TOP5_CLASSES = 100
 
@@ -114,13 +116,13 @@ def _outputs(network: nn.Module, split: Split) -> Iterator[Tensor]:
     """Batch by batch, in evaluation mode."""
     device = _device(network)
     with evaluation_mode(network):
-        for inputs, _ in split.batches(batch_size(split)):
+        for inputs, _ in split.batches(batch_size(split, COMPARED_SIZE)):
             yield network(inputs.to(device))
 
 
-def batch_size(split: Split) -> int:
-    """How many images to measure at a time."""
-    return max(1, min(BATCH_SIZE, BATCH_VALUES // split.values))
+def batch_size(split: Split, most: int = BATCH_SIZE) -> int:
+    """How many images to measure at a time, of small ones at most so many."""
+    return max(1, min(most, BATCH_VALUES // split.values))
 
 
 def _device(network: nn.Module) -> torch.device:

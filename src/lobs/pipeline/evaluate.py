@@ -53,7 +53,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     )
     with waiting("output error and bound"):
         distance, bound = output_error(dense, pruned, calibration), error_bound(dense, pruned, statistics).total
-    images = min(TIMED_IMAGES, batch_size(measured), len(measured))
+    images = min(batch_size(measured, TIMED_IMAGES), len(measured))
     inputs = measured[:images][0].to(device)
     taken, latencies = {}, []
     for name, network in progress("compacting")((("pruned", pruned), ("retrained", retrained))):

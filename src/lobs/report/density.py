@@ -9,7 +9,7 @@ from lobs.report.selection import label_of
 from lobs.report.statistic import Statistic, fixed, over_seeds
 from lobs.report.tables import Record, Row, Table, mean_and_deviation
 
-# The columns of the table, percent.
+# The columns of the table, percent, of a network that has a point at one of them.
 DENSITIES = (7.0, 5.0, 3.5, 3.0, 2.0, 1.5, 0.9)
 # A point counts as one at a density from which it differs by at most this share of it.
 NEAR = 0.02
@@ -46,12 +46,26 @@ def error_at(runs: MethodRuns, density: float) -> Statistic | None:
     return over_seeds(point.test_error_percent for point in at_density(runs, density))
 
 
+def densities_of(experiment: Experiment) -> tuple[float, ...]:
+    """Give the densities that the table of a network shows, percent.
+
+    Returns:
+        `DENSITIES` where a curve of the network has a point at one of them; else the densities that were measured, to
+        two digits, from the largest to the smallest: a network that cannot do without half of its weights.
+    """
+    curves = [run.density_curve for runs in experiment.methods for run in runs.runs]
+    if any(nearest(curve, percent / 100) for curve in curves for percent in DENSITIES):
+        return DENSITIES
+    return tuple(sorted({float(f"{100 * point.density:.2g}") for curve in curves for point in curve}, reverse=True))
+
+
 def records(experiments: Iterable[Experiment]) -> list[Record]:
     """Give one record per experiment, method and density of the table; empty fields where nothing was measured."""
     found = []
     for experiment in experiments:
-        for runs in experiment.methods if measured(experiment) else ():
-            for percent in DENSITIES:
+        densities = densities_of(experiment)
+        for runs in experiment.methods if densities else ():
+            for percent in densities:
                 points = at_density(runs, percent / 100)
                 reached = over_seeds(100 * point.density for point in points)
                 values = (
@@ -66,14 +80,9 @@ def records(experiments: Iterable[Experiment]) -> list[Record]:
 
 def table(experiment: Experiment) -> Table:
     """Give the test errors in percent, one row per method; without rows where no curve was measured."""
-    columns = ("method", "seeds", *(f"{percent:g}%" for percent in DENSITIES))
+    densities = densities_of(experiment)
     rows: list[Row] = []
-    for runs in experiment.methods if measured(experiment) else ():
+    for runs in experiment.methods if densities else ():
         seeds = sum(bool(run.density_curve) for run in runs.runs)
-        rows.append((label_of(runs), str(seeds), *(fixed(error_at(runs, percent / 100)) for percent in DENSITIES)))
-    return Table(columns, rows)
-
-
-def measured(experiment: Experiment) -> bool:
-    """Whether any of the methods has a curve over densities."""
-    return any(run.density_curve for runs in experiment.methods for run in runs.runs)
+        rows.append((label_of(runs), str(seeds), *(fixed(error_at(runs, percent / 100)) for percent in densities)))
+    return Table(("method", "seeds", *(f"{percent:g}%" for percent in densities)), rows)
