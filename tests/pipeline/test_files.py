@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lobs.pipeline.files import load_tensors, read_json, save_tensors, write_csv, write_json
+from lobs.pipeline.files import load_tensors, read_json, save_tensors, tensor_metadata, write_csv, write_json
 
 
 def test_json_keeps_the_order_of_its_keys(tmp_path):
@@ -38,6 +38,18 @@ def test_tensors_come_back_and_their_bytes_do_not_depend_on_the_name(tmp_path):
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
     back = load_tensors(tmp_path / "x.safetensors", "lobs x")
     assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_texts_beside_the_tensors_stand_in_the_order_of_their_names(tmp_path):
+    texts = {name: f"{name} \u00e9 \\" for name in ("size", "age", "title", "md5", "source")}
+    path = tmp_path / "x.safetensors"
+    contents = set()
+    for _ in range(5):
+        save_tensors(path, {"a": torch.arange(6)}, texts)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    assert tensor_metadata(path) == texts
+    assert torch.equal(load_tensors(path, "lobs x")["a"], torch.arange(6))
 
 
 def test_missing_and_damaged_files_name_the_remedy(tmp_path):

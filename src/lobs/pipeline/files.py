@@ -54,7 +54,25 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     from safetensors.torch import save_file
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda partial: save_file(ready, partial, metadata=dict(metadata or {})))
+
+    def write(partial: Path) -> None:
+        save_file(ready, partial, metadata=dict(metadata or {}))
+        if len(metadata or {}) > 1:
+            _sort_metadata(partial)
+
+    _replace(path, write)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Bring the texts in a safetensors file's header, which stand there in a random order, into that of their names."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) == size:  # always, unless safetensors begins to escape differently
+            file.seek(8)
+            file.write(text)
 
 
 def load_tensors(path: str | Path, made_by: str) -> dict[str, Tensor]:
