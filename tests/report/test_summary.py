@@ -8,7 +8,7 @@ from lobs.report.findings import findings
 from lobs.report.results import Experiment, load_results
 from lobs.report.summary import Line
 from lobs.report.why import NO_WORDS
-from report.synthetic import METHODS, Method, write_every, write_json, write_runs
+from report.synthetic import METHODS, Method, write_csv, write_every, write_json, write_runs
 
 
 def load(folder: Path, methods: dict[str, Method] = METHODS) -> list[Experiment]:
@@ -64,6 +64,22 @@ def test_what_came_out_is_said_in_sentences(tmp_path: Path) -> None:
     )
     assert found[2].startswith("Not reproduced: Random on LeNet-300-100 (after pruning +2.28 points), ")
     assert found[-1] == "Theorem 3.2's bound holds in all 26 runs; it is 66.7 to 100 times the measured error."
+
+
+def test_of_a_network_that_the_paper_does_not_have_best_and_worst_are_named(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", "own", methods={"lobs": METHODS["lobs"], "magnitude": METHODS["magnitude"]})
+    columns = ("density", "test_error_percent", "output_error")
+    for method, errors in (("lobs", (18.0, 40.0)), ("magnitude", (30.0, 95.0))):
+        points = [(0.5, errors[0], 1.0), (0.4, 25.0, 1.0), (0.3, errors[1], 2.0)]
+        write_csv(runs / f"own/seed0/{method}/prune/density_curve.csv", columns, points)
+    found = findings(load_results(runs), [])
+    assert found[0].endswith(
+        ", dense 1.70%, without retraining: at 50% L-OBS 18.00% and LWC (magnitude, one shot) 30.00%; "
+        "at 30% L-OBS 40.00% and LWC (magnitude, one shot) 95.00%."
+    )
+    for path in runs.rglob("density_curve.csv"):
+        path.unlink()
+    assert not any("without retraining" in text for text in findings(load_results(runs), []))
 
 
 def test_a_bound_that_fails_is_said_to(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from lobs.report import paper, summary, table2
 from lobs.report.comparison import DENSITY_POINTS, Comparison, measure
+from lobs.report.density import densities_of, error_at
 from lobs.report.results import Experiment
 from lobs.report.selection import label_of
-from lobs.report.statistic import fixed, significant, whole
+from lobs.report.statistic import fixed, over_seeds, significant, whole
 from lobs.report.summary import Line
 
 
@@ -23,7 +24,9 @@ def findings(experiments: Sequence[Experiment], lines: Sequence[Line]) -> list[s
         A sentence or two each on the verdicts, the headline of every network, what was not reproduced, Table 2 and the
         bound; those without data are left out.
     """
-    texts = [_verdicts(lines), *map(_headline, experiments), _short_of(lines)]
+    published = {row.experiment for row in paper.TABLE1}
+    headlines = (_headline(entry) if entry.name in published else _unpublished(entry) for entry in experiments)
+    texts = [_verdicts(lines), *headlines, _short_of(lines)]
     texts += [table2.finding(experiment) for experiment in experiments] + [_bound(experiments)]
     return [text for text in texts if text]
 
@@ -55,6 +58,21 @@ def _headline(experiment: Experiment) -> str:
         )
     best = _least(experiment, rows, lobs)
     return f"{text}; {best}." if best else f"{text}."
+
+
+def _unpublished(experiment: Experiment) -> str:
+    """Of a network that Table 1 does not have: what is best and worst without retraining, least and most cut."""
+    densities = densities_of(experiment)
+    texts = []
+    for percent in dict.fromkeys((*densities[:1], *densities[-1:])):
+        found = [(error_at(runs, percent / 100), label_of(runs)) for runs in experiment.methods]
+        ranked = sorted((error.mean, label, error) for error, label in found if error)
+        named = [f"{label} {fixed(error)}%" for _, label, error in (*ranked[:1], *ranked[1:][-1:])]
+        texts += [f"at {percent:g}% {' and '.join(named)}"] if named else []
+    if not texts:
+        return ""
+    dense = over_seeds(train.test_error_percent for train in experiment.trains.values())
+    return f"{summary.title(experiment)}, dense {fixed(dense)}%, without retraining: {'; '.join(texts)}."
 
 
 def _least(experiment: Experiment, rows: dict[str, Comparison], lobs: Comparison) -> str:
@@ -94,7 +112,8 @@ def _bound(experiments: Sequence[Experiment]) -> str:
     broken = sum(bound < error for bound, error in pairs)
     ratios = [bound / error for bound, error in pairs]
     holds = f"holds in all {len(pairs)} runs" if not broken else f"fails in {broken} of {len(pairs)} runs"
-    return f"Theorem 3.2's bound {holds}; it is {min(ratios):,.3g} to {max(ratios):,.0f} times the measured error."
+    least, most = significant(min(ratios)), significant(max(ratios))
+    return f"Theorem 3.2's bound {holds}; it is {least} to {most} times the measured error."
 
 
 def _and(texts: Sequence[str]) -> str:
