@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -157,8 +158,8 @@ def selecting_value(values: Tensor, share: float) -> float:
     below = len(values) - int(share * len(values) + 1e-9)
     if below == 0:
         return math.nextafter(float(values.min()), -math.inf)
-    low = float(values.kthvalue(below).values)
-    high = math.inf if below == len(values) else float(values.kthvalue(below + 1).values)
+    split = np.partition(values.detach().cpu().numpy(), below - 1)  # several times as fast as kthvalue
+    low, high = float(split[below - 1]), float(split[below:].min(initial=math.inf))
     return (low + high) / 2 if low < high < math.inf else math.nextafter(low, math.inf)
 
 
