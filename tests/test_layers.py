@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from lobs.layers import input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
 
@@ -53,6 +54,23 @@ def test_convolution_is_its_matrix_times_its_patches(groups, kernel, stride, dil
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lobs.layers.LONG", 1)
         torch.testing.assert_close(as_product(module, inputs), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    size=st.tuples(st.integers(7, 12), st.integers(7, 12)),
+    groups=st.sampled_from([1, 2, 4]),
+)
+def test_patches_are_those_of_unfold_to_the_bit(kernel, stride, dilation, padding, size, groups):
+    module = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups)
+    inputs = torch.randn(3, 4, *size, dtype=torch.float64)
+    expected = functional.unfold(inputs, kernel, dilation, padding, stride).unflatten(1, (groups, -1))
+    expected = expected.permute(1, 0, 3, 2).flatten(1, 2)
+    assert torch.equal(torch.cat(list(input_samples(module, inputs)), dim=1), expected)
 
 
 @pytest.mark.parametrize("module", [nn.Linear(6, 3), nn.Linear(6, 3, bias=False), nn.Conv2d(4, 6, 3, groups=2)])
