@@ -117,7 +117,7 @@ def _outputs(network: nn.Module, split: Split) -> Iterator[Tensor]:
     device = _device(network)
     with evaluation_mode(network):
         for inputs, _ in split.batches(batch_size(split, COMPARED_SIZE)):
-            yield network(inputs.to(device))
+            yield torch.cat([network(part) for part in inputs.to(device).split(batch_size(split))])
 
 
 def batch_size(split: Split, most: int = BATCH_SIZE) -> int:
