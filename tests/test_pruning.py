@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.registry import ALLOCATIONS
+from lobs.scheme import shared_losses
 
 
 class Mixed(nn.Module):
@@ -269,6 +271,19 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
     joint = lobs.prune(network, statistics, allocation="measured_joint", batches=batches, **options)
     assert [r.kept for r in without.layers] == [r.kept for r in relative.layers]
     assert [r.kept for r in measured.layers] == [r.kept for r in joint.layers]
+
+
+@pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if name != "measured"])
+def test_losses_computed_once_serve_many_budgets(network, images, statistics, allocation):
+    batches = [(images[:100], None), (images[100:], None)]
+    paths = lobs.layer_paths(network, statistics, "exact_obs")
+    losses = shared_losses(network, paths, allocation, batches)
+    assert (losses is None) == (allocation == "uniform")
+    for density in (0.5, 0.2):
+        options = {"density": density, "allocation": allocation, "paths": paths, "batches": batches}
+        expected, found = (lobs.prune(network, statistics, losses=given, **options) for given in (None, losses))
+        assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
+    assert shared_losses(network, lobs.layer_paths(network, statistics, "apoz"), allocation, batches) is None
 
 
 @pytest.mark.parametrize(

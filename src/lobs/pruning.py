@@ -17,6 +17,7 @@ from lobs.layers import prunable_layers, weight_matrix
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.scheme import Request, Scheme, layer_paths
 from lobs.sequential import Step
+from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.path import layer_error
 from lobs.statistics import Statistics, collect_statistics
@@ -101,6 +102,7 @@ def prune(
     layers: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
     paths: Mapping[str, PruningPath] | None = None,
+    losses: Mapping[str, Curve] | None = None,
     sequential: bool = False,
     batches: Iterable | None = None,
     keep_samples: int | None = None,
@@ -129,6 +131,7 @@ def prune(
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
         paths: from `layer_paths`, to reuse one factorisation for many budgets; ``method`` is then ignored. In sequence
             they only share the budget out.
+        losses: of these paths, from `lobs.losses.loss_curves` for this allocation, to share out many budgets by them.
         sequential: front to back, each layer's inputs from the network pruned so far and the dense network's outputs
             as target (`lobs.sequential`).
         batches: calibration inputs, or tuples that start with them, for whatever measures the network; must start anew
@@ -154,7 +157,7 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, batches)
+    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, batches, losses)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
     if sequential or correct != "none":

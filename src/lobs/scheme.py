@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from lobs.allocation import allocate, check_names, counts_for
 from lobs.budgets import Budget, Limits
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
+from lobs.losses import loss_curves
 from lobs.memory import ceiling
 from lobs.recomputed import RecomputedPath, path_bytes, whole
 from lobs.sequential import Step, prune_in_sequence
+from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
 from lobs.stored import write_tensors
@@ -125,6 +127,31 @@ def layer_path(
     return path
 
 
+def shared_losses(
+    model: nn.Module,
+    paths: Mapping[str, PruningPath],
+    allocation: str,
+    batches: Iterable | None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, Curve] | None:
+    """The layers' losses as `Request` would look at them for every budget anew (``prune(..., losses=losses)``).
+
+    Args:
+        model: the dense network.
+        paths: from `layer_paths`.
+        allocation: a name in `ALLOCATIONS`.
+        batches: calibration inputs, of which the first `MEASURED_IMAGES` count; None: none are looked at.
+        progress: wraps the iterable of the layers that are measured.
+
+    Returns:
+        Removals and losses by layer; None where no budget is shared out by them: ``uniform``, or whole units removed.
+    """
+    if allocation == "uniform" or all(path.removes_units for path in paths.values()):
+        return None
+    images = None if batches is None else _first(batches, MEASURED_IMAGES)
+    return loss_curves(paths, allocation, model=model, batches=images, progress=progress)
+
+
 @dataclass(frozen=True)
 class Request:
     """How much to remove: exactly one of density, tolerance and densities."""
@@ -138,6 +165,7 @@ class Request:
     limits: Limits | None
     rule: str
     batches: Iterable | None
+    losses: Mapping[str, Curve] | None = None
 
     def __post_init__(self) -> None:
         names = ("density", "tolerance", "densities", "flops", "size")
@@ -170,7 +198,14 @@ class Request:
             images = None if unread else _first(cast("Iterable", self.batches), MEASURED_IMAGES)
             budget = Budget(density=self.density, flops=self.flops, size=self.size)
             return allocate(
-                paths, budget, self.allocation, limits=self.limits, model=model, batches=images, progress=progress
+                paths,
+                budget,
+                self.allocation,
+                limits=self.limits,
+                losses=self.losses,
+                model=model,
+                batches=images,
+                progress=progress,
             )
         if self.densities is not None:
             return counts_for(self.densities, paths)

@@ -351,9 +351,12 @@ def test_the_curvature_of_the_loss_is_collected_where_a_method_scores_by_it(proj
     plain = collect_statistics(model, train.batches(70))
     expected = collect_statistics(model, train.batches(70), loss="cross_entropy")
     found = with_curvature(model, plain, train, config["collect"])
+    part = with_curvature(model, plain, train, {**config["collect"], "repeated_images": 70})
+    first = collect_statistics(model, [next(iter(train.batches(70)))], loss="cross_entropy")
     assert list(found) == list(expected)
     for name, layer in expected.items():
         torch.testing.assert_close(found[name].loss_curvature, layer.loss_curvature)
+        torch.testing.assert_close(part[name].loss_curvature, first[name].loss_curvature)
 
 
 def test_pruning_in_sequence_with_measured_shares_corrections_and_limits(project):

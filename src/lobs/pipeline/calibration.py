@@ -35,8 +35,8 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
     Args:
         train: the training images.
         collect: the key's values.
-        repeated: for passes that are made once per layer, round or network that is measured: at most
-            `collect.repeated_images` of them, each as it is.
+        repeated: for passes that are made once per layer, round or network that is measured, and for the loss's
+            curvature: at most `collect.repeated_images` of them, each as it is.
 
     Returns:
         The batches.
@@ -113,10 +113,10 @@ def with_curvature(
     collect: Mapping[str, Any],
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Statistics:
-    """Add the curvature of the training loss, `collect.loss`, over all calibration images.
+    """Add the curvature of the training loss, `collect.loss`, over the first `collect.repeated_images`.
 
-    Stage prune asks for it where its solver needs it (OBD): it takes longer than all other statistics together, and no
-    other method reads it.
+    Stage prune asks for it where its solver needs it (OBD): no other method reads it, and over all images it takes
+    longer than all other statistics together.
 
     Args:
         network: dense, on the device to compute on.
@@ -134,7 +134,7 @@ def with_curvature(
     if collect["loss"] is None:
         raise ValueError("collect.loss=null is not accepted for this method: it needs the loss that was trained with")
     curvature = LossCurvature(network, collect["loss"], list(statistics))
-    batches = calibration_batches(train, collect)
+    batches = calibration_batches(train, collect, repeated=True)
     for batch in batches if progress is None else progress(batches):
         inputs = network_input(batch, network)
         curvature.add(inputs, batch[1].to(inputs.device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -23,7 +24,7 @@ from lobs.pipeline.stage import Folders, Stopwatch, ceiling_bytes, load_network,
 from lobs.pipeline.thresholds import threshold_densities
 from lobs.pruning import PruneResult, prune
 from lobs.recomputed import whole
-from lobs.scheme import paths_within
+from lobs.scheme import paths_within, shared_losses
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath, layer_error
 from lobs.statistics import Statistics
@@ -80,6 +81,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     )
     again = runs_network(method)
     batches = calibration_batches(train, config["collect"], repeated=True) if again else None
+    losses = cache(lambda: shared_losses(dense, paths, method["allocation"], batches, progress("what layers lose")))
 
     def prune_to(budget: dict[str, Any], bar: Callable[[Iterable], Iterable] | None = None) -> PruneResult:
         densities = threshold_densities(dense, method, budget["density"]) if "density" in budget else None
@@ -90,6 +92,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
             allocation="uniform" if densities else method["allocation"],
             paths=paths,
+            losses=None if densities or "tolerance" in budget else losses(),
             sequential=method["sequential"],
             correct=method["correct"],
             batches=batches,
