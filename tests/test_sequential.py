@@ -364,3 +364,38 @@ def test_errors_name_what_is_wrong():
         lobs.prune(half, density=0.5, sequential=True, batches=both)
     with pytest.raises(ValueError, match="ended where the first one called layer 'spare': networks that call"):
         lobs.prune(half, density=0.5, sequential=True, batches=both, layers=["spare"])
+
+
+@pytest.mark.parametrize("budget", [{"density": 0.4}, {"density": 0.4, "allocation": "measured_joint"}])
+def test_an_interrupted_call_goes_on_at_the_layer_where_it_stopped(case, tmp_path, budget):
+    model, inputs = case
+    batches = inputs.split(20)
+    statistics = lobs.collect_statistics(model, batches)
+    options = {"method": "exact_obs", "sequential": True, "batches": batches, **budget}
+    expected = lobs.prune(model, statistics, **options)
+
+    def interrupted(names):
+        for position, name in enumerate(names):
+            if list(names) == list(statistics) and position == 2:
+                raise KeyboardInterrupt
+            yield name
+
+    paths = lobs.layer_paths(model, statistics, "exact_obs")
+    with pytest.raises(KeyboardInterrupt):
+        lobs.prune(model, statistics, **options, paths=paths, progress=interrupted, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert (tmp_path / "counts.json").exists() == ("allocation" in budget)
+    for remaining in (list(statistics)[2:], None):
+        seen = []
+        resumed = lobs.prune(
+            model,
+            statistics,
+            **options,
+            progress=lambda names, seen=seen: seen.append(list(names)) or seen[-1],
+            folder=tmp_path,
+        )
+        assert seen == ([] if remaining is None else [remaining])
+        for name, value in expected.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value)
+        assert [replace(r, seconds=0) for r in resumed.layers] == [replace(r, seconds=0) for r in expected.layers]
+        assert all(torch.equal(resumed.masks[name], mask) for name, mask in expected.masks.items())

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lobs.inputs import network_input
 from lobs.layers import PRUNABLE, Prunable, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
 from lobs.registry import CORRECTIONS, unknown_name
-from lobs.statistics import network_input
 from lobs.walk import Walk, count_calls, first_input, require_repeatable
 
 Place: TypeAlias = Prunable | _BatchNorm

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lobs.budgets import Problem
+from lobs.inputs import network_input
 from lobs.layers import prunable_layers, set_weight_matrix
 from lobs.modes import evaluation_mode
 from lobs.sensitivity import class_logits
 from lobs.sharing import Curve, equal_slopes
 from lobs.solvers.path import PruningPath
-from lobs.statistics import network_input
 
 DISTANCES = ("kl", "squared")
 GRID = 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor, nn
@@ -13,14 +14,13 @@ from lobs.bounds import bound_from_weights
 from lobs.budgets import Limits
 from lobs.correction import correct as correct_network
 from lobs.correction import correctable
-from lobs.layers import prunable_layers, weight_matrix
+from lobs.layers import prunable_layers
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.scheme import Request, Scheme, layer_paths
-from lobs.sequential import Step
 from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver
-from lobs.solvers.path import layer_error
 from lobs.statistics import Statistics, collect_statistics
+from lobs.steps import Step
 from lobs.walk import require_repeatable
 
 __all__ = ["LayerRecord", "PruneResult", "layer_paths", "methods", "prune"]
@@ -110,6 +110,7 @@ def prune(
     in_place: bool = False,
     progress: Callable[[Iterable], Iterable] | None = None,
     memory: float | None = None,
+    folder: Path | None = None,
 ) -> PruneResult:
     """Prune a network's Linear and Conv2d layers from calibration data, without retraining.
 
@@ -146,6 +147,9 @@ def prune(
             covers the paths that a shared budget looks at together (their second moments, factors and weights: those
             that do not fit are computed twice) and the statistics that this call collects. One layer's own matrices
             always have to fit; without a shared budget layers go one by one. Results do not depend on it.
+        folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
+            as it is finished, and read where it lies here already: the same call made again after an interruption
+            goes on where it stopped. A folder belongs to one call and all of its arguments.
 
     Returns:
         The pruned network, its masks and a record per layer.
@@ -169,14 +173,13 @@ def prune(
     layers = _without(model, layers, exclude, statistics)
     beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
     pruned = model if in_place and not beside else copy.deepcopy(model)
-    scheme = Scheme(model, pruned, statistics, method, request, layers, paths, progress, memory)
+    scheme = Scheme(model, pruned, statistics, method, request, layers, paths, progress, memory, folder)
     records, masks, dense = [], {}, {}
     for step in scheme.in_sequence(cast("Iterable", batches), keep_samples) if sequential else scheme.at_once():
-        name, module = step.name, prunable_layers(model)[step.name]
-        dense[name] = weight_matrix(module) if sequential else step.path.weight
-        masks[name] = step.mask[:, : step.path.statistics.features].reshape(module.weight.shape)
+        name = step.name
+        dense[name] = step.trained
+        masks[name] = step.mask[:, : step.features].reshape(prunable_layers(model)[name].weight.shape)
         records.append(_record(step, masks[name]))
-        del step  # a wide layer's path must not wait for the next one
     uncorrected = {} if correct == "none" else correctable(pruned)
     correction = correct_network(model, pruned, cast("Iterable", batches), correct)
     bound = bound_from_weights(dense, pruned, statistics)
@@ -206,22 +209,17 @@ def _collect(model: nn.Module, batches: Iterable | None, keep_samples: int, memo
 
 
 def _record(step: Step, mask: Tensor) -> LayerRecord:
-    path, layer = step.path, step.path.statistics
-    if layer.target_power is None:
-        error, output = path.measured_error(step.weight), layer_error(path.weight, layer.second_moment)
-    else:
-        error, output = layer.target_error(step.weight), layer.target_power
     kept = int(mask.sum())
     return LayerRecord(
         name=step.name,
         shape=tuple(mask.shape),
-        density=kept / path.removable,
+        density=kept / step.removable,
         kept=kept,
-        removed=path.removable - kept,
-        error=error,
-        relative_error=error / output if output else 0.0,
-        sensitivity_threshold=path.sensitivity_threshold(step.count),
+        removed=step.removable - kept,
+        error=step.error,
+        relative_error=step.relative_error,
+        sensitivity_threshold=step.sensitivity_threshold,
         bound_contribution=0.0,  # known when the whole network is pruned
         seconds=step.seconds,
-        damping=path.damping,
+        damping=step.damping,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,10 +20,11 @@ from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_mat
 from lobs.losses import loss_curves
 from lobs.memory import ceiling
 from lobs.recomputed import RecomputedPath, path_bytes, whole
-from lobs.sequential import Step, prune_in_sequence
+from lobs.sequential import prune_in_sequence
 from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
+from lobs.steps import Step
 from lobs.stored import write_tensors
 from lobs.units import Link, drop_columns, readers, unit_counts
 
@@ -229,6 +232,7 @@ class Scheme:
     paths: Mapping[str, PruningPath] | None
     progress: Callable[[Iterable], Iterable] | None
     memory: float | None = None
+    folder: Path | None = None
 
     def at_once(self) -> Iterator[Step]:
         """Every layer from the dense network's inputs; one after the other where they do not depend on each other."""
@@ -241,18 +245,18 @@ class Scheme:
             found = prunable_layers(self.pruned)
             for name in timed(self._names()):
                 start = time.perf_counter()
-                path = layer_path(self.dense, self.statistics, solver, name)
+                path = layer_path(self.dense, self.statistics, solver, name, self._paths_folder())
                 if path.removes_units:
                     break
                 count = self.request.of_layer(name).counts(self.dense, {name: path}, {})[name]
-                weight, mask = path.at(count)
-                set_weight_matrix(found[name], weight)
-                yield Step(name, path, count, weight, mask, time.perf_counter() - start)
+                solved = path.at(count)
+                set_weight_matrix(found[name], solved[0])
+                step = Step.taken(name, path.weight, path, count, solved, time.perf_counter() - start)
                 del path  # before the next one is computed
+                yield step
             else:
                 return
-        names = self._names()
-        yield from self._together(paths_within(self.memory, self.dense, self.statistics, solver, names, timed), seconds)
+        yield from self._together(self._paths(solver, self._names(), timed), seconds)
 
     def _together(self, paths: Mapping[str, PruningPath], seconds: dict[str, float]) -> Iterator[Step]:
         """The counts of all layers are decided at once."""
@@ -260,7 +264,7 @@ class Scheme:
         links: dict[str, Link] = {}
         if all(path.removes_units for path in paths.values()):
             links = readers({name: found[name] for name in paths})
-        counts = self.request.counts(self.dense, paths, links, self.progress)
+        counts = self._counts(lambda: paths, links)
         solved: dict[str, tuple[Tensor, Tensor]] = {}
         if links:
             solved = {name: path.at(counts[name]) for name, path in paths.items()}
@@ -269,11 +273,31 @@ class Scheme:
         for name, path in paths.items():
             start = time.perf_counter()
             computed = whole(path)
-            weight, mask = solved[name] if links else computed.at(counts[name])
-            set_weight_matrix(found[name], weight)
+            pair = solved[name] if links else computed.at(counts[name])
+            set_weight_matrix(found[name], pair[0])
             spent = seconds.get(name, 0.0) + time.perf_counter() - start
-            yield Step(name, computed, counts[name], weight, mask, spent)
+            step = Step.taken(name, computed.weight, computed, counts[name], pair, spent)
             del computed
+            yield step
+
+    def _paths(self, solver: Solver, names: Iterable[str], progress: Callable) -> dict[str, PruningPath]:
+        return paths_within(self.memory, self.dense, self.statistics, solver, names, progress, self._paths_folder())
+
+    def _paths_folder(self) -> Path | None:
+        return None if self.folder is None else self.folder / "paths"
+
+    def _counts(self, paths: Callable[[], Mapping[str, PruningPath]], links: Mapping[str, Link]) -> dict[str, int]:
+        """How many weights each layer loses; what an interrupted call decided stands."""
+        file = None if self.folder is None else self.folder / "counts.json"
+        if file is not None and file.exists():
+            return json.loads(file.read_text(encoding="utf-8"))
+        counts = self.request.counts(self.dense, paths(), links, self.progress)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = file.with_name(f"{file.name}.{os.getpid()}.partial")
+            partial_file.write_text(json.dumps(counts), encoding="utf-8")
+            partial_file.replace(file)
+        return counts
 
     def _solver(self) -> Solver:
         return make(self.method) if isinstance(self.method, str) else self.method
@@ -290,9 +314,7 @@ class Scheme:
         solver, names = self._solver(), self._names()
         counts: dict[str, int] = {}
         if self.request.shared:
-            progress = self.progress or iter
-            paths = self.paths or paths_within(self.memory, self.dense, self.statistics, solver, names, progress)
-            counts = self.request.counts(self.dense, paths, {}, self.progress)
+            counts = self._counts(lambda: self.paths or self._paths(solver, names, self.progress or iter), {})
 
         def choose(name: str, path: PruningPath) -> int:
             return counts[name] if counts else self.request.of_layer(name).counts(self.dense, {name: path}, {})[name]
@@ -308,6 +330,7 @@ class Scheme:
             batches,
             keep_samples,
             self.progress,
+            self.folder,
         )
 
 

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from lobs.inputs import network_input
 from lobs.layers import prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
-from lobs.statistics import network_input
 
 
 def output_sensitivity(

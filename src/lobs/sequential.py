@@ -17,40 +17,23 @@ Methods that do not compensate (magnitude, Wanda, random) run as well but need n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lobs.accumulator import InputSums, ResidualSums, widened
+from lobs.inputs import network_input
 from lobs.layers import Prunable, input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
 from lobs.modes import evaluation_mode
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
-from lobs.statistics import LayerStatistics, Statistics, network_input
+from lobs.statistics import LayerStatistics, Statistics
+from lobs.steps import Step
 from lobs.walk import Walk
-
-
-@dataclass(frozen=True)
-class Step:
-    """One layer's part in the pruning of a network.
-
-    Attributes:
-        name: of the layer.
-        path: that was walked; in sequence it starts at W*.
-        count: weights removed.
-        weight: the new one, ``[out, d]``.
-        mask: likewise, True where a weight is kept.
-        seconds: spent on it.
-    """
-
-    name: str
-    path: PruningPath
-    count: int
-    weight: Tensor
-    mask: Tensor
-    seconds: float
 
 
 def reference_weight(
@@ -145,6 +128,7 @@ def prune_in_sequence(
     batches: Iterable,
     keep_samples: int | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[Step]:
     """Prune layers front to back, each with the inputs that the layers pruned before leave to it.
 
@@ -159,6 +143,8 @@ def prune_in_sequence(
         batches: calibration inputs, read a few times, or once per layer (`lobs.walk.Walk`).
         keep_samples: input vectors kept per layer; None: as many as ``statistics`` hold.
         progress: wraps the iterable of layer names.
+        folder: every finished layer is written here, and read where it lies here already: a folder belongs to one
+            network, its statistics and batches, one solver and one budget.
 
     Yields:
         What was done to each layer.
@@ -167,8 +153,14 @@ def prune_in_sequence(
         ValueError: a layer is not called by these batches, or the solver removes whole units.
     """
     modules = {name: _module(pruned, name) for name in names}
-    damping, alpha = getattr(solver, "damping", DAMPING), getattr(solver, "alpha", None)
     originals = {name: _module(dense, name) for name in modules}
+    for step in _finished(originals, folder):
+        set_weight_matrix(modules.pop(step.name), step.weight)
+        del originals[step.name]
+        yield step
+    if not modules:
+        return
+    damping, alpha = getattr(solver, "damping", DAMPING), getattr(solver, "alpha", None)
     with (
         evaluation_mode(dense),
         evaluation_mode(pruned),
@@ -198,9 +190,22 @@ def prune_in_sequence(
                     f"it cannot be used with sequential=True"
                 )
             count = choose(name, path)
-            solved, mask = path.at(count)
-            set_weight_matrix(module, solved)
-            yield Step(name, path, count, solved, mask, time.perf_counter() - start)
+            solved = path.at(count)
+            set_weight_matrix(module, solved[0])
+            step = Step.taken(name, weight_matrix(originals[name]), path, count, solved, time.perf_counter() - start)
+            del path, layer  # before the next ones are computed
+            if folder is not None:
+                step.save(folder)
+            yield step
+
+
+def _finished(originals: Mapping[str, Prunable], folder: Path | None) -> Iterator[Step]:
+    """The steps from the first layer on that an interrupted call left behind."""
+    for name, module in list(originals.items()) if folder is not None else ():
+        step = Step.load(cast("Path", folder), name, weight_matrix(module))
+        if step is None:
+            return
+        yield step
 
 
 def _module(model: nn.Module, name: str) -> Prunable:

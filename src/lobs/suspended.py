@@ -20,8 +20,8 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from lobs.inputs import network_input
 from lobs.memory import available_bytes
-from lobs.statistics import network_input
 
 # A waiting pass keeps its layer's input and what skips the layer (a residual branch is at most as large, as a rule).
 ALIVE = 2

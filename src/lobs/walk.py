@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lobs.statistics import network_input, probe_determinism
+from lobs.inputs import network_input, probe_determinism
 from lobs.suspended import SuspendedPasses, suspendable
 
 M = TypeVar("M", bound=nn.Module)

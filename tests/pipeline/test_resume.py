@@ -130,3 +130,30 @@ def test_a_killed_prune_goes_on_at_the_layer_where_it_stopped(project, monkeypat
     assert eliminated == [(10, 9)]
     assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"} == expected
     assert not folder.with_name("prune.partial").exists()
+
+
+def test_a_killed_sequential_prune_keeps_its_shares_and_its_finished_layers(project, monkeypatch):
+    from lobs.sequential import paired_statistics
+
+    words = ["prune", *SMALL, "method=exact_obs_sequential", "method.allocation=measured_joint", "curve=[0.5]"]
+    folder = project / "runs/lenet300/seed0/exact_obs_sequential/prune"
+    lobs(*words)
+    expected = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"}
+    for file in folder.iterdir():
+        file.unlink()
+    program = KILLED_PRUNE.replace("lobs.scheme", "lobs.steps")
+    killed = subprocess.run([sys.executable, "-c", program, *words], cwd=project, check=False)
+    assert killed.returncode == -9
+    (budget,) = folder.with_name("prune.partial").glob("*/density=*")
+    assert sorted(file.name for file in budget.iterdir()) == ["counts.json", "fc1.safetensors", "fc2.safetensors"]
+    seen = []
+
+    def noted(dense, pruned, module, name, *rest):
+        seen.append(name)
+        return paired_statistics(dense, pruned, module, name, *rest)
+
+    monkeypatch.setattr("lobs.sequential.paired_statistics", noted)
+    lobs(*words)
+    assert seen == ["fc3", "fc1", "fc2", "fc3"]  # the rest, then the curve's other density
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"} == expected
+    assert not folder.with_name("prune.partial").exists()

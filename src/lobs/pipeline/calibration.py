@@ -11,9 +11,10 @@ from torch import nn
 
 from lobs.curvature import LossCurvature
 from lobs.experiment.data import Batches, Split
+from lobs.inputs import network_input
 from lobs.processes import rank_and_size
 from lobs.registry import METHODS
-from lobs.statistics import Statistics, collect_statistics, network_input
+from lobs.statistics import Statistics, collect_statistics
 
 
 def calibration_split(train: Split, collect: Mapping[str, Any]) -> Split:

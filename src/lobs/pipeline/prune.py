@@ -97,6 +97,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             correct=method["correct"],
             batches=batches,
             progress=bar,
+            folder=partial / "-".join(f"{key}={value}" for key, value in budget.items()) if again else None,
         )
 
     budget = requested(config)
