@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lobs.atomic import replacing
 from lobs.modes import evaluation_mode
 
 
@@ -31,26 +32,22 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Pa
     if missing:
         raise ValueError(f"ONNX export needs {' and '.join(missing)}: install lobs[export]")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A batch of one would be exported as a network for batches of one.
     batch = example_input if len(example_input) > 1 else example_input.expand(2, *example_input.shape[1:])
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            torch.onnx.export(
-                model,
-                (batch,),
-                partial,
-                input_names=["input"],
-                output_names=["output"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        partial.replace(path)
-    except Exception as error:
-        raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        try:
+            with evaluation_mode(model), torch.no_grad():
+                torch.onnx.export(
+                    model,
+                    (batch,),
+                    partial,
+                    input_names=["input"],
+                    output_names=["output"],
+                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    dynamo=True,
+                    external_data=False,
+                    verbose=False,
+                )
+        except Exception as error:
+            raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
     return path

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
-from urllib.parse import quote
 
 from torch import Tensor, nn
 
 from lobs.allocation import allocate, check_names, counts_for
+from lobs.atomic import replacing
 from lobs.budgets import Budget, Limits
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
 from lobs.losses import loss_curves
@@ -25,7 +24,7 @@ from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
 from lobs.steps import Step
-from lobs.stored import write_tensors
+from lobs.stored import layer_file, write_tensors
 from lobs.units import Link, drop_columns, readers, unit_counts
 
 # Calibration inputs that the measuring allocations look at, rounded up to whole batches.
@@ -119,7 +118,7 @@ def layer_path(
     weight = weight_matrix(prunable_layers(model)[name])
     weight = weight.float() if weight.dtype.itemsize < 4 else weight
     layer = statistics[name].to(weight.device)
-    file = None if folder is None else folder / f"{quote(name, safe='')}.safetensors"
+    file = None if folder is None else layer_file(folder, name)
     if file is not None and file.exists():
         from safetensors.torch import load_file
 
@@ -293,10 +292,8 @@ class Scheme:
             return json.loads(file.read_text(encoding="utf-8"))
         counts = self.request.counts(self.dense, paths(), links, self.progress)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial_file = file.with_name(f"{file.name}.{os.getpid()}.partial")
-            partial_file.write_text(json.dumps(counts), encoding="utf-8")
-            partial_file.replace(file)
+            with replacing(file) as unfinished:
+                unfinished.write_text(json.dumps(counts), encoding="utf-8")
         return counts
 
     def _solver(self) -> Solver:

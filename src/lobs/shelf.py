@@ -8,13 +8,14 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import torch
 
+from lobs.atomic import replacing
 from lobs.layers import Prunable
 from lobs.memory import ceiling
 from lobs.processes import gathered, rank_and_size
+from lobs.stored import layer_file
 
 if TYPE_CHECKING:
     from lobs.statistics import LayerStatistics, Statistics
@@ -101,10 +102,8 @@ class Shelf:
         if self._order is None:
             self._order = [name for name in order if name in self._sizes]
             if self._folder is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                partial = self._folder / f"{ORDER}.partial"
-                partial.write_text(json.dumps(self._order), encoding="utf-8")
-                partial.replace(self._folder / ORDER)
+                with replacing(self._folder / ORDER) as partial:
+                    partial.write_text(json.dumps(self._order), encoding="utf-8")
         for name, layer in layers.items():
             if self._folder is None:
                 self._kept[name] = layer
@@ -128,7 +127,7 @@ class Shelf:
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"{quote(name, safe='')}.safetensors"
+        return layer_file(self._folder, name)
 
     def _read_order(self) -> list[str] | None:
         """The layers that an interrupted run saw called."""

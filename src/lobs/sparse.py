@@ -16,7 +16,6 @@ file's metadata as JSON. Bytes by layout: `lobs.budgets.layout_bytes`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from math import ceil, prod
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lobs.atomic import replacing
 from lobs.budgets import layout_bytes, position_type
 
 FORMAT = "lobs-sparse-1"
@@ -59,15 +59,9 @@ def save_sparse(model: nn.Module, path: str | Path) -> int:
         layout, parts = encode(tensor)
         index[name] = {"layout": layout, "shape": list(tensor.shape)}
         stored |= {f"{name}#{part}" if part else name: value for part, value in parts.items()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         # One entry: safetensors writes several in any order.
         save_file(stored, partial, metadata={FORMAT: json.dumps(index, sort_keys=True)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return sum(tensor.numel() * tensor.itemsize for tensor in stored.values())
 
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from torch import Tensor
 
 from lobs.solvers import PruningPath
 from lobs.solvers.path import layer_error
-from lobs.stored import write_tensors
+from lobs.stored import layer_file, write_tensors
 
 # Of a step, what is a number.
 NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_threshold", "damping", "seconds")
@@ -89,7 +88,7 @@ class Step:
         """Write it to the file that `load` reads, whole or not at all."""
         tensors = {"weight": self.weight, "mask": self.mask}
         numbers = json.dumps({name: getattr(self, name) for name in NUMBERS})
-        write_tensors(_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers})
+        write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers})
 
     @classmethod
     def load(cls, folder: Path, name: str, trained: Tensor) -> Step | None:
@@ -105,13 +104,9 @@ class Step:
         """
         from safetensors import safe_open
 
-        file = _file(folder, name)
+        file = layer_file(folder, name)
         if not file.exists():
             return None
         with safe_open(file, "pt", device=str(trained.device)) as stored:
             numbers: Mapping[str, Any] = json.loads(stored.metadata()["numbers"])
             return cls(name, trained, stored.get_tensor("weight"), stored.get_tensor("mask"), **numbers)
-
-
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"{quote(name, safe='')}.safetensors"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
+
+from lobs.atomic import replacing
 
 DTYPES = {
     torch.float64: "F64",
@@ -47,14 +49,13 @@ def write_tensors(
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for key in order:
-                values = tensor(key).detach().cpu().contiguous().flatten()
-                values.view(torch.uint8).numpy().tofile(file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in order:
+            values = tensor(key).detach().cpu().contiguous().flatten()
+            values.view(torch.uint8).numpy().tofile(file)
+
+
+def layer_file(folder: Path, name: str) -> Path:
+    """Where a folder of one file per layer keeps a layer, whatever characters its name holds."""
+    return folder / f"{quote(name, safe='')}.safetensors"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lobs.atomic import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,8 @@ def write_json(path: str | Path, value: object) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file with Unix line ends."""
-    _replace(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -39,14 +41,10 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
         rows: one mapping per line.
         columns: the header, in order.
     """
-
-    def write(partial: Path) -> None:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    _replace(path, write)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -54,13 +52,10 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     from safetensors.torch import save_file
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-    def write(partial: Path) -> None:
+    with replacing(path) as partial:
         save_file(ready, partial, metadata=dict(metadata or {}))
         if len(metadata or {}) > 1:
             _sort_metadata(partial)
-
-    _replace(path, write)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -127,14 +122,3 @@ def require(path: str | Path, made_by: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path} does not exist yet: run `{made_by}` first")
     return path
-
-
-def _replace(path: str | Path, write: Callable[[Path], object]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
