@@ -273,7 +273,7 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
     assert [r.kept for r in measured.layers] == [r.kept for r in joint.layers]
 
 
-@pytest.mark.parametrize("allocation", [name for name in ALLOCATIONS if name != "measured"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_losses_computed_once_serve_many_budgets(network, images, statistics, allocation):
     batches = [(images[:100], None), (images[100:], None)]
     paths = lobs.layer_paths(network, statistics, "exact_obs")
@@ -284,6 +284,17 @@ def test_losses_computed_once_serve_many_budgets(network, images, statistics, al
         expected, found = (lobs.prune(network, statistics, losses=given, **options) for given in (None, losses))
         assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
     assert shared_losses(network, lobs.layer_paths(network, statistics, "apoz"), allocation, batches) is None
+
+
+def test_a_folder_keeps_orders_and_shares(network, images, statistics, tmp_path, monkeypatch):
+    options = {"density": 0.3, "allocation": "measured_joint", "batches": images.split(64), "folder": str(tmp_path)}
+    first = lobs.prune(network, statistics, "exact_obs", **options)
+    monkeypatch.setattr("lobs.scheme.allocate", None)
+    monkeypatch.setattr("lobs.solvers.exact_obs.ExactOBS.path", None)
+    again = lobs.prune(network, statistics, "exact_obs", **options)
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+    assert [record.error for record in again.layers] == [record.error for record in first.layers]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def prune(
     in_place: bool = False,
     progress: Callable[[Iterable], Iterable] | None = None,
     memory: float | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> PruneResult:
     """Prune a network's Linear and Conv2d layers from calibration data, without retraining.
 
@@ -173,6 +173,7 @@ def prune(
     layers = _without(model, layers, exclude, statistics)
     beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
     pruned = model if in_place and not beside else copy.deepcopy(model)
+    folder = None if folder is None else Path(folder)
     scheme = Scheme(model, pruned, statistics, method, request, layers, paths, progress, memory, folder)
     records, masks, dense = [], {}, {}
     for step in scheme.in_sequence(cast("Iterable", batches), keep_samples) if sequential else scheme.at_once():

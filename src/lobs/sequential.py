@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -201,8 +200,10 @@ def prune_in_sequence(
 
 def _finished(originals: Mapping[str, Prunable], folder: Path | None) -> Iterator[Step]:
     """The steps from the first layer on that an interrupted call left behind."""
-    for name, module in list(originals.items()) if folder is not None else ():
-        step = Step.load(cast("Path", folder), name, weight_matrix(module))
+    if folder is None:
+        return
+    for name, module in list(originals.items()):  # the caller takes out what it is given
+        step = Step.load(folder, name, weight_matrix(module))
         if step is None:
             return
         yield step
