@@ -65,6 +65,20 @@ def test_figure2_draws_the_mean_over_seeds_with_its_band(tmp_path: Path) -> None
     assert {float(y) for x, y in band if x == 75.0} == {60.0, 80.0}
 
 
+def test_figure2_draws_the_first_seed_where_seeds_share_little_but_the_ends(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", seeds=(0, 1))
+    curves = ([0.0, 0.1, 0.2, 0.5, 1.0], [0.0, 0.15, 0.3, 0.6, 1.0])
+    for seed, densities in enumerate(curves):
+        path = runs / f"lenet300/seed{seed}/lobs/prune/first_layer_curve.csv"
+        write_csv(path, ("density", "test_accuracy_percent"), [(density, 90 * density + seed) for density in densities])
+    drawing = figure2(load_results(runs)[0])
+    assert drawing is not None
+    line = next(line for line in drawing.figure.axes[0].lines if line.get_label() == "L-OBS")
+    assert list(line.get_xdata()) == pytest.approx([100, 90, 80, 50, 0])
+    assert list(line.get_ydata()) == pytest.approx([0, 9, 18, 45, 90])
+    assert "L-OBS: the first seed alone, whose densities the others do not share." in drawing.caption
+
+
 def test_a_method_keeps_its_colour_in_all_figures(tmp_path: Path) -> None:
     experiment = load(tmp_path)
     for draw in (figure2, figure4, figure5):

@@ -115,6 +115,23 @@ def average(curves: Sequence[Sequence[tuple[Hashable, float]]]) -> list[Point]:
     return [Point(key, math.fsum(v) / len(v), min(v), max(v)) for key, v in values.items()]
 
 
+def average_or_first(curves: Sequence[Sequence[tuple[Hashable, float]]]) -> tuple[list[Point], bool]:
+    """`average`, unless it would leave out most of what was measured.
+
+    Args:
+        curves: one per seed; empty ones are left out.
+
+    Returns:
+        points: the average's; the first seed's where the seeds share less than half of its keys (Net-Trim's are the
+            densities at which its weight was solved).
+        alone: whether they are the first seed's.
+    """
+    seeds = [curve for curve in curves if curve]
+    points = average(seeds)
+    alone = bool(seeds) and 2 * len(points) < len(seeds[0])
+    return (average(seeds[:1]) if alone else points), alone
+
+
 def draw_line(
     axes: Axes,
     runs: MethodRuns,

@@ -18,6 +18,7 @@ from lobs.report.drawing import (
     SETTINGS,
     Drawing,
     average,
+    average_or_first,
     canvas,
     draw_line,
     error_axis,
@@ -66,9 +67,11 @@ def figure2(experiment: Experiment) -> Drawing | None:
         return None
     figure, (axes, detail) = canvas(2, width=4.4)
     kept, note = distinct(experiment, "first_layer_curve")
+    single = []
     for runs in kept:
         curves = [[(p.density, p.test_accuracy_percent) for p in run.first_layer_curve] for run in runs.runs]
-        points = average(curves)
+        points, alone = average_or_first(curves)
+        single += [label_of(runs)] if alone else []
         for panel in (axes, detail):
             draw_line(panel, runs, [100 * (1 - point.key) for point in points], points)
     axes.set(xlabel="weights removed from the first layer (%)", ylabel="test accuracy (%)")
@@ -80,6 +83,7 @@ def figure2(experiment: Experiment) -> Drawing | None:
         title="Figure 2: test accuracy while the first layer is pruned",
         caption="Only the first layer is pruned, without retraining; the other layers stay dense."
         + over_seeds_note(kept, experiment)
+        + (f" {', '.join(single)}: the first seed alone, whose densities the others do not share." if single else "")
         + note,
         figure=figure,
         columns=columns,
