@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lobs.compaction import CompactResult, compact
     from lobs.correction import correct
     from lobs.export import export_onnx
-    from lobs.pruning import LayerRecord, PruneResult, layer_paths, methods, prune
+    from lobs.pruning import layer_paths, methods, prune
+    from lobs.result import LayerRecord, PruneResult
     from lobs.solvers.hessian import SingularStatisticsError
     from lobs.solvers.path import PruningPath
     from lobs.sparse import load_sparse, save_sparse
@@ -30,8 +31,8 @@ _HOME = {
     "prune": "lobs.pruning",
     "layer_paths": "lobs.pruning",
     "methods": "lobs.pruning",
-    "PruneResult": "lobs.pruning",
-    "LayerRecord": "lobs.pruning",
+    "PruneResult": "lobs.result",
+    "LayerRecord": "lobs.result",
     "correct": "lobs.correction",
     "compact": "lobs.compaction",
     "CompactResult": "lobs.compaction",

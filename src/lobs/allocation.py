@@ -13,6 +13,7 @@ from lobs.measured import OutputDistance, along_errors, refine_jointly
 from lobs.registry import ALLOCATIONS, unknown_name
 from lobs.sharing import Curve, dynamic_program, equal_slopes
 from lobs.solvers.path import PruningPath
+from lobs.sparse import file_costs
 
 
 def allocate(
@@ -55,11 +56,13 @@ def allocate(
     allocation = resolved(allocation, batches is not None and model is not None)
     if not isinstance(budget, Budget):
         budget = Budget(density=budget)
+    file = file_costs(model, list(paths)) if budget.size is not None and model is not None else None
     if allocation == "uniform":
         if budget.density is not None and not limits:
-            return counts_for(dict.fromkeys(paths, budget.density), paths)
-        return uniform(paths, problem(paths, budget, limits))
-    task = problem(paths, budget, limits)
+            counts = counts_for(dict.fromkeys(paths, budget.density), paths)
+            return {name: path.not_all(counts[name]) if budget.density else counts[name] for name, path in paths.items()}
+        return uniform(paths, problem(paths, budget, limits, file))
+    task = problem(paths, budget, limits, file)
     if allocation == "measured_joint" and batches is not None:
         batches = list(batches)  # read twice
     if losses is None:

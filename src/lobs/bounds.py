@@ -57,8 +57,8 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
     Args:
         model: the dense network.
         pruned: the same network with pruned weights.
-        statistics: of the dense network's inputs to every layer; all Linear and Conv2d layers that are called, in the
-            order of their calls.
+        statistics: of the dense network's inputs to the layers that were pruned; they also tell which other layers are
+            called, whose norms count.
 
     Returns:
         The bound and its terms.
@@ -69,7 +69,8 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
     dense, sparse = prunable_layers(model), prunable_layers(pruned)
     if dense.keys() != sparse.keys():
         raise ValueError(f"the networks have different layers: {', '.join(dense.keys() ^ sparse.keys())}")
-    return bound_from_weights({name: weight_matrix(dense[name]) for name in statistics}, pruned, statistics)
+    weights = {name: weight_matrix(dense[name], layer.bias) for name, layer in statistics.items()}
+    return bound_from_weights(weights, pruned, statistics)
 
 
 @torch.no_grad()
@@ -78,13 +79,15 @@ def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statist
     terms: dict[str, float] = {}
     growth = 1.0
     modules = prunable_layers(pruned)
-    for name in reversed(list(statistics)):
-        layer, module = statistics[name], modules[name]
-        error = 0.0
-        if name in weights:
-            change = weight_matrix(module) - weights[name]
-            error = layer_error(change, layer.second_moment.to(change.device))
-        terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
+    called = [name for name in statistics.calls.called if name in modules]
+    for name in reversed([*called, *(name for name in statistics if name not in called)]):
+        module = modules[name]
+        if name in statistics:
+            layer, error = statistics[name], 0.0
+            if name in weights:
+                change = weight_matrix(module, layer.bias) - weights[name]
+                error = layer_error(change, layer.second_moment.to(change.device))
+            terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
         growth *= float(module.weight.double().norm()) * sqrt(multiplicity(module))
     layers = {name: terms[name] for name in statistics}
     return ErrorBound(layers, sum(layers.values()))

@@ -28,8 +28,8 @@ class Budget:
         density: share of the weights kept, 0 to 1.
         flops: share of the dense layers' multiply-adds kept, 0 to 1. A kept weight costs one multiply-add per output
             position and image: 1 in a Linear layer on a vector, height times width of the output in a convolution.
-        size: bytes of the tensors that `lobs.save_sparse` writes for these layers in float32: `sparse_bytes` of every
-            weight and 4 per bias.
+        size: bytes of the file that `lobs.save_sparse` writes: `sparse_bytes` of these layers' weights, and with
+            `FileCosts` everything else in it; without, 4 per bias.
 
     Raises:
         ValueError: not exactly one is given, or it is out of range.
@@ -53,6 +53,21 @@ class Budget:
 
     def __str__(self) -> str:
         return next(f"{key}={value}" for key, value in vars(self).items() if value is not None)
+
+
+@dataclass(frozen=True)
+class FileCosts:
+    """What a network's sparse file holds besides the pruned layers' weights (`lobs.sparse.file_costs`).
+
+    Attributes:
+        fixed: bytes of everything else: biases, other tensors, the header at its largest.
+        value_bytes: of one weight of each layer.
+        copies: how many times each layer's weight is written.
+    """
+
+    fixed: int
+    value_bytes: Mapping[str, int]
+    copies: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -92,13 +107,16 @@ class Problem:
         return high
 
 
-def problem(paths: Mapping[str, PruningPath], budget: Budget, limits: Limits | None = None) -> Problem:
+def problem(
+    paths: Mapping[str, PruningPath], budget: Budget, limits: Limits | None = None, file: FileCosts | None = None
+) -> Problem:
     """A budget and limits in numbers, known to be feasible.
 
     Args:
         paths: of all layers the budget is about.
         budget: what the layers may cost together.
         limits: least and most density by layer name or shell pattern, see `count_ranges`.
+        file: for a budget of ``size``.
 
     Returns:
         Costs, bound and ranges.
@@ -106,25 +124,33 @@ def problem(paths: Mapping[str, PruningPath], budget: Budget, limits: Limits | N
     Raises:
         ValueError: limits and paths alone keep more than the budget, or a limit is wrong.
     """
-    ranges = count_ranges(paths, limits or {})
+    ranges = count_ranges(paths, limits or {}, empty=0 in (budget.density, budget.flops))
     removable = {name: path.removable for name, path in paths.items()}
-    costs = {name: _cost(path, budget) for name, path in paths.items()}
+    costs = {name: _cost(name, path, budget, file) for name, path in paths.items()}
     dense = sum(float(costs[name](torch.tensor(size))) for name, size in removable.items())
     if budget.density is not None:
         bound = float(int(budget.density * dense + 1e-9))
     else:
-        bound = float(budget.size) if budget.size is not None else float(budget.flops or 0.0) * dense
+        fixed = 0 if file is None else file.fixed
+        bound = float(budget.size - fixed) if budget.size is not None else float(budget.flops or 0.0) * dense
         bound += 1e-9 * dense
     result = Problem(budget, costs, bound, removable, ranges)
     least = result.cost({name: most for name, (_, most) in ranges.items()})
     if least > result.bound:
-        kept = f"{least:.0f} bytes" if budget.size is not None else f"{least / dense:.4g}"
-        what = "the layers' limits" if limits else "the ends of the layers' paths (biases, N:M patterns)"
-        raise ValueError(f"{what} alone keep {kept}, more than the budget {budget}")
+        size = budget.size is not None
+        kept = f"{least + budget.size - bound:.0f} bytes" if budget.size is not None else f"{least / dense:.4g}"
+        what = "the layers' limits" if limits else "one weight per layer and the ends of the layers' paths (N:M patterns)"
+        rest = ", the file's other tensors and its header" * (size and file is not None)
+        raise ValueError(
+            f"{what}{rest} alone keep {kept}, more than the budget {budget}: ask for more, or allow empty layers with "
+            f"limits={{'*': (0, 1)}}"
+        )
     return result
 
 
-def count_ranges(paths: Mapping[str, PruningPath], limits: Limits) -> dict[str, tuple[int, int]]:
+def count_ranges(
+    paths: Mapping[str, PruningPath], limits: Limits, empty: bool = True
+) -> dict[str, tuple[int, int]]:
     """The fewest and the most removals of each layer that limits on its density allow.
 
     The first pattern that fits a layer counts. The least density is rounded up to whole weights and the most down;
@@ -133,6 +159,7 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits) -> dict[str, 
     Args:
         paths: of the layers.
         limits: (least, most) density by layer name or shell pattern.
+        empty: whether a layer that no limit names may lose all of its weights.
 
     Returns:
         Fewest and most removals by layer.
@@ -148,8 +175,9 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits) -> dict[str, 
             raise ValueError(f"limits of {pattern!r} must be (least, most) with 0 <= least <= most <= 1; got {limit}")
     ranges = {}
     for name, path in paths.items():
-        least, most = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), (0.0, 1.0))
-        kept = ceil(least * path.removable - 1e-9)
+        limit = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), None)
+        least, most = (0.0, 1.0) if limit is None else limit
+        kept = max(ceil(least * path.removable - 1e-9), int(limit is None and not empty))
         fewest = path.removable - max(kept, int(most * path.removable + 1e-9))
         if fewest > path.total:
             end = 1 - path.total / path.removable
@@ -198,7 +226,10 @@ def sparse_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> 
     return torch.stack(list(layout_bytes(kept, weights, value_bytes).values())).amin(dim=0)
 
 
-def _cost(path: PruningPath, budget: Budget) -> Cost:
+def _cost(name: str, path: PruningPath, budget: Budget, file: FileCosts | None) -> Cost:
+    if budget.size is not None and file is not None:
+        copies, width = file.copies[name], file.value_bytes[name]
+        return lambda kept: copies * sparse_bytes(kept, path.removable, width)
     if budget.size is not None:
         biases = VALUE_BYTES * path.weight.shape[0] * path.statistics.bias
         return lambda kept: sparse_bytes(kept, path.removable) + biases

@@ -14,15 +14,15 @@ Pruning changes the mean and the spread of what layers give on. Neither needs re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.inputs import network_input
+from lobs.batches import CalibrationBatches
+from lobs.inputs import network_input, output_tensors, raw_input
 from lobs.layers import PRUNABLE, Prunable, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
 from lobs.registry import CORRECTIONS, unknown_name
@@ -64,20 +64,19 @@ def correct(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str = "
     return how
 
 
-def _apply(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str) -> None:
+def _apply(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches, how: str) -> None:
     if how in ("batch_norm", "both"):
         _estimate_batch_norms(pruned, batches)
     if how in ("bias", "both"):
         _correct_biases(dense, pruned, batches)
 
 
-def _best(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> str:
-    count = sum(1 for _ in batches)
+def _best(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches) -> str:
+    count = len(batches.input_counts())
     if count < 2:
         raise ValueError(f"correct='auto' holds the last quarter of the batches out: give at least 2, got {count}")
     held_out = max(1, count // 4)
-    first = _Part(batches, 0, count - held_out)
-    last = _Part(batches, count - held_out, count)
+    first, last = batches.part(0, count - held_out), batches.part(count - held_out, count)
     tried = candidates(pruned)
     before = correctable(pruned)
     distances = {}
@@ -123,6 +122,8 @@ def correctable(model: nn.Module) -> dict[str, Tensor]:
 def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> float:
     """The mean over network inputs of the squared distance ``||f_pruned(x) - f_dense(x)||^2`` of the outputs.
 
+    Of outputs of several tensors: the sum of each one's squared distance over its own squared norm.
+
     Args:
         dense: in evaluation mode, like ``pruned``.
         pruned: the network compared with it.
@@ -132,27 +133,25 @@ def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> f
         The distance.
 
     Raises:
-        ValueError: the network's output is no tensor.
+        ValueError: the networks' outputs hold no tensors, or others.
     """
-    total, count = 0.0, 0
+    totals: list[float] = []
+    powers: list[float] = []
+    count = 0
     for batch in batches:
-        inputs = network_input(batch, dense)
-        expected, found = dense(inputs), pruned(inputs)
-        if not isinstance(expected, Tensor):
-            raise ValueError(f"outputs can be compared where they are tensors; got {type(expected).__name__}")
-        total += float((found - expected).double().square().sum())
-        count += len(inputs)
-    return total / count
-
-
-class _Part:
-    """Some of the batches of an iterable that starts anew each time."""
-
-    def __init__(self, batches: Iterable, start: int, stop: int) -> None:
-        self.batches, self.start, self.stop = batches, start, stop
-
-    def __iter__(self) -> Iterator:
-        return islice(iter(self.batches), self.start, self.stop)
+        expected, found = (output_tensors(network(network_input(batch, dense))) for network in (dense, pruned))
+        if not expected or [part.shape for part in expected] != [part.shape for part in found]:
+            shapes = [[tuple(part.shape) for part in parts] for parts in (expected, found)]
+            raise ValueError(f"outputs can be compared where they are tensors of the same shapes; got {shapes}")
+        totals, powers = totals or [0.0] * len(expected), powers or [0.0] * len(expected)
+        for index, (one, other) in enumerate(zip(expected, found, strict=True)):
+            totals[index] += float((other - one).double().square().sum())
+            powers[index] += float(one.double().square().sum())
+        count += len(raw_input(batch))
+    if len(totals) == 1:
+        return totals[0] / count
+    # Of several tensors each counts by its own size.
+    return sum(total / power for total, power in zip(totals, powers, strict=True) if power)
 
 
 def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -178,7 +177,7 @@ def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:
             norm.eval()
 
 
-def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> None:
+def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches) -> None:
     """Add the mean differences of the outputs, front to back."""
     places = _places(dense, batches)
     means = {name: _Mean(places[name]) for name in count_calls(dense, batches, places)}

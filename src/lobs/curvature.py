@@ -44,7 +44,7 @@ class LossCurvature:
         """Add one batch.
 
         Raises:
-            ValueError: BackPACK cannot follow the network.
+            ValueError: BackPACK cannot follow the network, or the targets do not fit its outputs.
         """
         from backpack import backpack
         from backpack.extensions import DiagHessian
@@ -53,7 +53,9 @@ class LossCurvature:
             # BackPACK hooks the first layer too, whose inputs need no gradient.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             try:
-                self._loss(self._model(inputs), targets).backward()
+                outputs = self._model(inputs)
+                self._check(outputs, targets)
+                self._loss(outputs, targets).backward()
             except NotImplementedError as error:
                 raise ValueError(
                     f"the loss's curvature needs a network that is an nn.Sequential of modules BackPACK knows: {error}"
@@ -67,6 +69,21 @@ class LossCurvature:
                 del parameter.diag_h
         self._model.zero_grad()
         self._count += len(inputs)
+
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
+        if isinstance(self._loss, nn.MSELoss):
+            if outputs.shape != targets.shape:
+                raise ValueError(
+                    f"loss='mse' compares outputs {tuple(outputs.shape)} with targets {tuple(targets.shape)}: give "
+                    f"targets of the same shape"
+                )
+        elif not targets.is_floating_point() and len(targets):
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= outputs.shape[1]:
+                raise ValueError(
+                    f"loss='cross_entropy' is given labels from {low} to {high}, the network has {outputs.shape[1]} "
+                    f"outputs: labels must lie between 0 and {outputs.shape[1] - 1}"
+                )
 
     def combine(self) -> None:
         """Add up the sums of all processes."""

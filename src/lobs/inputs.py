@@ -1,13 +1,17 @@
-"""What a batch of calibration data gives a network."""
+"""What a batch of calibration data gives a network, and what the network's outputs hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 
 def network_input(batch: object, model: nn.Module) -> Tensor:
-    """The input tensor of a batch, on the network's device.
+    """The input tensor of a batch, on the network's device: a copy, since the network may change it in place.
 
     Args:
         batch: a tensor, or a tuple or list that starts with one.
@@ -19,13 +23,32 @@ def network_input(batch: object, model: nn.Module) -> Tensor:
     Raises:
         TypeError: the batch is neither a tensor nor a tuple or list that starts with one.
     """
+    inputs = raw_input(batch)
+    parameter = next(model.parameters(), None)
+    moved = inputs if parameter is None else inputs.to(parameter.device, non_blocking=True)
+    return moved.clone() if moved is inputs or moved.is_inference() else moved
+
+
+def raw_input(batch: object) -> Tensor:
+    """The input tensor of a batch, as it lies there.
+
+    Args:
+        batch: a tensor, or a tuple or list that starts with one.
+
+    Returns:
+        The input.
+
+    Raises:
+        TypeError: the batch is neither.
+    """
     inputs = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
     if not isinstance(inputs, Tensor):
         raise TypeError(
             f"a batch must be a tensor, or a tuple or list that starts with one; got {type(batch).__name__}"
         )
-    parameter = next(model.parameters(), None)
-    return inputs if parameter is None else inputs.to(parameter.device, non_blocking=True)
+    if not inputs.dim():
+        raise TypeError("a batch must hold inputs along its first axis; got a tensor without any axis")
+    return inputs
 
 
 def network_target(batch: object, inputs: Tensor) -> Tensor:
@@ -46,17 +69,84 @@ def network_target(batch: object, inputs: Tensor) -> Tensor:
     return batch[1].to(inputs.device)
 
 
+def check_batches(batches: object) -> None:
+    """Refuse what can be iterated, but not batch by batch.
+
+    Args:
+        batches: what the caller gave.
+
+    Raises:
+        TypeError: it is one tensor, one ``(input, target)``, a mapping, a data set of single examples, or no iterable.
+    """
+    if isinstance(batches, Tensor):
+        raise TypeError(
+            f"batches must be an iterable of batches, got one tensor of shape {tuple(batches.shape)}: "
+            f"give [tensor] or tensor.split(64)"
+        )
+    if isinstance(batches, tuple) and len(batches) == 2 and all(isinstance(part, Tensor) for part in batches):
+        inputs, target = batches
+        if len(inputs) == len(target) and (inputs.dim(), inputs.dtype) != (target.dim(), target.dtype):
+            raise TypeError(
+                f"batches must be an iterable of batches, got one pair of an input {tuple(inputs.shape)} and a target "
+                f"{tuple(target.shape)}: give [(input, target)]"
+            )
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        raise TypeError(
+            f"batches must be an iterable of batches, got the data set {type(batches).__name__} of single examples: "
+            f"give torch.utils.data.DataLoader(dataset, batch_size=64)"
+        )
+    if isinstance(batches, (str, bytes, Mapping)) or not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches must be an iterable of batches (a list of tensors, a DataLoader), got {type(batches).__name__}"
+        )
+
+
+def output_tensors(outputs: object) -> list[Tensor]:
+    """The floating-point tensors among a network's outputs, in their order.
+
+    Args:
+        outputs: a tensor, or tensors in tuples, lists, mappings and dataclasses, nested at will.
+
+    Returns:
+        The tensors; none where the outputs hold nothing but other things.
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    if isinstance(outputs, Mapping):
+        parts: Iterable[object] = outputs.values()
+    elif isinstance(outputs, (tuple, list)):
+        parts = outputs
+    elif is_dataclass(outputs):
+        parts = (getattr(outputs, entry.name) for entry in fields(outputs))
+    else:
+        return []
+    return [tensor for part in parts for tensor in output_tensors(part)]
+
+
 @torch.no_grad()
 def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
     """Compare two answers of a network in evaluation mode to the same two inputs.
 
     Raises:
-        ValueError: they differ.
+        ValueError: they differ, or the network cannot be run on such inputs.
     """
     sample = inputs[:2]
-    once, twice = model(sample), model(sample)
-    if isinstance(once, Tensor) and not torch.equal(torch.nan_to_num(once), torch.nan_to_num(twice)):
+    try:
+        once, twice = (output_tensors(model(sample.clone())) for _ in range(2))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"{type(model).__name__} answers the same inputs differently (largest difference "
-            f"{(once - twice).abs().max():.3g}) although it is in evaluation mode: switch its randomness off"
-        )
+            f"{type(model).__name__} cannot be run on the first batch's inputs {tuple(sample.shape)} {sample.dtype}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    same_shapes = [part.shape for part in once] == [part.shape for part in twice]
+    pairs = list(zip(once, twice, strict=False))
+    if same_shapes and all(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) for one, other in pairs):
+        return
+    largest = max(float((one - other).abs().max()) for one, other in pairs if one.numel()) if same_shapes else None
+    raise ValueError(
+        f"{type(model).__name__} answers the same inputs differently ("
+        + ("other shapes" if largest is None else f"largest difference {largest:.3g}")
+        + ") although it is in evaluation mode: switch its randomness off"
+    )

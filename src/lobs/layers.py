@@ -8,7 +8,7 @@ always 1. A convolution is the same product applied to its unfolded patches: eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TypeAlias
@@ -30,6 +30,8 @@ WARM_BYTES = 8 * 2**20
 def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Prunable]:
     """The Linear and Conv2d modules of a network, by name, in the order of definition.
 
+    Of modules that share one weight (`tied_layers`) only the first counts.
+
     Args:
         model: any module.
         layers: names or shell patterns (``"features.*"``) that select some of them; None selects all.
@@ -39,9 +41,10 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
 
     Raises:
         TypeError: ``layers`` is a single string, or names a module that is neither Linear nor Conv2d.
-        ValueError: a name or pattern fits no module, or the network has no such layer at all.
+        ValueError: a name or pattern fits no module, or the network has no such layer at all, or is compiled.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    groups = tied_layers(model)
+    found = {name: next(iter(members.values())) for name, members in groups.items()}
     if layers is None:
         if not found:
             raise ValueError(f"{type(model).__name__} has no Linear or Conv2d layer to prune")
@@ -51,7 +54,7 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
     modules = dict(model.named_modules())
     chosen: set[str] = set()
     for pattern in layers:
-        matches = {name for name in found if fnmatchcase(name, pattern)}
+        matches = {name for name, members in groups.items() if any(fnmatchcase(own, pattern) for own in members)}
         if not matches and pattern in modules:
             raise TypeError(
                 f"layer {pattern!r} is a {type(modules[pattern]).__name__}; only Linear and Conv2d can be pruned"
@@ -62,28 +65,89 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
     return {name: module for name, module in found.items() if name in chosen}
 
 
-def weight_matrix(module: Prunable) -> Tensor:
-    """A copy of the layer's weight as ``[out, features (+ 1 with a bias)]``, the bias in the last column."""
+def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
+    """The Linear and Conv2d modules of a network, those together that compute with one and the same weight.
+
+    Args:
+        model: any module that is not compiled.
+
+    Returns:
+        By the name of the first in the order of definition: all of them by name.
+
+    Raises:
+        ValueError: the network is compiled.
+    """
+    groups: dict[str, dict[str, Prunable]] = {}
+    owners: dict[tuple, str] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            where = f"its module {name!r}" if name else "the network"
+            raise ValueError(
+                f"{where} is compiled (torch.compile), which hides what its layers are given: give the network as it "
+                f"was before (torch.compile's result holds it as _orig_mod) and compile what comes back"
+            )
+        if isinstance(module, PRUNABLE):
+            first, weight = name, module._parameters.get("weight")
+            # A weight that is computed anew, or without memory (meta), is nobody else's.
+            if weight is not None and weight.numel() and weight.data_ptr():
+                first = owners.setdefault((memory_place(weight), getattr(module, "groups", 1)), name)
+            groups.setdefault(first, {})[name] = module
+    return groups
+
+
+def memory_place(weight: Tensor) -> tuple:
+    """Where a tensor lies in memory: the same for parameters that are tied, by object or by their data alone."""
+    return weight.data_ptr(), tuple(weight.shape), weight.stride(), weight.dtype
+
+
+def has_bias_column(modules: Iterable[Prunable]) -> bool:
+    """Whether the bias belongs to the matrix: where modules share a weight, only if they share the bias, too."""
+    biases = {id(module.bias) for module in modules}
+    return len(biases) == 1 and id(None) not in biases
+
+
+def weight_matrix(module: Prunable, bias: bool | None = None) -> Tensor:
+    """A copy of the layer's weight as ``[out, features (+ 1 with a bias)]``, the bias in the last column.
+
+    Args:
+        module: the layer.
+        bias: whether the bias is taken along (`LayerStatistics.bias`); None: where there is one.
+
+    Returns:
+        The matrix.
+    """
     weight = module.weight.detach().flatten(1)
-    if module.bias is None:
+    if module.bias is None or bias is False:
         return weight.clone()
     return torch.cat([weight, module.bias.detach()[:, None]], dim=1)
 
 
 @torch.no_grad()
-def set_weight_matrix(module: Prunable, matrix: Tensor) -> None:
+def set_weight_matrix(module: Prunable, matrix: Tensor, bias: bool | None = None) -> None:
     """Write a matrix in the layout of `weight_matrix` back into the module, in place.
+
+    Args:
+        module: the layer.
+        matrix: ``[out, features (+ 1)]``.
+        bias: whether the last column is the bias; False leaves the bias as it is. None: where there is one.
 
     Raises:
         ValueError: the matrix has another shape than the module's own.
     """
     features = prod(module.weight.shape[1:])
-    expected = (module.weight.shape[0], features + (module.bias is not None))
+    with_bias = module.bias is not None and bias is not False
+    expected = (module.weight.shape[0], features + with_bias)
     if tuple(matrix.shape) != expected:
         raise ValueError(f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}")
     module.weight.copy_(matrix[:, :features].reshape(module.weight.shape))
-    if module.bias is not None:
+    if with_bias:
         module.bias.copy_(matrix[:, -1])
+
+
+def call_input(args: tuple, kwargs: Mapping[str, object]) -> Tensor | None:
+    """What a layer's call was given, by position or by keyword; None where that is no tensor."""
+    given = args[0] if args else kwargs.get("input", next(iter(kwargs.values()), None))
+    return given if isinstance(given, Tensor) else None
 
 
 def input_samples(module: Prunable, inputs: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Tensor]:

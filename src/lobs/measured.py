@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from lobs.budgets import Problem
-from lobs.inputs import network_input
-from lobs.layers import prunable_layers, set_weight_matrix
+from lobs.checks import independent_copy
+from lobs.inputs import network_input, output_tensors
+from lobs.layers import has_bias_column, prunable_layers, set_weight_matrix, tied_layers
 from lobs.modes import evaluation_mode
-from lobs.sensitivity import class_logits
+from lobs.sensitivity import class_logits, fitting_distance
 from lobs.sharing import Curve, equal_slopes
 from lobs.solvers.path import PruningPath
 
-DISTANCES = ("kl", "squared")
+DISTANCES = ("auto", "kl", "squared", "relative")
 GRID = 12
 LOWEST_DENSITY = 0.003
 HIGHEST_DENSITY = 0.6
@@ -33,33 +34,70 @@ ROUNDS, FEWEST_TRIALS = 4, 60
 class OutputDistance:
     """How far a changed network's outputs are from the dense one's on fixed images, smaller is better.
 
-    ``"kl"``: the mean over images of ``KL(softmax(dense) || softmax(pruned))`` in nats. ``"squared"``: the mean over
-    images of ``||pruned - dense||^2``, for networks whose outputs are not class logits.
+    ``"kl"``: the mean over images of ``KL(softmax(dense) || softmax(pruned))`` in nats, for class logits. ``"squared"``:
+    the mean over images of ``||pruned - dense||^2``. ``"relative"``: the same, each output tensor's over its own spread,
+    ``||pruned - dense||^2 / mean ||dense - mean dense||^2``, for everything that is no class logits. ``"auto"``: kl or
+    relative, by `fitting_distance`.
 
     Args:
         model: the dense network; a copy is kept.
         batches: inputs, or tuples of which the first entry is the input; read once and kept in memory.
         distance: a name in `DISTANCES`.
 
+    Attributes:
+        distance: the one that is measured, never ``auto``.
+
     Raises:
-        ValueError: an unknown distance, no batch, or outputs that are not class logits although KL is asked for.
+        ValueError: an unknown distance, no batch, outputs that are not class logits although KL is asked for, or that
+            are the same for all images.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable, distance: str = "kl") -> None:
+    def __init__(self, model: nn.Module, batches: Iterable, distance: str = "auto") -> None:
         if distance not in DISTANCES:
             raise ValueError(f"unknown distance {distance!r}: accepted are {', '.join(DISTANCES)}")
-        self.distance = distance
-        self.model = copy.deepcopy(model)
+        self.model = independent_copy(model)
         self.layers = prunable_layers(self.model)
+        self._bias = {name: has_bias_column(members.values()) for name, members in tied_layers(self.model).items()}
+        batches = list(batches)
         self._inputs = [network_input(batch, model) for batch in batches]
         if not self._inputs:
             raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
         with torch.no_grad(), evaluation_mode(self.model):
-            self._dense = [self._target(self.model(inputs)) for inputs in self._inputs]
+            outputs = [self.model(inputs.clone()) for inputs in self._inputs]
+        self.distance = fitting_distance(outputs[0], batches[0]) if distance == "auto" else distance
+        self._dense = [self._target(output) for output in outputs]
+        self._scales = [1.0] * len(self._dense[0])
+        if self.distance == "relative":
+            self._scales = spreads(self._dense, sum(map(len, self._inputs)))
 
     def whole(self) -> float:
         """The distance of the network as its layers' weights are now."""
         return float(self.by_image().mean())
+
+    def of_network(self, network: nn.Module) -> float:
+        """The distance of another network."""
+        return float(torch.cat(list(self._measure(network, self._inputs))).mean())
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> float:
+        """The distance with some layers' weights changed; their own are put back.
+
+        Args:
+            weights: ``[out, d]`` by layer.
+
+        Returns:
+            The distance.
+        """
+        own = {name: copy.deepcopy(self.layers[name].state_dict()) for name in weights}
+        for name, weight in weights.items():
+            self.place(name, weight)
+        distance = self.whole()
+        for name, state in own.items():
+            self.layers[name].load_state_dict(state)
+        return distance
+
+    def place(self, name: str, weight: Tensor) -> None:
+        """Write a weight ``[out, d]`` into a layer."""
+        set_weight_matrix(self.layers[name], weight, self._bias[name])
 
     def by_image(self) -> Tensor:
         """The same of every image, float64 ``[images]``; its mean is the distance."""
@@ -85,10 +123,10 @@ class OutputDistance:
         module = self.layers[name]
         own = copy.deepcopy(module.state_dict())
         with torch.no_grad(), evaluation_mode(self.model):
-            inputs = [prefix(batch) for batch in self._inputs] if len(prefix) else self._inputs
+            inputs = [prefix(batch.clone()) for batch in self._inputs] if len(prefix) else self._inputs
         distances = []
         for weight in weights:
-            set_weight_matrix(module, weight)
+            self.place(name, weight)
             distances.append(float(torch.cat(list(self._measure(suffix, inputs))).mean()))
         module.load_state_dict(own)
         return distances
@@ -96,13 +134,68 @@ class OutputDistance:
     @torch.no_grad()
     def _measure(self, network: nn.Module, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
         with evaluation_mode(network):
-            for batch, dense in zip(inputs, self._dense, strict=True):
-                outputs = self._target(network(batch))
-                terms = dense.exp() * (dense - outputs) if self.distance == "kl" else (outputs - dense).square()
-                yield terms.flatten(1).sum(1).clamp_min(0.0)
+            for batch, own, dense in zip(inputs, self._inputs, self._dense, strict=True):
+                outputs = self._target(network(batch.clone()))
+                yield self._distances(dense, outputs, len(own))
 
-    def _target(self, outputs: Tensor) -> Tensor:
-        return class_logits(outputs).double().log_softmax(dim=1) if self.distance == "kl" else outputs.double()
+    def _distances(self, dense: Sequence[Tensor], outputs: Sequence[Tensor], images: int) -> Tensor:
+        """Of every image of a batch."""
+        if [part.shape for part in dense] != [part.shape for part in outputs]:
+            raise ValueError(
+                f"the pruned network's outputs have shapes {[tuple(part.shape) for part in outputs]}, the dense one's "
+                f"{[tuple(part.shape) for part in dense]}: outputs whose number depends on the data cannot be compared"
+            )
+        if self.distance == "kl":
+            terms = [(one.exp() * (one - other)).flatten(1).sum(1) for one, other in zip(dense, outputs, strict=True)]
+        else:
+            terms = [
+                _per_image((other - one).square(), images) / scale
+                for one, other, scale in zip(dense, outputs, self._scales, strict=True)
+                if scale
+            ]
+        return torch.stack(terms).sum(0).clamp_min(0.0)
+
+    def _target(self, outputs: object) -> list[Tensor]:
+        if self.distance == "kl":
+            return [class_logits(outputs).double().log_softmax(dim=1)]
+        return [part.double() for part in output_tensors(outputs)]
+
+
+def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
+    """What a squared distance of each output tensor is compared to: ``mean ||y - mean y||^2`` over images.
+
+    Of a single image, its own squared norm.
+
+    Args:
+        outputs: of every batch, tensor by tensor.
+        images: in all batches.
+
+    Returns:
+        One number per tensor; 0 for one that is the same for all images.
+
+    Raises:
+        ValueError: all of them are.
+    """
+    result = []
+    for parts in zip(*outputs, strict=True):
+        power = sum(float(part.square().sum()) for part in parts) / images
+        along = images > 1 and len({part.shape[1:] for part in parts if part.dim()}) == 1 and all(p.dim() for p in parts)
+        mean = sum(part.sum(0) for part in parts) / sum(len(part) for part in parts) if along else None
+        spread = sum(float((part - mean).square().sum()) for part in parts) / images if mean is not None else power
+        result.append(spread if spread > 1e-12 * power else 0.0)
+    if not any(result):
+        raise ValueError(
+            "the network's outputs are the same for all calibration inputs, so that nothing can be measured by them: "
+            "give other batches, or share the budget out with allocation='relative' or 'uniform'"
+        )
+    return result
+
+
+def _per_image(values: Tensor, images: int) -> Tensor:
+    """Sums of every image; what has no axis of images is shared out evenly."""
+    if values.dim() and len(values) == images:
+        return values.reshape(images, -1).sum(1)
+    return values.sum().div(images).expand(images)
 
 
 def measured_losses(
@@ -111,7 +204,7 @@ def measured_losses(
     batches: Iterable,
     *,
     grid: int = GRID,
-    distance: str = "kl",
+    distance: str = "auto",
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> dict[str, Curve]:
     """For each layer alone: how far the network's outputs move when this layer is pruned along its path.
@@ -247,7 +340,7 @@ def refine_jointly(
     def place(counts: Mapping[str, int]) -> None:
         for name, count in counts.items():
             if placed.get(name) != count:
-                set_weight_matrix(measure.layers[name], paths[name].at(count)[0])
+                measure.place(name, paths[name].at(count)[0])
                 placed[name] = count
 
     own = {name: copy.deepcopy(measure.layers[name].state_dict()) for name in paths}

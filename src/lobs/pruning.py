@@ -2,83 +2,34 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
+import torch
 from torch import Tensor, nn
 
+from lobs.batches import CalibrationBatches, calibration_batches
 from lobs.bounds import bound_from_weights
 from lobs.budgets import Limits
+from lobs.checks import check_layers, check_owners, check_plain, independent_copy, read_back
 from lobs.correction import correct as correct_network
 from lobs.correction import correctable
+from lobs.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
+from lobs.fingerprint import claim_folder, digest
 from lobs.layers import prunable_layers
+from lobs.measured import OutputDistance
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
-from lobs.scheme import Request, Scheme, layer_paths
+from lobs.result import LayerRecord, PruneResult
+from lobs.scheme import MEASURED_IMAGES, Request, Scheme, layer_paths, layers_with_statistics
 from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver
 from lobs.statistics import Statistics, collect_statistics
 from lobs.steps import Step
-from lobs.walk import require_repeatable
+from lobs.walk import first_input, require_repeatable
 
 __all__ = ["LayerRecord", "PruneResult", "layer_paths", "methods", "prune"]
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """What happened to one layer.
-
-    Attributes:
-        name: of the module.
-        shape: of its weight.
-        density: share of its weights kept (biases are not counted).
-        kept: weights kept.
-        removed: weights removed.
-        error: E = ||Z_hat - Z||_F^2 / n on the dense network's inputs, measured on the weights found. After sequential
-            pruning Z_hat comes from the pruned network's inputs (Z stays the dense network's output), so that E counts
-            what the layers before did, too. A correction comes later and is not in it.
-        relative_error: E over ||Z||_F^2 / n, the share of the layer's output that was lost.
-        sensitivity_threshold: the largest L_q removed, None for methods without sensitivities.
-        bound_contribution: the layer's term in Theorem 3.2, for the final weights.
-        seconds: spent on it.
-        damping: lambda added to Psi's diagonal, 0 for methods without.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    density: float
-    kept: int
-    removed: int
-    error: float
-    relative_error: float
-    sensitivity_threshold: float | None
-    bound_contribution: float
-    seconds: float
-    damping: float
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """A pruned network and how it came about.
-
-    Attributes:
-        model: the pruned network.
-        masks: per layer a bool tensor in the shape of its weight, True where a weight is kept.
-        density: share of weights kept over all pruned layers.
-        layers: one record per layer.
-        correction: which correction was made (`lobs.correct`), ``none`` without.
-        uncorrected: the biases and batch-norm statistics as they were before a correction was asked for, by the names
-            that `state_dict` gives them; empty where none was.
-    """
-
-    model: nn.Module
-    masks: dict[str, Tensor]
-    density: float
-    layers: list[LayerRecord]
-    correction: str = "none"
-    uncorrected: dict[str, Tensor] = field(default_factory=dict)
 
 
 def methods() -> dict[str, str]:
@@ -86,6 +37,7 @@ def methods() -> dict[str, str]:
     return {name: method.line for name, method in METHODS.items()}
 
 
+@torch.inference_mode(False)
 def prune(
     model: nn.Module,
     statistics: Statistics | None = None,
@@ -124,8 +76,10 @@ def prune(
         flops: share of the layers' multiply-adds kept, 0 to 1 (`lobs.budgets.Budget`).
         size: bytes of a sparse file, biases included (likewise).
         allocation: how density, flops or size are shared out between layers (`lobs.registry.ALLOCATIONS`); on the dense
-            network, in sequence too. Those that measure use the first `MEASURED_IMAGES` of ``batches``.
-        limits: (least, most) density by layer name or pattern: ``{"fc3": (0.05, 1.0)}`` keeps at least 5% of it.
+            network, in sequence too. Those that measure use the first `MEASURED_IMAGES` of ``batches``. ``global``
+            is compared with ``uniform`` on these images and gives way to it, with a warning, where it is no better.
+        limits: (least, most) density by layer name or pattern: ``{"fc3": (0.05, 1.0)}`` keeps at least 5% of it. A
+            layer that no limit names keeps at least one weight, unless the budget itself is 0.
         tolerance_rule: ``"error"``: the accumulated sqrt(E) stays <= tolerance; ``"sensitivity"``: every removed
             weight's sqrt(L_q) does, as in Algorithm 1.
         layers: names or patterns of the layers to prune; None takes all that have statistics.
@@ -135,8 +89,9 @@ def prune(
         losses: of these paths, from `lobs.losses.loss_curves` for this allocation, to share out many budgets by them.
         sequential: front to back, each layer's inputs from the network pruned so far and the dense network's outputs
             as target (`lobs.sequential`).
-        batches: calibration inputs, or tuples that start with them, for whatever measures the network; must start anew
-            each time they are iterated.
+        batches: calibration inputs, or tuples that start with them, for whatever measures the network. They are read
+            once and kept where they fit into memory; else they must be the same each time they are iterated, which is
+            checked.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
         correct: a correction after pruning (`lobs.correct`): ``none``, ``bias``, ``batch_norm``, ``both``, ``auto``.
@@ -149,64 +104,170 @@ def prune(
             always have to fit; without a shared budget layers go one by one. Results do not depend on it.
         folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
             as it is finished, and read where it lies here already: the same call made again after an interruption
-            goes on where it stopped. A folder belongs to one call and all of its arguments.
+            goes on where it stopped. A folder belongs to one call: another one's is refused.
 
     Returns:
-        The pruned network, its masks and a record per layer.
+        The pruned network, its masks, a record per layer, and an account of what was left alone. A weight that is zero
+        in ``model`` was removed before: it stays zero and counts as removed.
 
     Raises:
-        ValueError: not exactly one budget, a value out of range, an unknown name, statistics that do not fit, or
-            batches that are missing, empty or used up.
+        ValueError: not exactly one budget, a value out of range, an unknown name, statistics that do not fit, batches
+            that are missing, empty or used up, a folder of another call, or a network that cannot be pruned right: a
+            layer whose weight is computed from others, shared in another way or not all it computes with.
         TypeError: ``model`` is not a module or ``statistics`` not `Statistics`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, batches, losses)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
-    if sequential or correct != "none":
-        batches = require_repeatable(batches, "sequential=True" if sequential else f"correct={correct!r}")
+    what = "sequential=True" if sequential else f"correct={correct!r}"
+    beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
+    if beside:
+        batches = require_repeatable(batches, what, memory)
+    readings = None if batches is None else calibration_batches(batches, memory)
+    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, readings, losses)
+    exclude = _patterns(exclude, "exclude")
+    layers = None if layers is None else _patterns(layers, "layers")
     if statistics is None:
-        statistics = _collect(model, batches, keep_samples or 0, memory)
+        if readings is None:
+            raise ValueError(
+                "give statistics (from lobs.collect_statistics) or batches to collect them from; got neither"
+            )
+        statistics = collect_statistics(
+            model, readings, layers, keep_samples=keep_samples or 0, memory=memory, exclude=exclude
+        )
     if not isinstance(statistics, Mapping):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
-    layers = _without(model, layers, exclude, statistics)
-    beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
-    pruned = model if in_place and not beside else copy.deepcopy(model)
-    folder = None if folder is None else Path(folder)
-    scheme = Scheme(model, pruned, statistics, method, request, layers, paths, progress, memory, folder)
+    names = _names(model, layers, exclude, statistics)
+    _check_network(model, names, statistics)
+    if folder is not None:
+        folder = Path(folder)
+        options = {"method": method, "layers": names, "sequential": sequential, "correct": correct}
+        _claim(folder, model, statistics, request, {**options, "keep_samples": keep_samples}, paths)
+    pruned = model if in_place and not beside else independent_copy(model)
+    scheme = Scheme(model, pruned, statistics, method, request, names, paths, progress, memory, folder)
+    result = _run(scheme, sequential, correct, keep_samples)
+    if scheme.doubtful and beside:
+        result = _better_of(scheme, result, sequential, correct, keep_samples)
+    if in_place and beside:
+        model.load_state_dict(result.model.state_dict())
+        result = replace(result, model=model)
+    zeros = read_back(result.model, result.masks)
+    if readings is not None:
+        check_layers(result.model, first_input(result.model, readings), names)
+    left = unpruned_weights(result.model, names, _left_out(model, layers, exclude), statistics.calls)
+    notes = [*result.notes, *(f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items())]
+    result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
+    unasked = sum(entry.weights for entry in left if not entry.by_choice)
+    if unasked > WORTH_A_WARNING * result.weights:
+        warnings.warn(
+            f"{100 * unasked / result.weights:.1f}% of the network's weights were not pruned: "
+            f"{shown(entry for entry in left if not entry.by_choice)}; the whole network keeps "
+            f"{result.network_density:.4g} of its weights",
+            stacklevel=3,
+        )
+    return result
+
+
+def _run(scheme: Scheme, sequential: bool, correct: str, keep_samples: int | None) -> PruneResult:
+    """Prune and correct the scheme's copy of the network."""
+    model, pruned, batches = scheme.dense, scheme.pruned, scheme.request.batches
     records, masks, dense = [], {}, {}
-    for step in scheme.in_sequence(cast("Iterable", batches), keep_samples) if sequential else scheme.at_once():
+    for step in scheme.in_sequence(_given(batches), keep_samples) if sequential else scheme.at_once():
         name = step.name
         dense[name] = step.trained
         masks[name] = step.mask[:, : step.features].reshape(prunable_layers(model)[name].weight.shape)
         records.append(_record(step, masks[name]))
     uncorrected = {} if correct == "none" else correctable(pruned)
-    correction = correct_network(model, pruned, cast("Iterable", batches), correct)
-    bound = bound_from_weights(dense, pruned, statistics)
-    if in_place and beside:
-        model.load_state_dict(pruned.state_dict())
-        pruned = model
+    correction = correct if correct == "none" else correct_network(model, pruned, _given(batches), correct)
+    bound = bound_from_weights(dense, pruned, scheme.statistics)
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in records]
     kept = sum(record.kept for record in records)
-    return PruneResult(pruned, masks, kept / sum(r.kept + r.removed for r in records), records, correction, uncorrected)
+    density = kept / sum(record.kept + record.removed for record in records)
+    return PruneResult(pruned, masks, density, records, correction, uncorrected, notes=list(scheme.notes))
 
 
-def _without(
-    model: nn.Module, layers: Iterable[str] | None, exclude: Iterable[str], statistics: Statistics
-) -> Iterable[str] | None:
-    if isinstance(exclude, str):
-        raise TypeError(f"exclude must be a list of names, got the single string {exclude!r}")
-    left_out = prunable_layers(model, exclude) if (exclude := list(exclude)) else {}
-    if not left_out:
-        return layers
-    return [name for name in prunable_layers(model, layers or list(statistics)) if name not in left_out]
+def _better_of(
+    scheme: Scheme, result: PruneResult, sequential: bool, correct: str, keep_samples: int | None
+) -> PruneResult:
+    """Where `global` hardly helps on the dense network's inputs, the network that `uniform` gives is made, too."""
+    request = replace(scheme.request, allocation="uniform", losses=None)
+    plain = replace(scheme, pruned=independent_copy(scheme.dense), request=request, folder=None, notes=[], doubts=[])
+    rival = _run(plain, sequential, correct, keep_samples)
+    images = _given(scheme.request.batches).first_images(MEASURED_IMAGES)
+    measure = OutputDistance(scheme.dense, images)
+    ours, theirs = (measure.of_network(network) for network in (result.model, rival.model))
+    if ours <= theirs:
+        return result
+    note = f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, with uniform {theirs:.3g}"
+    warnings.warn(note, stacklevel=4)
+    return replace(rival, notes=[*rival.notes, note])
 
 
-def _collect(model: nn.Module, batches: Iterable | None, keep_samples: int, memory: float | None) -> Statistics:
-    if batches is None:
-        raise ValueError("give statistics (from lobs.collect_statistics) or batches to collect them from; got neither")
-    return collect_statistics(model, batches, keep_samples=keep_samples, memory=memory)
+def _given(batches: CalibrationBatches | None) -> CalibrationBatches:
+    assert batches is not None
+    return batches
+
+
+def _patterns(names: Iterable[str], what: str) -> list[str]:
+    if isinstance(names, str):
+        raise TypeError(f"{what} must be a list of names, got the single string {names!r}")
+    return list(names)
+
+
+def _names(
+    model: nn.Module, layers: list[str] | None, exclude: list[str], statistics: Statistics
+) -> list[str]:
+    """The layers to prune, in the order of their calls; at least one."""
+    found = layers_with_statistics(model, statistics, layers)
+    left_out = prunable_layers(model, exclude) if exclude else {}
+    names = [name for name in found if name not in left_out]
+    if not names:
+        asked = f"exclude={exclude!r} leaves" if exclude else f"layers={layers!r} leave"
+        raise ValueError(f"{asked} no layer to prune; those with statistics are {', '.join(statistics) or 'none'}")
+    return names
+
+
+def _left_out(model: nn.Module, layers: list[str] | None, exclude: list[str]) -> set[str]:
+    """The layers that the caller did not want pruned."""
+    left_out = set(prunable_layers(model, exclude)) if exclude else set()
+    return left_out if layers is None else left_out | (prunable_layers(model).keys() - prunable_layers(model, layers))
+
+
+def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -> None:
+    modules = prunable_layers(model)
+    check_plain({name: modules[name] for name in names})
+    check_owners(model, names)
+    for name in names:
+        if name in statistics.calls.functional:
+            raise ValueError(
+                f"layer {name!r}: its weight is used outside of the layer, too, by {statistics.calls.functional[name]}, "
+                f"whose inputs are not looked at: leave it out with exclude=[{name!r}]"
+            )
+
+
+def _claim(
+    folder: Path,
+    model: nn.Module,
+    statistics: Statistics,
+    request: Request,
+    options: Mapping[str, object],
+    paths: Mapping[str, PruningPath] | None,
+) -> None:
+    """Tie the folder to everything that the result depends on."""
+    layers = [(layer.second_moment, layer.samples, layer.loss_curvature) for layer in statistics.values()]
+    call = {
+        **options,
+        **request.asked,
+        "network": digest(part for pair in model.state_dict().items() for part in pair),
+        "statistics": digest(part for parts in layers for part in parts),
+        "paths": {name: (type(path).__name__, path.total, path.damping) for name, path in (paths or {}).items()},
+        "losses": digest(part for pair in (request.losses or {}).values() for part in pair),
+    }
+    measured = options["sequential"] or options["correct"] != "none" or request.shared
+    if request.batches is not None and measured:
+        call["batches"] = request.batches.fingerprint()
+    claim_folder(folder, call)
 
 
 def _record(step: Step, mask: Tensor) -> LayerRecord:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from lobs.allocation import allocate, check_names, counts_for
 from lobs.atomic import replacing
+from lobs.batches import CalibrationBatches, calibration_batches
 from lobs.budgets import Budget, Limits
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
 from lobs.losses import loss_curves
+from lobs.measured import OutputDistance
 from lobs.memory import ceiling
 from lobs.recomputed import RecomputedPath, path_bytes, whole
 from lobs.sequential import prune_in_sequence
@@ -29,6 +32,8 @@ from lobs.units import Link, drop_columns, readers, unit_counts
 
 # Calibration inputs that the measuring allocations look at, rounded up to whole batches.
 MEASURED_IMAGES = 2000
+# Shares that bring the outputs no nearer than by this factor on the dense network's inputs may do harm in sequence.
+DOUBTFUL = 0.5
 
 
 def layer_paths(
@@ -115,9 +120,10 @@ def layer_path(
     Raises:
         ValueError: the solver refuses the layer; the message names it.
     """
-    weight = weight_matrix(prunable_layers(model)[name])
+    layer = statistics[name]
+    weight = weight_matrix(prunable_layers(model)[name], layer.bias)
     weight = weight.float() if weight.dtype.itemsize < 4 else weight
-    layer = statistics[name].to(weight.device)
+    layer = layer.to(weight.device)
     file = None if folder is None else layer_file(folder, name)
     if file is not None and file.exists():
         from safetensors.torch import load_file
@@ -150,7 +156,7 @@ def shared_losses(
     """
     if allocation == "uniform" or all(path.removes_units for path in paths.values()):
         return None
-    images = None if batches is None else _first(batches, MEASURED_IMAGES)
+    images = None if batches is None else calibration_batches(batches).first_images(MEASURED_IMAGES)
     return loss_curves(paths, allocation, model=model, batches=images, progress=progress)
 
 
@@ -166,8 +172,14 @@ class Request:
     allocation: str
     limits: Limits | None
     rule: str
-    batches: Iterable | None
+    batches: CalibrationBatches | None
     losses: Mapping[str, Curve] | None = None
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """What was asked for, in words and numbers."""
+        keys = ("density", "tolerance", "densities", "flops", "size", "allocation", "limits", "rule")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
     def __post_init__(self) -> None:
         names = ("density", "tolerance", "densities", "flops", "size")
@@ -196,22 +208,62 @@ class Request:
                 raise ValueError("a method that removes whole units takes a density alone: no other budget, no limits")
             return unit_counts(paths, links, self.density)
         if self.tolerance is None and self.densities is None:
-            unread = self.batches is None or self.allocation == "uniform"
-            images = None if unread else _first(cast("Iterable", self.batches), MEASURED_IMAGES)
-            budget = Budget(density=self.density, flops=self.flops, size=self.size)
-            return allocate(
-                paths,
-                budget,
-                self.allocation,
-                limits=self.limits,
-                losses=self.losses,
-                model=model,
-                batches=images,
-                progress=progress,
-            )
+            return self._shared(model, paths, self.allocation, progress)
         if self.densities is not None:
             return counts_for(self.densities, paths)
-        return {name: path.within(cast("float", self.tolerance), self.rule) for name, path in paths.items()}
+        counts = {name: path.within(cast("float", self.tolerance), self.rule) for name, path in paths.items()}
+        return {name: path.not_all(counts[name]) for name, path in paths.items()}
+
+    def _shared(
+        self,
+        model: nn.Module,
+        paths: Mapping[str, PruningPath],
+        allocation: str,
+        progress: Callable[[Iterable], Iterable] | None = None,
+    ) -> dict[str, int]:
+        unread = self.batches is None or allocation == "uniform"
+        return allocate(
+            paths,
+            Budget(density=self.density, flops=self.flops, size=self.size),
+            allocation,
+            limits=self.limits,
+            losses=None if allocation == "uniform" else self.losses,
+            model=model,
+            batches=None if unread else cast("CalibrationBatches", self.batches).first_images(MEASURED_IMAGES),
+            progress=progress,
+        )
+
+    def checked(
+        self, model: nn.Module, paths: Mapping[str, PruningPath], counts: dict[str, int]
+    ) -> tuple[dict[str, int], float | None, str | None]:
+        """The counts of ``global`` beside those of ``uniform``, both measured on the network pruned in one go.
+
+        Args:
+            model: the dense network.
+            paths: of all layers.
+            counts: of ``global``.
+
+        Returns:
+            counts: the better ones.
+            ratio: of the distances, those of ``global`` over ``uniform``'s; None where nothing was compared.
+            note: what was decided, where that is worth saying.
+        """
+        if self.allocation != "global" or self.batches is None:
+            return counts, None, None
+        if any(isinstance(path, RecomputedPath) for path in paths.values()):
+            return counts, None, "allocation='global' was not compared with 'uniform': the paths do not fit into memory"
+        even = self._shared(model, paths, "uniform")
+        if even == counts:
+            return counts, 1.0, None
+        measure = OutputDistance(model, self.batches.first_images(MEASURED_IMAGES))
+        ours, theirs = (
+            measure.with_weights({name: path.at(chosen[name])[0] for name, path in paths.items()})
+            for chosen in (counts, even)
+        )
+        if ours <= theirs:
+            return counts, ours / theirs if theirs else 1.0, None
+        note = f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, uniform {theirs:.3g}"
+        return even, 1.0, note
 
     def of_layer(self, name: str) -> Request:
         """The same for one layer alone, which must not be `shared`."""
@@ -232,6 +284,13 @@ class Scheme:
     progress: Callable[[Iterable], Iterable] | None
     memory: float | None = None
     folder: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    doubts: list[float] = field(default_factory=list)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the shares that were measured hardly help (`Request.checked`)."""
+        return any(ratio > DOUBTFUL for ratio in self.doubts)
 
     def at_once(self) -> Iterator[Step]:
         """Every layer from the dense network's inputs; one after the other where they do not depend on each other."""
@@ -247,9 +306,9 @@ class Scheme:
                 path = layer_path(self.dense, self.statistics, solver, name, self._paths_folder())
                 if path.removes_units:
                     break
-                count = self.request.of_layer(name).counts(self.dense, {name: path}, {})[name]
+                count = path.at_least(self.request.of_layer(name).counts(self.dense, {name: path}, {})[name])
                 solved = path.at(count)
-                set_weight_matrix(found[name], solved[0])
+                set_weight_matrix(found[name], solved[0], path.statistics.bias)
                 step = Step.taken(name, path.weight, path, count, solved, time.perf_counter() - start)
                 del path  # before the next one is computed
                 yield step
@@ -264,6 +323,8 @@ class Scheme:
         if all(path.removes_units for path in paths.values()):
             links = readers({name: found[name] for name in paths})
         counts = self._counts(lambda: paths, links)
+        if not links:
+            counts = {name: path.at_least(counts[name]) for name, path in paths.items()}
         solved: dict[str, tuple[Tensor, Tensor]] = {}
         if links:
             solved = {name: path.at(counts[name]) for name, path in paths.items()}
@@ -273,7 +334,7 @@ class Scheme:
             start = time.perf_counter()
             computed = whole(path)
             pair = solved[name] if links else computed.at(counts[name])
-            set_weight_matrix(found[name], pair[0])
+            set_weight_matrix(found[name], pair[0], computed.statistics.bias)
             spent = seconds.get(name, 0.0) + time.perf_counter() - start
             step = Step.taken(name, computed.weight, computed, counts[name], pair, spent)
             del computed
@@ -289,12 +350,21 @@ class Scheme:
         """How many weights each layer loses; what an interrupted call decided stands."""
         file = None if self.folder is None else self.folder / "counts.json"
         if file is not None and file.exists():
-            return json.loads(file.read_text(encoding="utf-8"))
-        counts = self.request.counts(self.dense, paths(), links, self.progress)
-        if file is not None:
-            with replacing(file) as unfinished:
-                unfinished.write_text(json.dumps(counts), encoding="utf-8")
-        return counts
+            found = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            known = paths()
+            counts = self.request.counts(self.dense, known, links, self.progress)
+            counts, ratio, note = (counts, None, None) if links else self.request.checked(self.dense, known, counts)
+            found = {"counts": counts, "ratio": ratio, "note": note}
+            if file is not None:
+                with replacing(file) as unfinished:
+                    unfinished.write_text(json.dumps(found), encoding="utf-8")
+        if found["note"] is not None:
+            self.notes.append(found["note"])
+            warnings.warn(found["note"], stacklevel=6)
+        if found["ratio"] is not None:
+            self.doubts.append(found["ratio"])
+        return found["counts"]
 
     def _solver(self) -> Solver:
         return make(self.method) if isinstance(self.method, str) else self.method
@@ -329,17 +399,6 @@ class Scheme:
             self.progress,
             self.folder,
         )
-
-
-def _first(batches: Iterable, images: int) -> list:
-    """The batches that hold the first so many inputs."""
-    taken, count = [], 0
-    for batch in batches:
-        taken.append(batch)
-        count += len(batch[0] if isinstance(batch, (tuple, list)) else batch)
-        if count >= images:
-            break
-    return taken
 
 
 def path_of(solver: Solver, name: str, weight: Tensor, statistics: LayerStatistics) -> PruningPath:

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from lobs.inputs import network_input
-from lobs.layers import prunable_layers, unit_outputs
+from lobs.inputs import network_input, output_tensors
+from lobs.layers import prunable_layers, tied_layers, unit_outputs
 from lobs.modes import evaluation_mode
 
 
@@ -45,7 +45,8 @@ def output_sensitivity(
     so g = J^T v has the same expected square and far less noise.
 
     Args:
-        model: the network; its outputs are class logits ``[images, classes]``. Parameters' gradients stay as they are.
+        model: the network. Where its outputs are no class logits (`fitting_distance`), the squared distance over
+            their spread takes KL's place. Parameters' gradients stay as they are.
         batches: inputs, or tuples of which the first entry is the input; read once.
         layers: names or patterns; None takes every Linear and Conv2d that is called.
         seed: of the signs.
@@ -55,13 +56,17 @@ def output_sensitivity(
         s_l by layer, in the order of their first call. A layer called several times per image adds its calls up.
 
     Raises:
-        ValueError: there is no batch, a layer asked for is never called, or the outputs are not class logits.
+        ValueError: there is no batch, a layer asked for is never called, no gradient reaches a layer, or the outputs
+            hold nothing that could be compared.
     """
     modules = prunable_layers(model, layers)
+    members = tied_layers(model)
     outputs: list[tuple[str, Tensor]] = []
 
     def hook_of(name: str) -> Callable:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            if not output.numel():
+                return output
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             outputs.append((name, output))
@@ -69,24 +74,22 @@ def output_sensitivity(
 
         return hook
 
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
+    handles = [m.register_forward_hook(hook_of(name)) for name in modules for m in members[name].values()]
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, float] = {}
-    images = 0
+    images, weigh = 0, None
     try:
         with evaluation_mode(model), torch.enable_grad():
             for batch in batches if progress is None else progress(batches):
                 outputs.clear()
                 inputs = network_input(batch, model)
-                logits = model(inputs)
-                signs = torch.randint(0, 2, class_logits(logits).shape, generator=generator) * 2 - 1
-                direction = mixed_gradient(logits.detach(), signs)
-                gradients = torch.autograd.grad(logits, [output for _, output in outputs], direction, allow_unused=True)
+                found = model(inputs)
+                if weigh is None:
+                    weigh = _Directions(found, batch, len(inputs), generator)
+                gradients = _gradients(weigh.of(found), outputs)
                 for (name, _), gradient in zip(outputs, gradients, strict=True):
-                    square = 0.0
-                    if gradient is not None:
-                        units = unit_outputs(modules[name], gradient)
-                        square = float(units.double().square().sum()) / units.shape[1]
+                    units = unit_outputs(modules[name], gradient)
+                    square = float(units.double().square().sum()) / units.shape[1]
                     sums[name] = sums.get(name, 0.0) + square
                 images += len(inputs)
     finally:
@@ -100,22 +103,112 @@ def output_sensitivity(
     return {name: total / images for name, total in sums.items()}
 
 
+class _Directions:
+    """Random directions v of the outputs with E[v v^T] the curvature of the distance in them.
+
+    Args:
+        outputs: of the first batch.
+        batch: it.
+        images: in it.
+        generator: of the signs.
+    """
+
+    def __init__(self, outputs: object, batch: object, images: int, generator: torch.Generator) -> None:
+        self.distance, self.generator = fitting_distance(outputs, batch), generator
+        self.scales: list[float] = []
+        if self.distance == "relative":
+            from lobs.measured import spreads
+
+            self.scales = spreads([[part.detach().double() for part in output_tensors(outputs)]], images)
+
+    def of(self, outputs: object) -> list[tuple[Tensor, Tensor]]:
+        """Output tensors with their directions."""
+        if self.distance == "kl":
+            logits = class_logits(outputs)
+            return [(logits, mixed_gradient(logits.detach(), self._signs(logits)))]
+        # Of ||dy||^2 / scale the curvature is 2 / scale in every output.
+        return [
+            (part, self._signs(part).to(part) * (2 / scale) ** 0.5)
+            for part, scale in zip(output_tensors(outputs), self.scales, strict=True)
+            if scale
+        ]
+
+    def _signs(self, like: Tensor) -> Tensor:
+        return torch.randint(0, 2, like.shape, generator=self.generator) * 2 - 1
+
+
+def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tensor]]) -> list[Tensor]:
+    """J^T v for every call of a layer; none is missing."""
+    cause = "" if any(part.requires_grad for part, _ in pairs) else "the outputs have no graph"
+    gradients: list[Tensor | None] = [None] * len(outputs)
+    if not cause:
+        directions = [direction for part, direction in pairs if part.requires_grad]
+        parts = [part for part, _ in pairs if part.requires_grad]
+        try:
+            gradients = list(torch.autograd.grad(parts, [o for _, o in outputs], directions, allow_unused=True))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            cause = " ".join(str(error).split())[:150]
+    missing = [name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is None]
+    if missing:
+        raise ValueError(
+            f"layer {missing[0]!r}: no gradient reaches it from the network's outputs (torch.no_grad, detach or a "
+            f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: leave it "
+            f"out with exclude=[{missing[0]!r}], or take allocation='relative' or 'measured'"
+        )
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def fitting_distance(outputs: object, batch: object) -> str:
+    """The distance that fits a network's outputs: ``kl`` for class logits, else ``relative``.
+
+    Class logits are one tensor ``[images, classes]`` with two or more columns, unless the batch brings a target of the
+    same shape in floating point: then it is a regression.
+
+    Args:
+        outputs: of the network.
+        batch: they belong to.
+
+    Returns:
+        ``kl`` or ``relative``.
+
+    Raises:
+        ValueError: the outputs hold no floating-point tensor.
+    """
+    parts = output_tensors(outputs)
+    if not parts:
+        raise ValueError(
+            f"the network's outputs hold no floating-point tensor to compare, got {type(outputs).__name__}: give a "
+            f"network that returns tensors, in tuples, dicts or dataclasses if need be"
+        )
+    logits = len(parts) == 1 and parts[0].dim() == 2 and parts[0].shape[1] > 1
+    target = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    regression = isinstance(target, Tensor) and target.is_floating_point() and target.shape == parts[0].shape
+    # Soft labels are probabilities: of one class each, or of several that add up to one.
+    if regression and logits:
+        values = target.double()
+        regression = not (bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-3).all()))
+    return "kl" if logits and not regression else "relative"
+
+
 def class_logits(outputs: object) -> Tensor:
     """The network's outputs, once they are known to be ``[images, classes]``.
 
     Args:
-        outputs: whatever the network returned.
+        outputs: whatever the network returned; a single tensor in a tuple, dict or dataclass will do.
 
     Returns:
-        The same.
+        The tensor.
 
     Raises:
         ValueError: they have another shape.
     """
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-        shape = f"a tensor of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(f"the network's outputs must be class logits [images, classes], got {shape}")
-    return outputs
+    parts = output_tensors(outputs)
+    if len(parts) != 1 or parts[0].dim() != 2:
+        shapes = ", ".join(f"a tensor of shape {tuple(part.shape)}" for part in parts) or type(outputs).__name__
+        raise ValueError(f"the network's outputs must be class logits [images, classes], got {shapes}")
+    return parts[0]
 
 
 def mixed_gradient(logits: Tensor, signs: Tensor) -> Tensor:

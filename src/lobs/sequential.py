@@ -25,14 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from lobs.accumulator import InputSums, ResidualSums, widened
-from lobs.inputs import network_input
 from lobs.layers import Prunable, input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
 from lobs.modes import evaluation_mode
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
+from lobs.solvers.path import with_bias_column
+from lobs.solvers.support import solve_on_support
 from lobs.statistics import LayerStatistics, Statistics
 from lobs.steps import Step
-from lobs.walk import Walk
+from lobs.walk import Walk, side_by_side
 
 
 def reference_weight(
@@ -41,6 +42,7 @@ def reference_weight(
     """W* = (T + lambda W) (Psi + lambda I)^-1, the weight that a layer would have best without any removal.
 
     Computed as ``W + (T - W Psi) (Psi + lambda I)^-1``, which is W to the last digit where nothing has been pruned.
+    A weight of W that is zero was removed before and stays so: W* is then the best with zeros there.
 
     Args:
         weight: the trained W, ``[out, d]``.
@@ -66,7 +68,11 @@ def reference_weight(
     factor = checked_cholesky(hessian.correlation, hessian.damping)
     repair = torch.cholesky_solve(residual.to(factor.dtype).T, factor).T
     trained[:, hessian.alive] += repair / hessian.scale
-    return trained.to(weight.dtype)
+    best = trained.to(weight.dtype)
+    removed = weight[:, : statistics.features] == 0
+    if not removed.any():
+        return best
+    return solve_on_support(best, with_bias_column(~removed, statistics.bias), hessian)
 
 
 @torch.no_grad()
@@ -91,9 +97,17 @@ def paired_statistics(
         ValueError: an input is not finite, or a pass calls the layer less often.
     """
     sums, residuals = InputSums(base.bias, keep), ResidualSums(base.bias, keep)
-    for count, wanted, found in zip(inputs, dense.visits(name), pruned.visits(name), strict=True):
+    for count, (wanted, found) in zip(inputs, side_by_side(name, dense, pruned), strict=True):
         sums.inputs += count
         for (_, target), (given, output) in zip(wanted, found, strict=True):
+            if target.shape != output.shape:
+                raise ValueError(
+                    f"layer {name!r} gives {tuple(output.shape)} in the pruned network and {tuple(target.shape)} in "
+                    f"the dense one: what reaches it depends on the data (a mixture of experts), which cannot be "
+                    f"pruned with sequential=True"
+                )
+            if not given.numel():
+                continue
             targets = unit_outputs(module, target)
             rest = widened(targets) - widened(unit_outputs(module, output))
             start = 0
@@ -103,7 +117,7 @@ def paired_statistics(
                 residuals.add(samples, rest[start:stop], targets[start:stop])
                 start = stop
     moment = sums.second_moment(name)
-    target_moment, target_power = residuals.target(weight_matrix(module), moment)
+    target_moment, target_power = residuals.target(weight_matrix(module, base.bias), moment)
     return replace(
         base,
         second_moment=moment[0] if len(moment) == 1 else moment,
@@ -153,8 +167,8 @@ def prune_in_sequence(
     """
     modules = {name: _module(pruned, name) for name in names}
     originals = {name: _module(dense, name) for name in modules}
-    for step in _finished(originals, folder):
-        set_weight_matrix(modules.pop(step.name), step.weight)
+    for step in _finished(originals, statistics, folder):
+        set_weight_matrix(modules.pop(step.name), step.weight, statistics[step.name].bias)
         del originals[step.name]
         yield step
     if not modules:
@@ -166,7 +180,7 @@ def prune_in_sequence(
         Walk(dense, originals, batches, together=2) as wanted,
         Walk(pruned, modules, batches, together=2) as found,
     ):
-        inputs = [len(network_input(batch, dense)) for batch in batches]
+        inputs = wanted.batches.input_counts()
         for name in modules:
             if name not in wanted.calls:
                 raise ValueError(f"layer {name!r} is never called with these batches: leave it out with layers=[...]")
@@ -175,7 +189,7 @@ def prune_in_sequence(
             module, base = modules[name], statistics[name]
             keep = _samples_held(base) if keep_samples is None else keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
-            weight = weight_matrix(module)
+            weight = weight_matrix(module, base.bias)
             layer = layer.to(weight.device)
             weight = weight.float() if weight.dtype.itemsize < 4 else weight
             try:
@@ -188,22 +202,23 @@ def prune_in_sequence(
                     f"{type(solver).__name__} removes whole units, which takes all layers at once: "
                     f"it cannot be used with sequential=True"
                 )
-            count = choose(name, path)
+            count = path.at_least(choose(name, path))
             solved = path.at(count)
-            set_weight_matrix(module, solved[0])
-            step = Step.taken(name, weight_matrix(originals[name]), path, count, solved, time.perf_counter() - start)
+            set_weight_matrix(module, solved[0], base.bias)
+            trained = weight_matrix(originals[name], base.bias)
+            step = Step.taken(name, trained, path, count, solved, time.perf_counter() - start)
             del path, layer  # before the next ones are computed
             if folder is not None:
                 step.save(folder)
             yield step
 
 
-def _finished(originals: Mapping[str, Prunable], folder: Path | None) -> Iterator[Step]:
+def _finished(originals: Mapping[str, Prunable], statistics: Statistics, folder: Path | None) -> Iterator[Step]:
     """The steps from the first layer on that an interrupted call left behind."""
     if folder is None:
         return
     for name, module in list(originals.items()):  # the caller takes out what it is given
-        step = Step.load(folder, name, weight_matrix(module))
+        step = Step.load(folder, name, weight_matrix(module, statistics[name].bias))
         if step is None:
             return
         yield step

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from lobs.atomic import replacing
+from lobs.coverage import Calls
 from lobs.layers import Prunable
 from lobs.memory import ceiling
-from lobs.processes import gathered, rank_and_size
+from lobs.processes import gathered
 from lobs.stored import layer_file
 
 if TYPE_CHECKING:
     from lobs.statistics import LayerStatistics, Statistics
 
-ORDER = "order.json"
+CALLS = "calls.json"
 
 
 class Shelf:
@@ -37,7 +38,7 @@ class Shelf:
     """
 
     def __init__(
-        self, modules: Mapping[str, Prunable], memory: float | None, folder: str | Path | None, distributed: bool
+        self, modules: Mapping[str, Prunable], memory: float | None, folder: Path | None, distributed: bool
     ) -> None:
         self._device = next((module.weight.device for module in modules.values()), torch.device("cpu"))
         self._sizes = {name: moment_bytes(module) for name, module in modules.items()}
@@ -47,14 +48,13 @@ class Shelf:
         self._kept: dict[str, LayerStatistics] = {}
         self._temporary: TemporaryDirectory | None = None
         if folder is not None:
-            part = f"process{rank_and_size()[0]}" if distributed else ""
-            self._folder: Path | None = Path(folder) / part
+            self._folder: Path | None = folder
         elif sum(self._sizes.values()) > self._room:
             self._temporary = TemporaryDirectory(prefix="lobs-")
             self._folder = Path(self._temporary.name)
         else:
             self._folder = None
-        self._order = self._read_order()
+        self._calls = self._read_calls()
 
     def next_group(self, batches: Iterable) -> list[str]:
         """The layers to collect in the next pass, as many as fit; none where all are finished.
@@ -90,20 +90,25 @@ class Shelf:
             )
         return group
 
-    def put(self, layers: Mapping[str, LayerStatistics], order: list[str]) -> None:
+    @property
+    def several(self) -> bool:
+        """Whether the batches may be read more than once, by this call or by one that goes on with it."""
+        return self._folder is not None
+
+    def put(self, layers: Mapping[str, LayerStatistics], calls: Calls) -> None:
         """Put finished layers away.
 
         Args:
             layers: of one group.
-            order: of the first calls of all layers; those that are not in it are never called.
+            calls: of all layers; those that are not in it are never called.
         """
         from lobs.statistics import Statistics
 
-        if self._order is None:
-            self._order = [name for name in order if name in self._sizes]
+        if self._calls is None:
+            self._calls = calls
             if self._folder is not None:
-                with replacing(self._folder / ORDER) as partial:
-                    partial.write_text(json.dumps(self._order), encoding="utf-8")
+                with replacing(self._folder / CALLS) as partial:
+                    partial.write_text(json.dumps(vars(calls)), encoding="utf-8")
         for name, layer in layers.items():
             if self._folder is None:
                 self._kept[name] = layer
@@ -114,28 +119,34 @@ class Shelf:
         """All layers in the order of their first call; those on the disk are read when they are asked for."""
         from lobs.statistics import Statistics, StoredLayer
 
+        calls = self._calls or Calls()
         order = self._order or []
         if self._folder is None:
-            return Statistics({name: self._kept[name] for name in order})
+            return Statistics({name: self._kept[name] for name in order}, calls)
         stored = {name: StoredLayer(self._file(name), name, self._device) for name in order}
-        return Statistics(stored, keep=self._temporary)
+        return Statistics(stored, calls, keep=self._temporary)
+
+    @property
+    def _order(self) -> list[str] | None:
+        """The layers wanted in the order of their first call, once that is known."""
+        return None if self._calls is None else [name for name in self._calls.called if name in self._sizes]
 
     def _finished(self, name: str) -> bool:
         return name in self._kept or (
-            self._folder is not None and self._order is not None and self._file(name).exists()
+            self._folder is not None and self._calls is not None and self._file(name).exists()
         )
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None
         return layer_file(self._folder, name)
 
-    def _read_order(self) -> list[str] | None:
-        """The layers that an interrupted run saw called."""
-        path = None if self._folder is None else self._folder / ORDER
-        order = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else None
-        if self._distributed and None in gathered(order):
+    def _read_calls(self) -> Calls | None:
+        """What an interrupted run saw called."""
+        path = None if self._folder is None else self._folder / CALLS
+        found = Calls(**json.loads(path.read_text(encoding="utf-8"))) if path is not None and path.exists() else None
+        if self._distributed and None in gathered(found):
             return None
-        return order
+        return found
 
 
 def moment_bytes(module: Prunable) -> int:

@@ -16,7 +16,7 @@ file's metadata as JSON. Bytes by layout: `lobs.budgets.layout_bytes`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lobs.atomic import replacing
-from lobs.budgets import layout_bytes, position_type
+from lobs.budgets import FileCosts, layout_bytes, position_type
+from lobs.layers import memory_place, prunable_layers
 
 FORMAT = "lobs-sparse-1"
 _PARTS = {
@@ -35,6 +36,8 @@ _PARTS = {
     "positions": ("values", "positions"),
 }
 _BLOCK = 2**8  # places
+# At most so many bytes of a header's entry are no name and no shape: keys, dtype, layout, two offsets.
+HEADER_BYTES = 110
 
 
 def save_sparse(model: nn.Module, path: str | Path) -> int:
@@ -204,6 +207,33 @@ def decode(layout: str, parts: Mapping[str, Tensor], shape: list[int]) -> Tensor
     flat = torch.zeros(weights, values.itemsize, dtype=torch.uint8)
     flat[places] = values.view(torch.uint8).view(-1, values.itemsize)
     return flat.flatten().view(values.dtype).view(shape)
+
+
+def file_costs(model: nn.Module, names: Iterable[str]) -> FileCosts:
+    """What the sparse file of a network holds besides some layers' weights.
+
+    Args:
+        model: the dense network.
+        names: of the layers whose weights are still to be pruned.
+
+    Returns:
+        The costs; the header is taken at its largest, so that a file is never larger than its budget.
+    """
+    weights = {memory_place(module.weight): name for name, module in prunable_layers(model, names).items()}
+    fixed, copies = 8 + HEADER_BYTES, dict.fromkeys(weights.values(), 0)
+    state = _state(model)
+    for key, tensor in state.items():
+        name = weights.get(memory_place(tensor))
+        if name is None:
+            layout, parts = encode(tensor)
+            fixed += sum(part.numel() * part.itemsize for part in parts.values())
+        else:
+            copies[name] += 1
+        # Its entries in the header: of each part, and in the index.
+        entry = len(json.dumps(json.dumps(key))) + 24 * tensor.dim() + HEADER_BYTES
+        fixed += entry * (2 if name is None and layout == "dense" else 4)
+    widths = {name: prunable_layers(model)[name].weight.element_size() for name in copies}
+    return FileCosts(fixed, widths, copies)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

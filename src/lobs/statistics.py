@@ -14,15 +14,28 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from lobs.accumulator import InputSums, combined
-from lobs.inputs import network_input, network_target, probe_determinism
-from lobs.layers import Prunable, input_samples, prunable_layers, zero_counts
+from lobs.batches import CalibrationBatches
+from lobs.checks import check_product
+from lobs.coverage import Calls, functional_uses
+from lobs.fingerprint import CALL, claim_folder, digest
+from lobs.inputs import check_batches, network_input, network_target, probe_determinism
+from lobs.layers import (
+    Prunable,
+    call_input,
+    has_bias_column,
+    input_samples,
+    prunable_layers,
+    tied_layers,
+    zero_counts,
+)
 from lobs.modes import evaluation_mode
 from lobs.processes import gathered, rank_and_size, require_group, together
 from lobs.shelf import Shelf
@@ -186,11 +199,15 @@ class Statistics(Mapping[str, LayerStatistics]):
 
     Args:
         layers: by name; those that are `StoredLayer` are read anew whenever they are asked for.
+        calls: of all layers of the network; None: these layers, in this order.
         keep: what has to live as long as they do: a temporary folder.
     """
 
-    def __init__(self, layers: Mapping[str, LayerStatistics | StoredLayer], keep: object = None) -> None:
+    def __init__(
+        self, layers: Mapping[str, LayerStatistics | StoredLayer], calls: Calls | None = None, keep: object = None
+    ) -> None:
         self._layers = dict(layers)
+        self.calls = Calls(list(layers)) if calls is None else calls
         self._keep = keep
 
     def __getitem__(self, name: str) -> LayerStatistics:
@@ -224,7 +241,7 @@ class Statistics(Mapping[str, LayerStatistics]):
             name, field = key.rsplit("/", 1)
             return getattr(self[name], field)
 
-        write_tensors(Path(path), keys, tensor, {"layers": json.dumps(scalars)})
+        write_tensors(Path(path), keys, tensor, {"layers": json.dumps(scalars), "calls": json.dumps(vars(self.calls))})
 
     @classmethod
     def load(cls, path: str | Path, lazy: bool = False) -> Statistics:
@@ -247,7 +264,8 @@ class Statistics(Mapping[str, LayerStatistics]):
         if "layers" not in metadata:
             raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(metadata)})")
         stored = {name: StoredLayer(Path(path), name) for name in json.loads(metadata["layers"])}
-        return cls(stored if lazy else {name: layer.load() for name, layer in stored.items()})
+        calls = Calls(**json.loads(metadata["calls"])) if "calls" in metadata else None  # older files have none
+        return cls(stored if lazy else {name: layer.load() for name, layer in stored.items()}, calls)
 
 
 def _result(sums: InputSums, name: str) -> LayerStatistics:
@@ -263,6 +281,7 @@ def _result(sums: InputSums, name: str) -> LayerStatistics:
     )
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def collect_statistics(
     model: nn.Module,
@@ -275,6 +294,7 @@ def collect_statistics(
     distributed: bool = False,
     memory: float | None = None,
     folder: str | Path | None = None,
+    exclude: Iterable[str] = (),
 ) -> Statistics:
     """Stream calibration inputs through a network in evaluation mode and keep each layer's statistics.
 
@@ -298,111 +318,154 @@ def collect_statistics(
             back, with one pass over the batches per group, and finished layers lie on the disk until they are asked
             for. A single layer's is never cut. Results do not depend on the ceiling.
         folder: finished groups are written here whether they fit or not, and layers that are found here are not
-            collected again: a folder belongs to one network and one set of batches. None: a temporary folder, where
-            one is needed.
+            collected again: a folder belongs to one network and one set of batches, another one's is refused. None: a
+            temporary folder, where one is needed.
+        exclude: names or patterns of layers that are not wanted.
 
     Returns:
-        `Statistics`, layers in the order of their first call.
+        `Statistics`, layers in the order of their first call. Modules that share a weight are one layer, with the
+        samples of all of them.
 
     Raises:
-        ValueError: there is no batch, an input is not finite, a layer asked for is never called, or the network
-            answers the same batch differently twice (dropout left on, noise): such statistics mean nothing. Or
+        ValueError: there is no batch, an input is not finite, a layer asked for is never called or does not give its
+            weight times its inputs, the network answers the same batch differently twice (dropout left on, noise) or
+            is compiled, batches are others on a further reading, or the folder belongs to another call. Or
             ``distributed`` is asked for without a process group, or a second pass over an iterator that is used up.
-        TypeError: a batch is neither a tensor nor a tuple or list that starts with one.
+        TypeError: ``batches`` is no iterable of batches, or a batch is neither a tensor nor a tuple or list that
+            starts with one.
     """
+    check_batches(batches)
     modules = prunable_layers(model, layers)
+    if exclude := list(exclude):
+        left_out = prunable_layers(model, exclude)
+        modules = {name: module for name, module in modules.items() if name not in left_out}
+        if not modules:
+            raise ValueError(f"exclude={exclude!r} leaves no layer; the network has {', '.join(left_out)}")
     if distributed:
         require_group()
+    folder = None if folder is None else Path(folder, *([f"process{rank_and_size()[0]}"] if distributed else []))
     shelf = Shelf(modules, memory, folder, distributed)
+    one_shot = isinstance(batches, Iterator)
+    readings = CalibrationBatches(batches, memory=0) if shelf.several and not one_shot else batches
+
+    def claim() -> None:
+        if folder is not None and isinstance(readings, CalibrationBatches):
+            asked = {"layers": list(modules), "loss": loss, "keep_samples": keep_samples}
+            state = digest(part for pair in model.state_dict().items() for part in pair)
+            claim_folder(folder, {"network": state, **asked, "batches": readings.fingerprint()})
+
+    if folder is not None and (folder / CALL).exists():
+        together(claim) if distributed else claim()
     while missing := shelf.next_group(batches):
         # Keys drawn alike in all processes would sample the same rows of every share.
         seed = rank_and_size()[0] if distributed else 0
-        sums = {name: InputSums(modules[name].bias is not None, keep_samples, seed) for name in missing}
-        group = {name: modules[name] for name in missing}
-
-        def stream(
-            group: dict[str, Prunable] = group, sums: dict[str, InputSums] = sums
-        ) -> tuple[dict[str, InputSums], LossCurvature | None, list[str]]:
-            return _stream(model, iter(batches), modules, group, sums, loss, progress)
-
-        called, curvature, order = together(stream) if distributed else stream()
+        pass_ = _Pass(model, missing, keep_samples, seed, loss)
+        together(partial(pass_.run, readings, progress)) if distributed else pass_.run(readings, progress)
+        called, calls, curvature = pass_.sums, pass_.calls, pass_.curvature
         if distributed:
-            called, order = combined(called), gathered(order)[0]
+            called, calls = combined(called), gathered(calls)[0]
             if curvature is not None:
                 curvature.combine()
         never = [name for name in missing if name not in called]
         if layers is not None and never:
-            raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
+            raise ValueError(f"layer {never[0]!r} is {calls.reason(never[0])}: leave it out of layers=")
         results = {name: _result(called.pop(name), name) for name in list(called)}
         if curvature is not None:
             diagonals = curvature.result()
             results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
-        final = order[-1]
+        final = calls.called[-1] if calls.called else None
         if final in results:
             results[final] = replace(results[final], last=True)
-        shelf.put(results, order)
+        together(claim) if distributed else claim()
+        shelf.put(results, calls)
     return shelf.statistics()
 
 
-def _stream(
-    model: nn.Module,
-    batches: Iterator,
-    modules: Mapping[str, Prunable],
-    group: Mapping[str, Prunable],
-    sums: Mapping[str, InputSums],
-    loss: str | None,
-    progress: Callable[[Iterable], Iterable] | None,
-) -> tuple[dict[str, InputSums], LossCurvature | None, list[str]]:
-    """Add all batches to the sums of a group of layers.
+class _Pass:
+    """One pass over the batches, which fills the sums of a group of layers.
 
-    Returns:
-        sums: of those that were called, in the order of their first call.
+    Args:
+        model: the network.
+        group: names of the layers.
+        keep_samples: of each.
+        seed: of the samples.
+        loss: whose curvature is collected, too.
+
+    Attributes:
+        sums: of the layers that were given samples, in the order of their first call.
+        calls: of all layers of the network.
         curvature: of the loss, where it is asked for.
-        order: of the first calls of all layers.
-
-    Raises:
-        ValueError: there is no batch.
     """
-    called: dict[str, InputSums] = {}
-    order: dict[str, None] = {}
-    total, seen = 0, dict.fromkeys(group, 0)
 
-    def hook_of(name: str) -> Callable:
-        def hook(module: Prunable, args: tuple, output: Tensor) -> None:
-            order.setdefault(name)
-            if name not in group:
+    def __init__(self, model: nn.Module, group: Iterable[str], keep_samples: int, seed: int, loss: str | None) -> None:
+        self.model, self.loss = model, loss
+        self.members = tied_layers(model)
+        self.waiting = {
+            name: InputSums(has_bias_column(self.members[name].values()), keep_samples, seed) for name in group
+        }
+        self.sums: dict[str, InputSums] = {}
+        self.curvature: LossCurvature | None = None
+        self.calls = Calls()
+        self._order: dict[str, bool] = {}
+        self._checked: set[str] = set()
+        self._total, self._seen = 0, dict.fromkeys(self.waiting, 0)
+
+    def run(self, batches: Iterable, progress: Callable[[Iterable], Iterable] | None) -> None:
+        """Go through all batches.
+
+        Raises:
+            ValueError: there is no batch.
+        """
+        model, rest = self.model, iter(batches)
+        with evaluation_mode(model):
+            first = next(rest, None)
+            if first is None:
+                raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
+            inputs = network_input(first, model)
+            probe_determinism(model, inputs)
+            functional = functional_uses(model, inputs[:2])
+            if self.loss is not None:
+                from lobs.curvature import LossCurvature
+
+                self.curvature = LossCurvature(model, self.loss, list(self.waiting))
+            handles = [
+                module.register_forward_hook(self._hook_of(name, own), with_kwargs=True)
+                for name, members in self.members.items()
+                for own, module in members.items()
+            ]
+            try:
+                for batch in _chain(first, rest) if progress is None else progress(_chain(first, rest)):
+                    inputs = network_input(batch, model)
+                    self._total += len(inputs)
+                    model(inputs)
+                    if self.curvature is not None:
+                        self.curvature.add(inputs, network_target(batch, inputs))
+            finally:
+                for handle in handles:
+                    handle.remove()
+        filled = [name for name, any_rows in self._order.items() if any_rows]
+        self.calls = Calls(filled, functional, [name for name in self._order if name not in filled])
+
+    def _hook_of(self, name: str, own: str) -> Callable:
+        def hook(module: Prunable, args: tuple, kwargs: dict, output: Tensor) -> None:
+            given = call_input(args, kwargs)
+            rows = given is None or given.numel() > 0
+            if rows and not self._order.get(name, False):
+                self._order.pop(name, None)  # its place is that of its first call with samples
+            self._order.setdefault(name, rows)
+            if name not in self.waiting or not rows:
                 return
-            own = called.setdefault(name, sums[name])
-            for samples in input_samples(module, args[0]):
-                own.add(samples)
-            own.add_zeros(*zero_counts(module, output))
-            own.inputs += total - seen[name]
-            seen[name] = total
+            if own not in self._checked:
+                check_product(own, module, given, output)
+                self._checked.add(own)
+            sums = self.sums.setdefault(name, self.waiting[name])
+            for samples in input_samples(module, cast("Tensor", given)):
+                sums.add(samples)
+            sums.add_zeros(*zero_counts(module, output))
+            sums.inputs += self._total - self._seen[name]
+            self._seen[name] = self._total
 
         return hook
-
-    with evaluation_mode(model):
-        first = next(batches, None)
-        if first is None:
-            raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
-        probe_determinism(model, network_input(first, model))
-        curvature = None
-        if loss is not None:
-            from lobs.curvature import LossCurvature
-
-            curvature = LossCurvature(model, loss, list(group))
-        handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
-        try:
-            for batch in _chain(first, batches) if progress is None else progress(_chain(first, batches)):
-                inputs = network_input(batch, model)
-                total += len(inputs)
-                model(inputs)
-                if curvature is not None:
-                    curvature.add(inputs, network_target(batch, inputs))
-        finally:
-            for handle in handles:
-                handle.remove()
-    return called, curvature, list(order)
 
 
 def _chain(first: object, rest: Iterator) -> Iterator:

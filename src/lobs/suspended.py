@@ -13,14 +13,16 @@ anew for every layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
+from lobs.batches import calibration_batches
 from lobs.inputs import network_input
+from lobs.layers import call_input, tied_layers
 from lobs.memory import available_bytes
 
 # A waiting pass keeps its layer's input and what skips the layer (a residual branch is at most as large, as a rule).
@@ -45,31 +47,32 @@ def suspendable(
     Returns:
         True where each module is called once or never, no autocast is switched inside, and memory suffices.
     """
+    batches = calibration_batches(batches)
+    images = sum(batches.input_counts())
+    tied = tied_layers(model)
+    # Every batch waits in memory, and modules that share a weight are one layer that is called several times.
+    if not batches.kept or any(len(tied.get(name, ())) > 1 for name in modules):
+        return False
     sizes: list[int] = []
     called: set[nn.Module] = set()
     outside = _autocast()
     fine = True
 
-    def hook(module: nn.Module, args: tuple) -> None:
+    def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         nonlocal fine
-        fine = fine and module not in called and _autocast() == outside
+        given = call_input(args, kwargs)
+        fine = fine and given is not None and module not in called and _autocast() == outside
         called.add(module)
-        sizes.append(args[0].numel() * args[0].element_size())
+        sizes.append(0 if given is None else given.numel() * given.element_size())
 
-    handles = [module.register_forward_pre_hook(hook) for module in modules.values()]
-    first: Tensor | None = None
-    images = 0
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules.values()]
+    first = network_input(next(iter(batches)), model)
     try:
-        for batch in batches:
-            inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-            images += len(inputs)
-            if first is None:
-                first = network_input(batch, model)
-                model(first)
+        model(first.clone())
     finally:
         for handle in handles:
             handle.remove()
-    if first is None or not fine:
+    if not fine:
         return False
     own = first.numel() * first.element_size()
     needed = networks * (own + ALIVE * max(sizes, default=0)) * images / len(first)
@@ -84,13 +87,15 @@ class SuspendedPasses:
     Args:
         model: in evaluation mode; `suspendable`.
         modules: of the model, by name, where the passes are held.
-        inputs: of the network, batch by batch, on its device.
+        batches: of the network's inputs.
     """
 
-    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], inputs: Iterable[Tensor]) -> None:
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable) -> None:
         self._names = {module: name for name, module in modules.items()}
-        self._passes = [_Pass(model, batch) for batch in inputs]
-        self._handles = [module.register_forward_pre_hook(self._hold) for module in modules.values()]
+        self._passes = [_Pass(model, batch) for batch in batches]
+        self._handles = [
+            module.register_forward_pre_hook(self._hold, with_kwargs=True) for module in modules.values()
+        ]
 
     def __enter__(self) -> SuspendedPasses:
         return self
@@ -106,46 +111,47 @@ class SuspendedPasses:
             each.throw()  # GreenletExit
         self._passes = []
 
-    def inputs(self, name: str) -> Iterator[Tensor]:
-        """Let every pass go on to a module, one after the other.
+    def input(self, index: int, name: str) -> Tensor:
+        """Let the pass of one batch go on to a module.
 
         Args:
+            index: of the batch.
             name: of the module; has to be the next one that the network calls.
 
-        Yields:
-            What the module is about to be given, batch by batch.
+        Returns:
+            What the module is about to be given.
 
         Raises:
-            ValueError: a pass calls another module first, or none.
+            ValueError: the pass calls another module first, or none.
         """
-        for each in self._passes:
-            with torch.no_grad():
-                held = each.switch()
-            if each.dead or held[0] != name:
-                before = "ended" if each.dead else f"called layer {held[0]!r}"
-                raise ValueError(
-                    f"a forward pass {before} where the first one called layer {name!r}: networks that call their "
-                    f"layers depending on the data cannot be walked layer by layer"
-                )
-            yield held[1]
+        each = self._passes[index]
+        with torch.no_grad():
+            held = each.switch()
+        if each.dead or held[0] != name:
+            before = "ended" if each.dead else f"called layer {held[0]!r}"
+            raise ValueError(
+                f"a forward pass {before} where the first one called layer {name!r}: networks that call their "
+                f"layers depending on the data cannot be walked layer by layer"
+            )
+        return held[1]
 
-    def _hold(self, module: nn.Module, args: tuple) -> None:
+    def _hold(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         current = getcurrent()
         if isinstance(current, _Pass) and current.parent is not None:
-            current.parent.switch((self._names[module], args[0]))
+            current.parent.switch((self._names[module], call_input(args, kwargs)))
 
 
 class _Pass(greenlet):
     """One batch on its way through a network."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, batch: object) -> None:
         super().__init__()
         self.model = model
-        self.inputs: Tensor | None = inputs
+        self.batch: object = batch
 
     def run(self) -> Any:
-        inputs, self.inputs = self.inputs, None
-        return self.model(inputs)
+        batch, self.batch = self.batch, None
+        return self.model(network_input(batch, self.model))
 
 
 def _autocast() -> tuple[bool, bool]:

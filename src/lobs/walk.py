@@ -8,7 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lobs.batches import CalibrationBatches, calibration_batches
 from lobs.inputs import network_input, probe_determinism
+from lobs.layers import call_input, tied_layers
 from lobs.suspended import SuspendedPasses, suspendable
 
 M = TypeVar("M", bound=nn.Module)
@@ -18,38 +20,41 @@ class _LastCall(BaseException):
     """Leaves a forward pass; no `Exception`, so that a network's own ``except Exception`` does not stop it."""
 
 
-def run_until(model: nn.Module, module: nn.Module, calls: int, inputs: Tensor, see: Callable[..., None]) -> None:
-    """Run a forward pass up to the last call of one of its modules.
+def run_until(
+    model: nn.Module, modules: Iterable[nn.Module], calls: int, inputs: Tensor, see: Callable[..., None]
+) -> None:
+    """Run a forward pass up to the last call of some of its modules.
 
     Args:
         model: in evaluation mode.
-        module: one of its modules.
-        calls: how often a forward pass calls it.
+        modules: of the model: one, or those that share its weight.
+        calls: how often a forward pass calls them together.
         inputs: of the network.
-        see: is given the module's input and its output at every call.
+        see: is given a module's input and its output at every call.
 
     Raises:
-        ValueError: this pass calls the module less often.
+        ValueError: this pass calls them less often.
     """
-    seen = 0
+    seen, modules = 0, list(modules)
 
-    def hook(_: nn.Module, args: tuple, output: Tensor) -> None:
+    def hook(_: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         nonlocal seen
         seen += 1
-        see(args[0], output)
+        see(call_input(args, kwargs), output)
         if seen == calls:
             raise _LastCall
 
-    handle = module.register_forward_hook(hook)
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
     try:
         model(inputs)
     except _LastCall:
         return
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     raise ValueError(
-        f"{module} was called {seen} times in a forward pass and {calls} times in the first one: networks that call "
-        f"their layers depending on the data cannot be walked layer by layer"
+        f"{modules[0]} was called {seen} times in a forward pass and {calls} times in the first one: networks that "
+        f"call their layers depending on the data cannot be walked layer by layer"
     )
 
 
@@ -75,7 +80,7 @@ def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -
     Args:
         model: in evaluation mode.
         batches: as for `lobs.collect_statistics`.
-        modules: of the model, by name.
+        modules: of the model, by name; those that share a weight with one of them count as that one.
 
     Returns:
         Counts by name in the order of the first call; without the modules that are never called.
@@ -93,13 +98,20 @@ def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -
 
         return hook
 
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
+    own = _members(model, modules)
+    handles = [module.register_forward_hook(hook_of(name)) for name, members in own.items() for module in members]
     try:
         model(inputs)
     finally:
         for handle in handles:
             handle.remove()
     return calls
+
+
+def _members(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Module]]:
+    """For each module itself and those that share its weight."""
+    tied = tied_layers(model)
+    return {name: list(tied[name].values()) if name in tied else [module] for name, module in modules.items()}
 
 
 class Walk:
@@ -111,7 +123,7 @@ class Walk:
     Args:
         model: in evaluation mode.
         modules: of the model, by name.
-        batches: calibration inputs, which start anew each time.
+        batches: calibration inputs, the same on every reading.
         together: how many such walks are made at once and share the memory.
 
     Attributes:
@@ -124,11 +136,12 @@ class Walk:
     def __init__(
         self, model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, together: int = 1
     ) -> None:
-        self.calls = count_calls(model, batches, modules)
-        self._model, self._modules, self._batches = model, modules, batches
+        self.batches = calibration_batches(batches)
+        self.calls = count_calls(model, self.batches, modules)
+        self._model, self._members = model, _members(model, modules)
         self._passes: SuspendedPasses | None = None
-        if suspendable(model, modules, batches, together):
-            self._passes = SuspendedPasses(model, modules, [network_input(batch, model) for batch in batches])
+        if suspendable(model, modules, self.batches, together):
+            self._passes = SuspendedPasses(model, modules, self.batches)
 
     def __enter__(self) -> Walk:
         return self
@@ -137,7 +150,6 @@ class Walk:
         if self._passes is not None:
             self._passes.close()
 
-    @torch.no_grad()
     def visits(self, name: str) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """What every batch brings to a module: the next one in the order of `calls`.
 
@@ -147,15 +159,42 @@ class Walk:
         Yields:
             Input and output of every call, batch by batch.
         """
-        module = self._modules[name]
+        for (calls,) in side_by_side(name, self):
+            yield calls
+
+    @torch.no_grad()
+    def visit(self, name: str, index: int, batch: object) -> list[tuple[Tensor, Tensor]]:
+        """What one batch brings to a module.
+
+        Args:
+            name: of the module.
+            index: of the batch.
+            batch: itself.
+
+        Returns:
+            Input and output of every call.
+        """
+        modules = self._members[name]
         if self._passes is not None:
-            for inputs in self._passes.inputs(name):
-                yield [(inputs, module.forward(inputs))]
-            return
-        for batch in self._batches:
-            seen: list[tuple[Tensor, Tensor]] = []
-            run_until(self._model, module, self.calls[name], network_input(batch, self._model), _keeper(seen))
-            yield seen
+            inputs = self._passes.input(index, name)
+            return [(inputs, modules[0].forward(inputs))]
+        seen: list[tuple[Tensor, Tensor]] = []
+        run_until(self._model, modules, self.calls[name], network_input(batch, self._model), _keeper(seen))
+        return seen
+
+
+def side_by_side(name: str, *walks: Walk) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
+    """What every batch brings to a module in several networks, with one reading of the batches for all of them.
+
+    Args:
+        name: of the module.
+        walks: through the networks, over the same batches.
+
+    Yields:
+        For each walk, input and output of every call, batch by batch.
+    """
+    for index, batch in enumerate(walks[0].batches):
+        yield [walk.visit(name, index, batch) for walk in walks]
 
 
 def _keeper(seen: list[tuple[Tensor, Tensor]]) -> Callable[[Tensor, Tensor], None]:
@@ -163,15 +202,16 @@ def _keeper(seen: list[tuple[Tensor, Tensor]]) -> Callable[[Tensor, Tensor], Non
     return lambda inputs, output: seen.append((inputs.clone(), output.clone()))
 
 
-def require_repeatable(batches: Iterable | None, what: str) -> Iterable:
+def require_repeatable(batches: Iterable | None, what: str, memory: float | None = None) -> CalibrationBatches:
     """Refuse batches that are missing, or that a first pass would use up.
 
     Args:
         batches: any iterable.
         what: the argument that needs them, for the message.
+        memory: see `CalibrationBatches`.
 
     Returns:
-        The batches.
+        The batches, the same on every reading.
 
     Raises:
         ValueError: they are missing or a one-shot iterator.
@@ -183,4 +223,4 @@ def require_repeatable(batches: Iterable | None, what: str) -> Iterable:
             f"{what} reads batches several times, and the {type(batches).__name__} given is used up after one pass: "
             f"give a list, a DataLoader or another iterable that starts anew"
         )
-    return batches
+    return calibration_batches(batches, memory)

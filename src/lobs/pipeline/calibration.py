@@ -140,4 +140,5 @@ def with_curvature(
         inputs = network_input(batch, network)
         curvature.add(inputs, batch[1].to(inputs.device))
     diagonals = {name: diagonal.cpu() for name, diagonal in curvature.result().items()}
-    return Statistics({name: replace(layer, loss_curvature=diagonals[name]) for name, layer in statistics.items()})
+    curved = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in statistics.items()}
+    return Statistics(curved, statistics.calls)

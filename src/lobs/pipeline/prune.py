@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lobs.batches import CalibrationBatches
 from lobs.experiment.data import Split, load_training_data
 from lobs.experiment.evaluation import DenseOutputs, error_percent, errors
 from lobs.layers import prunable_layers, set_weight_matrix
@@ -80,7 +81,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         partial,
     )
     again = runs_network(method)
-    batches = calibration_batches(train, config["collect"], repeated=True) if again else None
+    batches = CalibrationBatches(calibration_batches(train, config["collect"], repeated=True)) if again else None
     losses = cache(lambda: shared_losses(dense, paths, method["allocation"], batches, progress("what layers lose")))
 
     def prune_to(budget: dict[str, Any], bar: Callable[[Iterable], Iterable] | None = None) -> PruneResult:
@@ -181,7 +182,7 @@ def first_layer_curve(
     counts = path.cheap_counts() or [round((1 - density) * path.removable) for density in densities]
     for count in progress("first layer alone")(sorted(counts, reverse=True)):
         if count <= path.total:
-            set_weight_matrix(module, path.at(count)[0])
+            set_weight_matrix(module, path.at(count)[0], path.statistics.bias)
             density = round(1 - count / path.removable, 6)
             rows.append({"density": density, "test_accuracy_percent": 100 - error_percent(network, measured)})
     return rows
@@ -249,6 +250,10 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "correction": result.correction,
         "removable_weights": kept + sum(record.removed for record in result.layers),
         "kept_weights": kept,
+        "network_density": result.network_density,
+        "unpruned_share": result.unpruned_share,
+        "unpruned": [asdict(entry) for entry in result.unpruned],
+        "notes": result.notes,
         **errors(dense, measured).named("error_before_percent"),
         **errors(result.model, measured).named("error_after_pruning_percent"),
         "layer_error_sum": sum(record.error for record in result.layers),

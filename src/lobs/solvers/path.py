@@ -161,6 +161,15 @@ class PruningPath(ABC):
             raise ValueError(f"density {density} is below the {lowest:.4g} that this path's pattern ends at")
         return count
 
+    def at_least(self, count: int) -> int:
+        """A count raised to the number of weights that are zero already, as far as the path goes: they are removed."""
+        zeros = int((self.weight[:, : self.statistics.features] == 0).sum())
+        return max(count, min(zeros, self.total))
+
+    def not_all(self, count: int) -> int:
+        """A count lowered so that at least one weight is kept."""
+        return min(count, max(0, self.removable - 1))
+
     def sensitivity_threshold(self, count: int) -> float | None:
         """The largest L_q among the ``count`` removed weights (0 for none), None without sensitivities."""
         if self.sensitivities is None:
