@@ -139,7 +139,9 @@ def problem(
     if least > result.bound:
         size = budget.size is not None
         kept = f"{least + budget.size - bound:.0f} bytes" if budget.size is not None else f"{least / dense:.4g}"
-        what = "the layers' limits" if limits else "one weight per layer and the ends of the layers' paths (N:M patterns)"
+        what = (
+            "the layers' limits" if limits else "one weight per layer and the ends of the layers' paths (N:M patterns)"
+        )
         rest = ", the file's other tensors and its header" * (size and file is not None)
         raise ValueError(
             f"{what}{rest} alone keep {kept}, more than the budget {budget}: ask for more, or allow empty layers with "
@@ -148,9 +150,7 @@ def problem(
     return result
 
 
-def count_ranges(
-    paths: Mapping[str, PruningPath], limits: Limits, empty: bool = True
-) -> dict[str, tuple[int, int]]:
+def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool = True) -> dict[str, tuple[int, int]]:
     """The fewest and the most removals of each layer that limits on its density allow.
 
     The first pattern that fits a layer counts. The least density is rounded up to whole weights and the most down;

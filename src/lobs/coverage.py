@@ -63,9 +63,7 @@ class Unpruned:
     by_choice: bool = False
 
 
-def unpruned_weights(
-    model: nn.Module, pruned: Iterable[str], excluded: Iterable[str], calls: Calls
-) -> list[Unpruned]:
+def unpruned_weights(model: nn.Module, pruned: Iterable[str], excluded: Iterable[str], calls: Calls) -> list[Unpruned]:
     """All weights of a network that do not belong to its pruned layers.
 
     Args:

@@ -179,7 +179,9 @@ def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
     result = []
     for parts in zip(*outputs, strict=True):
         power = sum(float(part.square().sum()) for part in parts) / images
-        along = images > 1 and len({part.shape[1:] for part in parts if part.dim()}) == 1 and all(p.dim() for p in parts)
+        along = (
+            images > 1 and len({part.shape[1:] for part in parts if part.dim()}) == 1 and all(p.dim() for p in parts)
+        )
         mean = sum(part.sum(0) for part in parts) / sum(len(part) for part in parts) if along else None
         spread = sum(float((part - mean).square().sum()) for part in parts) / images if mean is not None else power
         result.append(spread if spread > 1e-12 * power else 0.0)

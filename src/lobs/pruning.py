@@ -215,9 +215,7 @@ def _patterns(names: Iterable[str], what: str) -> list[str]:
     return list(names)
 
 
-def _names(
-    model: nn.Module, layers: list[str] | None, exclude: list[str], statistics: Statistics
-) -> list[str]:
+def _names(model: nn.Module, layers: list[str] | None, exclude: list[str], statistics: Statistics) -> list[str]:
     """The layers to prune, in the order of their calls; at least one."""
     found = layers_with_statistics(model, statistics, layers)
     left_out = prunable_layers(model, exclude) if exclude else {}

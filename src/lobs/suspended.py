@@ -93,9 +93,7 @@ class SuspendedPasses:
     def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable) -> None:
         self._names = {module: name for name, module in modules.items()}
         self._passes = [_Pass(model, batch) for batch in batches]
-        self._handles = [
-            module.register_forward_pre_hook(self._hold, with_kwargs=True) for module in modules.values()
-        ]
+        self._handles = [module.register_forward_pre_hook(self._hold, with_kwargs=True) for module in modules.values()]
 
     def __enter__(self) -> SuspendedPasses:
         return self
