@@ -29,12 +29,14 @@ compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"co
 
 
 def eliminate(
-    weight: Tensor, inverse: Tensor, group: Tensor, quota: Tensor, dtype: torch.dtype
+    weight: Tensor, gone: Tensor, inverse: Tensor, group: Tensor, quota: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Remove weights one by one from every row, always the row's cheapest.
 
     Args:
         weight: scaled weights ``[rows, d]``.
+        gone: bool likewise, weights that are zero and stay so: they leave first, those beyond their group's quota
+            without a place in the order.
         inverse: C^-1, ``[d, d]``.
         group: ``[d]``, the group of each input; -1 for inputs that are never removed.
         quota: how many inputs of each group are removed.
@@ -49,21 +51,21 @@ def eliminate(
     position = torch.argsort(group >= 0, stable=True)
     first = int((group < 0).sum())
     matrix = inverse[position][:, position].to(dtype).numpy()
-    rows = weight[:, position].to(dtype).numpy()
+    rows, zeros = weight[:, position].to(dtype).numpy(), gone[:, position].numpy()
     groups, quotas = group[position].numpy().astype(np.int32), quota.numpy().astype(np.int32)
     order = np.zeros((len(rows), int(quotas.sum())), np.int32)
     increments = np.full(order.shape, np.nan)
     lazy = LAZY if len(matrix) < WIDE else LAZY_WIDE
 
     def task(part: slice) -> None:
-        _eliminate_rows(rows[part], matrix, first, groups, quotas, lazy, order[part], increments[part])
+        _eliminate_rows(rows[part], zeros[part], matrix, first, groups, quotas, lazy, order[part], increments[part])
 
     over_rows(task, len(rows))
     return position.int()[torch.from_numpy(order).long()], torch.from_numpy(increments)
 
 
 @compiled
-def _eliminate_rows(weights, inverse, first, groups, quotas, lazy, order, increments):
+def _eliminate_rows(weights, gone, inverse, first, groups, quotas, lazy, order, increments):
     size = len(inverse)
     stride = (size + 15) // 16 * 16  # rows start on a cache line: a tenth less time
     matrix = np.empty((size, stride), inverse.dtype)
@@ -71,43 +73,58 @@ def _eliminate_rows(weights, inverse, first, groups, quotas, lazy, order, increm
     for row in range(len(weights)):
         for i in range(size):
             matrix[i, : i + 1] = inverse[i, : i + 1]
+        group, left = groups.copy(), quotas.copy()
         _eliminate_row(
-            weights[row].copy(), matrix, directions, first, groups.copy(), quotas.copy(), order[row], increments[row]
+            weights[row].copy(), gone[row], matrix, directions, first, group, left, order[row], increments[row]
         )
 
 
 @compiled
-def _eliminate_row(weight, matrix, directions, first, group, left, order, increments):
+def _eliminate_row(weight, gone, matrix, directions, first, group, left, order, increments):
     diagonal = np.diag(matrix).copy()
     index = np.arange(len(weight))
     column = np.empty_like(weight)
-    lazy, size, done = len(directions), len(weight), 0
-    while done < len(order):
+    lazy, size, done, zeros = len(directions), len(weight), 0, gone.sum()
+    while zeros > 0 or done < len(order):
         directions[:] = 0
         used = 0
-        while used < lazy and done < len(order):
-            pivot = _cheapest(weight, diagonal, group, left, first, size)
+        while used < lazy and (zeros > 0 or done < len(order)):
+            if zeros > 0:
+                pivot = _next_gone(gone, index, first)
+                zeros -= 1
+            else:
+                pivot = _cheapest(weight, diagonal, group, left, first, size)
             _current_row(matrix, directions, used, pivot, size, column)
             if not column[pivot] > 0.5:  # C has a unit diagonal, so no principal submatrix has an inverse below 1
                 return
             inverse_root = 1 / np.sqrt(column[pivot])
             step = weight[pivot] * inverse_root
-            order[done] = index[pivot]
-            increments[done] = step * step
+            if left[group[pivot]] > 0:
+                order[done] = index[pivot]
+                increments[done] = step * step
+                left[group[pivot]] -= 1
+                done += 1
             direction = directions[used]
             for j in range(size):
                 value = column[j] * inverse_root
                 direction[j] = value
                 weight[j] -= step * value
                 diagonal[j] -= value * value
-            left[group[pivot]] -= 1
             used += 1
-            done += 1
             size -= 1
             weight[pivot], diagonal[pivot] = weight[size], diagonal[size]
             index[pivot], group[pivot] = index[size], group[size]
             _move_last(matrix, directions, used, pivot, size)
         _downdate(matrix, directions, used, size)
+
+
+@compiled
+def _next_gone(gone, index, first):
+    """Where the first of the weights is that are gone already; there is one."""
+    place = first
+    while not gone[index[place]]:
+        place += 1
+    return place
 
 
 @compiled

@@ -21,12 +21,13 @@ COMPACT = 0.15
 
 
 def eliminate(
-    weight: Tensor, inverse: Tensor, group: Tensor, quota: Tensor, dtype: torch.dtype, block: int = 1
+    weight: Tensor, gone: Tensor, inverse: Tensor, group: Tensor, quota: Tensor, dtype: torch.dtype, block: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Remove blocks of inputs one by one from every row, always the row's cheapest.
 
     Args:
         weight: scaled weights ``[rows, d]``.
+        gone: bool likewise, weights that are zero and stay so; they leave with their block, at no cost.
         inverse: C^-1, ``[d, d]``.
         group: ``[d]``, the group of each input; -1 for inputs that are never removed (after all others).
         quota: how many inputs of each group are removed.
@@ -37,35 +38,48 @@ def eliminate(
         order: int32 ``[rows, sum(quota)]``, the inputs in the order in which they leave.
         increments: float64 of the same shape, by how much each raised the row's error; NaN marks a breakdown.
     """
-    rows, size = weight.shape
+    size = weight.shape[1]
     inverse = inverse.to(dtype)
     limit = BATCH_BYTES["cuda" if weight.is_cuda else "cpu"]
-    batch = max(1, limit // (size * size * dtype.itemsize))
-    parts = [
-        _Batch(weight[start : start + batch].to(dtype), inverse, group, quota, block).run()
-        for start in range(0, rows, batch)
-    ]
-    return torch.cat([order for order, _ in parts]), torch.cat([increments for _, increments in parts])
+    copies = 4 if gone.any() else 1  # of a row's inverse, while it is made
+    batch = max(1, limit // (copies * size * size * dtype.itemsize))
+    orders, costs = [], []
+    for values, lost in zip(weight.to(dtype).split(batch), gone.split(batch), strict=True):
+        matrix = _without(inverse, lost) if lost.any() else inverse.expand(len(values), size, size)
+        order, increments = _Batch(values, matrix, group, quota, block).run()
+        orders.append(order)
+        costs.append(increments)
+    return torch.cat(orders), torch.cat(costs)
+
+
+def _without(inverse: Tensor, gone: Tensor) -> Tensor:
+    """P - P[:, Z] (P_ZZ)^-1 P[Z, :] of each row, ``[rows, d, d]``; the identity's rows at the inputs Z gone."""
+    identity = torch.eye(len(inverse), dtype=inverse.dtype, device=inverse.device)
+    across, along = gone[:, :, None], gone[:, None, :]
+    factor, info = torch.linalg.cholesky_ex(torch.where(across & along, inverse, identity))
+    factor.masked_fill_((info != 0)[:, None, None], float("nan"))  # a breakdown, too
+    half = torch.linalg.solve_triangular(factor, inverse * across, upper=False)
+    return torch.where(across | along, identity, inverse - half.mT @ half)
 
 
 class _Batch:
     """The state of some rows: w ``[r, m]``, P ``[r, m, m]``, P's diagonal blocks, and which blocks are still there."""
 
-    def __init__(self, weight: Tensor, inverse: Tensor, group: Tensor, quota: Tensor, block: int) -> None:
+    def __init__(self, weight: Tensor, matrix: Tensor, group: Tensor, quota: Tensor, block: int) -> None:
         rows, size = weight.shape
         self.block = block
         self.units = int((group >= 0).sum()) // block
         self.total = int(quota.sum()) // block
         self.weight = weight.clone()
-        self.matrix, self.shared = inverse.expand(rows, size, size), True
+        self.matrix, self.shared = matrix, True
         self.index = torch.arange(size, device=weight.device).expand(rows, size)
         self.group = group[: self.units * block : block].expand(rows, self.units)
         self.left = (quota // block).repeat(rows, 1)
         self.present = torch.ones(rows, self.units, dtype=torch.bool, device=weight.device)
         # P's diagonal blocks [r, units, block, block], kept up to date at every step for the scores
-        part = inverse[: self.units * block, : self.units * block].unflatten(1, (self.units, block))
-        units = torch.arange(self.units, device=weight.device)
-        self.diagonal = part.unflatten(0, (self.units, block))[units, :, units].expand(rows, -1, -1, -1).clone()
+        part = matrix[:, : self.units * block, : self.units * block].unflatten(2, (self.units, block))
+        blocks = part.unflatten(1, (self.units, block)).diagonal(dim1=1, dim2=3).movedim(-1, 1)
+        self.diagonal = blocks.clone(memory_format=torch.contiguous_format)
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Eliminate to the end; see `eliminate`."""

@@ -5,7 +5,8 @@ A row's state is the sweep tableau of its kept inputs K, one line per kept input
     T[k, s] = (H_KK^-1 H_Ks)_k  for a removed s,      T[k, j] = -(H_KK^-1)_kj  for a kept j
 
 Removing or inserting an input is one rank-1 update of T. For removed inputs ``schur`` holds H_ss - H_sK T[:, s] and
-``gradient`` the residual's gradient; for kept ones `BLOCKED` and 0, so that the search needs no test.
+``gradient`` the residual's gradient; for kept ones `BLOCKED` and 0, so that the search needs no test. An input that may
+not come back is `BLOCKED` as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True
 
 
 def swap_rows(
-    trained: Tensor, solved: Tensor, kept: Tensor, matrix: Tensor, free: int, limit: int, least_gain: float
+    trained: Tensor,
+    solved: Tensor,
+    kept: Tensor,
+    candidates: Tensor,
+    matrix: Tensor,
+    free: int,
+    limit: int,
+    least_gain: float,
 ) -> Tensor:
     """Swap kept and removed inputs of every row while its error falls.
 
@@ -30,6 +38,7 @@ def swap_rows(
         trained: the scaled weights before pruning, float64 ``[rows, d]``.
         solved: the best scaled weights on the mask.
         kept: bool ``[rows, d]``.
+        candidates: likewise, False where an input may not come back.
         matrix: C, float64 ``[d, d]``, unit diagonal.
         free: inputs from here on are never swapped.
         limit: most swaps per row.
@@ -42,24 +51,28 @@ def swap_rows(
     errors = ((trained - solved) * gradient).sum(1).clamp_min_(0).numpy()
     result = kept.clone().contiguous()
     values, mask, gradients, system = solved.numpy(), result.numpy(), gradient.numpy(), matrix.contiguous().numpy()
+    barred = ~candidates.numpy()
 
     def task(part: slice) -> None:
         for row in range(part.start, part.stop):
             if 0 < mask[row, :free].sum() < free:
-                _swap_row(values[row], mask[row], gradients[row], errors[row], system, free, limit, least_gain)
+                _swap_row(
+                    values[row], mask[row], barred[row], gradients[row], errors[row], system, free, limit, least_gain
+                )
 
     over_rows(task, len(values))
     return result
 
 
 @compiled
-def _swap_row(values, kept, gradient, error, matrix, free, limit, least_gain):
+def _swap_row(values, kept, barred, gradient, error, matrix, free, limit, least_gain):
     size = len(matrix)
     inputs = np.flatnonzero(kept)  # the input of each line of the tableau
     count = len(inputs)
     table = np.empty((count, size))
     weight = np.zeros(count)
     schur = np.ones(size)
+    schur[barred] = BLOCKED
     unused = np.zeros(size)
     for line in range(count):
         _insert(table, inputs, weight, schur, unused, matrix, line, line, inputs[line])
@@ -68,14 +81,14 @@ def _swap_row(values, kept, gradient, error, matrix, free, limit, least_gain):
         gradient[inputs[line]] = 0.0
     for _ in range(limit):
         gain, line, new = _best_swap(table, inputs, weight, schur, gradient, free)
-        if not gain > least_gain * error:
+        if new < 0 or not gain > least_gain * error:
             return
         kept[inputs[line]] = False
         kept[new] = True
         _remove(table, inputs, weight, schur, gradient, line)
         inputs[line] = new
         _insert(table, inputs, weight, schur, gradient, matrix, count, line, new)
-        error -= gain
+        error = max(error - gain, 0.0)  # below zero by rounding, it would let swaps pass that gain nothing
 
 
 @compiled
@@ -94,10 +107,11 @@ def _best_swap(table, inputs, weight, schur, gradient, free):
             value = gradient[s] + row[s] * ratio
             most = max(most, value * value / (schur[s] + row[s] * row[s] * inverse))
         if most - cost > best:
-            best, best_line = most - cost, line
+            best, best_line, best_new = most - cost, line, -1
             for s in range(free):
                 value = gradient[s] + row[s] * ratio
-                if value * value / (schur[s] + row[s] * row[s] * inverse) >= most * (1 - 1e-12):
+                score = value * value / (schur[s] + row[s] * row[s] * inverse)
+                if schur[s] < BLOCKED / 2 and score >= most * (1 - 1e-12):
                     best_new = s
                     break
     return best, best_line, best_new

@@ -37,14 +37,16 @@ class ExactOBS(Solver):
 
     Units do not interact, so a unit's n-th removal costs what it costs whatever happens elsewhere. The layer's order
     takes the unit whose next removal is cheapest, which is to sort by the running maximum of each unit's increments.
-    The path's errors are exact and include the damping term ``lambda ||dW||_F^2``. Inputs that are always zero leave
-    first (they cost lambda w^2). The bias is never removed and compensates.
+    The path's errors are exact and include the damping term ``lambda ||dW||_F^2``. Weights that are zero already leave
+    first and are out of H from the start; then come inputs that are always zero (they cost lambda w^2). The bias is
+    never removed and compensates.
 
     Args:
         damping: lambda, relative to Psi's mean diagonal.
         pattern: N:M, kept of consecutive inputs.
         block: this many consecutive inputs leave together, scored by w_B^T ([H^-1]_BB)^-1 w_B. Counts that are
-            multiples of it leave whole blocks; inputs that are always zero wait for their block.
+            multiples of it leave whole blocks; inputs that are always zero wait for their block. Of a block with zeros
+            the others leave together.
         group_size: cut the inputs into groups of this many and eliminate each with its own diagonal block of H, for
             layers too wide otherwise. The weights are then solved over the whole layer while that is feasible, else
             group by group, and the curve is that of the block-diagonal H, an estimate.
@@ -73,12 +75,13 @@ class ExactOBS(Solver):
         self._check(statistics)
         hessian = damp(statistics, self.damping)
         self._check_size(len(weight), len(hessian.alive))
-        parts = list(_groups(hessian, self.group_size, whole=self.block > 1))
+        parts = self._parts(weight, hessian)
         sequences = [self._sequence(weight[:, columns], part) for columns, part in parts]
         offsets = [columns[0] for columns, _ in parts]
         order = torch.cat([part[0].int() + int(start) for part, start in zip(sequences, offsets, strict=True)], dim=1)
         increments = torch.cat([part[1] for part in sequences], dim=1)
         keys = torch.cat([part[2] for part in sequences], dim=1)
+        keys.masked_fill_(weight.gather(1, order.long()) == 0, -1.0)
         del sequences
         rank, curve, sensitivities = _merge(order, increments, keys, statistics.features)
         state = {"rank": rank, "curve": curve, "sensitivities": sensitivities}
@@ -87,8 +90,13 @@ class ExactOBS(Solver):
     def restore(self, weight: Tensor, statistics: LayerStatistics, state: Mapping[str, Tensor]) -> PruningPath:
         """The path without the elimination: order, errors and sensitivities of all removals are known."""
         hessian = damp(statistics, self.damping)
-        parts = list(_groups(hessian, self.group_size, whole=self.block > 1))
-        return self._found(weight, statistics, hessian, parts, state)
+        return self._found(weight, statistics, hessian, self._parts(weight, hessian), state)
+
+    def _parts(self, weight: Tensor, hessian: DampedHessian) -> list[tuple[Tensor, DampedHessian]]:
+        """The groups of inputs that are eliminated on their own: their columns and their Hessians."""
+        # Where a pattern's places are few, zeros take them before inputs that are always zero, in each row its own.
+        zeros = self.pattern is not None and bool((weight[:, : hessian.size - hessian.bias] == 0).any())
+        return list(_groups(hessian, self.group_size, whole=self.block > 1 or zeros))
 
     def _found(
         self,
@@ -153,9 +161,11 @@ class ExactOBS(Solver):
         if not len(alive):
             return dead_order, dead_costs, torch.zeros_like(dead_costs)
         scaled = weight[:, hessian.alive].double() * hessian.scale
-        largest = scaled.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         stays = group.new_full((int(hessian.bias),), -1)
-        position, costs = self._eliminate(scaled / largest, hessian, torch.cat([group, stays]), quota)
+        group = torch.cat([group, stays])
+        gone = (weight[:, hessian.alive] == 0) & (group >= 0)
+        largest = scaled.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        position, costs = self._eliminate(scaled / largest, gone, hessian, group, quota)
         if torch.isnan(costs).any():
             raise SingularStatisticsError(
                 f"the inverse of {len(hessian.alive)} inputs lost all its digits in {self.precision} with damping "
@@ -168,16 +178,18 @@ class ExactOBS(Solver):
         keys = torch.cat([torch.zeros_like(dead_costs), running], dim=1)
         return order, torch.cat([dead_costs, costs], dim=1), keys
 
-    def _eliminate(self, scaled: Tensor, hessian: DampedHessian, group: Tensor, quota: Tensor) -> tuple[Tensor, Tensor]:
+    def _eliminate(
+        self, scaled: Tensor, gone: Tensor, hessian: DampedHessian, group: Tensor, quota: Tensor
+    ) -> tuple[Tensor, Tensor]:
         # Compiled loops on the CPU: ahead at every width measured (784 to 4,608 inputs, benchmarks/exact_obs.py).
         dtype = min(PRECISIONS[self.precision], hessian.inverse.dtype, key=lambda kind: kind.itemsize)
         if scaled.is_cuda or self.block > 1:
             from lobs.solvers import _elimination_torch
 
-            return _elimination_torch.eliminate(scaled, hessian.inverse, group, quota, dtype, self.block)
+            return _elimination_torch.eliminate(scaled, gone, hessian.inverse, group, quota, dtype, self.block)
         from lobs.solvers import _elimination_numba
 
-        return _elimination_numba.eliminate(scaled, hessian.inverse, group, quota, dtype)
+        return _elimination_numba.eliminate(scaled, gone, hessian.inverse, group, quota, dtype)
 
 
 def _groups(hessian: DampedHessian, group_size: int | None, whole: bool) -> Iterator[tuple[Tensor, DampedHessian]]:

@@ -3,7 +3,7 @@
 The layer is block-diagonal: its error is the sum of the groups' errors, and every group has a path of its own. The
 layer's order takes the group whose next removal is cheapest, as the method would on the block-diagonal matrix: by the
 sensitivities L_q where it has them, else by what a removal adds to its group's error. Where costs do not rise along a
-group's path, the largest so far counts.
+group's path, the largest so far counts. Weights that are zero already leave before all others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class GroupedPath(PruningPath):
             int(self._totals.sum()),
             sum(path.damping for path in paths) / len(paths),
             torch.cat(sensitivities) if len(sensitivities) == len(paths) else None,
-            cheap=self._merged_cheap_counts if any(path._cheap is not None for path in paths) else None,
         )
         states = [path.state for path in paths if path.state is not None]
         if len(states) == len(paths):
@@ -84,26 +83,13 @@ class GroupedPath(PruningPath):
             ranks.append(merged.reshape(path.rank.shape))
         return torch.cat(ranks).int().to(self.weight.device)
 
-    def _merged_cheap_counts(self) -> list[int]:
-        """The counts at which no group stands between two of its own."""
-        segments = []
-        for path in self._paths:
-            removals = torch.arange(path.total)
-            cheap = path.cheap_counts()
-            segments.append(
-                removals if cheap is None else torch.searchsorted(torch.tensor(cheap), removals, right=True)
-            )
-        segment = torch.cat(segments)[self._order]
-        changes = (segment.diff() != 0) | (self._groups.diff() != 0)
-        return sorted({0, *(changes.nonzero()[:, 0] + 1).tolist(), self.total})
-
     def _exact_curve(self) -> Tensor | None:
         """The sum of the groups' errors where these are known at every count, or few enough to be measured."""
         curves = []
         for path in self._paths:
             curve = path._exact_curve()
             if curve is None:
-                if path._cheap is not None or not measures_everywhere(path.total):
+                if not measures_everywhere(path.total):
                     return None
                 errors = [path.measured_error(path.at(count)[0]) for count in range(path.total + 1)]
                 curve = torch.tensor(errors, dtype=torch.float64)
@@ -113,9 +99,12 @@ class GroupedPath(PruningPath):
 
 
 def _costs(path: PruningPath) -> Tensor:
-    """What each removal of a path costs, non-decreasing, on the CPU."""
+    """What each removal of a path costs, non-decreasing, on the CPU; -1 where it costs nothing."""
     if path.sensitivities is None or path.rank is None:
-        return path.layer_error().diff().cummax(0).values if path.total else torch.zeros(0, dtype=torch.float64)
-    order = path.rank.flatten().argsort()[: path.total]
-    costs = path.sensitivities.flatten()[order].double().cpu()
-    return costs.cummax(0).values if len(costs) else costs
+        costs = path.layer_error().diff()
+    else:
+        order = path.rank.flatten().argsort()[: path.total]
+        costs = path.sensitivities.flatten()[order].double().cpu()
+    costs = costs.cummax(0).values if len(costs) else costs
+    costs[: path.free] = -1.0
+    return costs

@@ -116,6 +116,11 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     return DampedHessian(alive, scale, correlation, absolute, len(moment), statistics.bias)
 
 
+def damped_groups(statistics: LayerStatistics, damping: float = DAMPING) -> list[DampedHessian]:
+    """`damp` of every group of a grouped convolution; of the layer itself where there is one group."""
+    return [damp(statistics.group(index), damping) for index in range(statistics.groups)]
+
+
 def _scaled(moment: Tensor, alive: Tensor, factors: Tensor, dtype: torch.dtype, rows: int = 2048) -> Tensor:
     """A moment's rows and columns multiplied by factors, over some of its inputs."""
     # In float64, because scales far apart leave float32's range; by blocks, because a wide layer's copy is 5 GiB.

@@ -57,7 +57,7 @@ class LOBS(Solver):
         hessian = damp(statistics, self.damping, self.alpha)
         # Without damping a dead input has an infinite [H^-1]_qq: its weights cost nothing and leave first.
         sensitivities = hessian.sensitivities(weight)
-        rank, total = rank_by_score(sensitivities, self.pattern)
+        rank, total = rank_by_score(sensitivities, weight[:, : statistics.features] == 0, self.pattern)
 
         def compensate(kept: Tensor) -> Tensor:
             if self.resolve:
@@ -102,7 +102,9 @@ class _FixedInverse:
             )
         scaled = (self.weight[:, hessian.alive].double() * hessian.scale).to(inverse.dtype)
         features = size - hessian.bias  # the bias has a constant input: always alive, always last
-        order = self.rank[:, hessian.alive[:features]].argsort(dim=1)
+        inputs = hessian.alive[:features]
+        # Zeros come first, those that a pattern keeps as well: their coefficients are zero, and nothing fills them.
+        order = self.rank[:, inputs].masked_fill(self.weight[:, inputs] == 0, -1).argsort(dim=1)
         # Forward substitution by blocks of each row's own order. Inside a block a small triangular system; what the
         # block does to all later removals is one product, with the block's coefficients put in their columns.
         coefficients = torch.zeros_like(scaled)

@@ -26,5 +26,6 @@ class Magnitude(Solver):
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of |w|."""
-        rank, total = rank_by_score(weight[:, : statistics.features].abs(), self.pattern)
+        values = weight[:, : statistics.features].abs()
+        rank, total = rank_by_score(values, values == 0, self.pattern)
         return RankedPath(weight, statistics, rank, total)

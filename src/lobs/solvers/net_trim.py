@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import exp, log
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lobs.solvers.base import Solver
-from lobs.solvers.hessian import DAMPING, damp
+from lobs.solvers.hessian import DAMPING, damped_groups
 from lobs.solvers.path import PruningPath, SolvedPath, measures_everywhere, with_bias_column
 from lobs.solvers.support import solve_on_support
 from lobs.statistics import LayerStatistics
@@ -38,7 +39,8 @@ class NetTrim(Solver):
 
     Solved by ADMM with one factorisation of X X^T + I, on a grid of epsilons of which each starts where its neighbour
     ended. A count is looked for between two of them. The bias is not penalised. The program needs raw activations:
-    `collect_statistics` with ``keep_samples``.
+    `collect_statistics` with ``keep_samples``. Weights that are zero already stay so throughout. A grouped convolution
+    is one program, with one epsilon for all of its groups.
 
     Args:
         iterations: of ADMM for one epsilon, at most.
@@ -47,6 +49,7 @@ class NetTrim(Solver):
         resolve: replace the weights by least squares on the support found (Psi of all samples).
     """
 
+    by_group: ClassVar[bool] = False
     iterations: int = 50
     tolerance: float = 1e-3
     bisections: int = 6
@@ -69,22 +72,24 @@ class NetTrim(Solver):
             )
         features, total = statistics.features, len(weight) * statistics.features
         grid = _Grid(weight, samples, statistics, self)
-        hessian = damp(statistics, DAMPING) if self.resolve else None
+        hessians = damped_groups(statistics, DAMPING) if self.resolve else []
+        zeros = (weight[:, :features] == 0).flatten()
 
         def solve(count: int) -> tuple[Tensor, Tensor]:
             sparse = grid.weight(total - count)
-            scores = sparse[:, :features].abs().flatten()
+            scores = sparse[:, :features].abs().flatten().masked_fill_(zeros, -1.0)
             # Among the weights that are zero already the trained ones decide.
             order = weight[:, :features].abs().flatten().argsort(stable=True)
             order = order[scores[order].argsort(stable=True)]
             kept = torch.ones_like(scores, dtype=torch.bool)
             kept[order[:count]] = False
             mask = with_bias_column(kept.reshape(len(weight), features), statistics.bias)
-            if hessian is not None:
-                return solve_on_support(weight, mask, hessian), mask
+            if hessians:
+                parts = zip(weight.chunk(statistics.groups), mask.chunk(statistics.groups), hessians, strict=True)
+                return torch.cat([solve_on_support(*part) for part in parts]), mask
             return sparse.masked_fill(~mask, 0.0), mask
 
-        damping = 0.0 if hessian is None else hessian.damping
+        damping = sum(hessian.damping for hessian in hessians) / statistics.groups
         cheap = None if measures_everywhere(total) else grid.counts
         return SolvedPath(weight, statistics, total, solve, damping, cheap)
 
@@ -92,8 +97,11 @@ class NetTrim(Solver):
 class Program:
     """One layer's convex program, scaled so that X X^T has a mean diagonal of 1.
 
+    All matrices may be batches ``[groups, ...]``: a block-diagonal layer's blocks.
+
     Args:
-        weight: U_0^T, ``[out, d]``, which meets the constraints at every epsilon that is accepted.
+        weight: U_0^T, ``[out, d]``, which meets the constraints at every epsilon that is accepted; where it is zero,
+            all solutions are.
         samples: X^T, ``[n, d]``, ones last where there is a bias.
         bias: whether there is.
         relu: whether a ReLU follows.
@@ -101,18 +109,18 @@ class Program:
     """
 
     def __init__(self, weight: Tensor, samples: Tensor, bias: bool, relu: bool, targets: Tensor | None = None) -> None:
-        scale = samples.double().square().sum(0).mean().sqrt().clamp_min(1e-300)
+        scale = samples.double().square().sum(-2).mean().sqrt().clamp_min(1e-300)
         self.samples = (samples.double() / scale).to(weight.dtype)
-        self.out, self.bias = len(weight), bias
-        self.weight = weight
-        self.reached = self.samples @ weight.T
+        self.bias, self.weight = bias, weight
+        self.zeros = weight == 0 if (weight == 0).any() else None
+        self.reached = self.samples @ weight.mT
         self.outputs = self.reached if targets is None else (targets.double() / scale).to(weight.dtype)
         self.active = self.outputs > 0 if relu else torch.ones_like(self.outputs, dtype=torch.bool)
         # What an inactive output may be at most; nothing bounds an active one but epsilon.
         self.ceiling = self.reached.clamp_min(0.0).masked_fill(self.active, float("inf"))
         self.norm = float((self.outputs * self.active).norm())
-        gram = (self.samples.T @ self.samples).double()
-        gram.diagonal().add_(1.0)
+        gram = (self.samples.mT @ self.samples).double()
+        gram.diagonal(dim1=-2, dim2=-1).add_(1.0)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram)).to(weight.dtype)
 
     @cached_property
@@ -135,10 +143,10 @@ class Program:
         """
         weight = torch.zeros_like(self.weight)
         if self.bias:
-            mean = (self.outputs * self.active).sum(0) / self.active.sum(0).clamp_min(1)
-            one = float(self.samples[0, -1])
-            weight[:, -1] = torch.minimum(mean, self.ceiling.amin(0)) / one
-        return weight, self.mismatch(self.samples @ weight.T)
+            mean = (self.outputs * self.active).sum(-2) / self.active.sum(-2).clamp_min(1)
+            one = float(self.samples[..., -1].flatten()[0])
+            weight[..., -1] = torch.minimum(mean, self.ceiling.amin(-2)) / one
+        return weight, self.mismatch(self.samples @ weight.mT)
 
     def project(self, outputs: Tensor, epsilon: float) -> Tensor:
         """The nearest outputs that meet both constraints."""
@@ -164,8 +172,8 @@ class Program:
         rho = state.rho
         sparse, outputs, dual_sparse, dual_outputs = state.sparse, state.outputs, state.dual_sparse, state.dual_outputs
         for step in range(1, iterations + 1):
-            dense = ((sparse - dual_sparse) + (outputs - dual_outputs).T @ x) @ self.inverse
-            produced = x @ dense.T
+            dense = ((sparse - dual_sparse) + (outputs - dual_outputs).mT @ x) @ self.inverse
+            produced = x @ dense.mT
             # Over-relaxation by 1.6 (Boyd et al. 2011, section 3.4.3).
             relaxed = torch.lerp(sparse, dense, 1.6).add_(dual_sparse)
             relaxed_outputs = torch.lerp(outputs, produced, 1.6).add_(dual_outputs)
@@ -190,8 +198,10 @@ class Program:
 
     def _shrink(self, values: Tensor, threshold: float) -> Tensor:
         shrunk = torch.nn.functional.softshrink(values, threshold)
+        if self.zeros is not None:
+            shrunk.masked_fill_(self.zeros, 0.0)
         if self.bias:
-            shrunk[:, -1] = values[:, -1]
+            shrunk[..., -1] = values[..., -1]
         return shrunk
 
 
@@ -214,7 +224,7 @@ class State:
         self.rho = rho or 1 / max(1e-30, float(sparse.abs().mean()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # looked up in a list: tensors have no truth value
 class _Solution:
     epsilon: float
     nonzeros: int
@@ -231,14 +241,16 @@ class _Grid:
 
     def __init__(self, weight: Tensor, samples: Tensor, statistics: LayerStatistics, options: NetTrim) -> None:
         self.options = options
-        self.shape = weight.shape
         self.bias = statistics.bias
-        used = samples.ne(0).any(0)
+        targets, groups = statistics.target_sample, statistics.groups
+        if groups > 1:
+            weight = weight.unflatten(0, (groups, -1))
+            targets = None if targets is None else targets.unflatten(1, (groups, -1)).movedim(1, 0)
+        self.shape = weight.shape
+        used = samples.ne(0).flatten(0, -2).any(0)
         used[-1:] = used[-1:] | ~used.any()
         self.used = used
-        self.program = Program(
-            weight[:, used], samples[:, used], statistics.bias, not statistics.last, statistics.target_sample
-        )
+        self.program = Program(weight[..., used], samples[..., used], self.bias, not statistics.last, targets)
 
     @cached_property
     def solutions(self) -> list[_Solution]:
@@ -263,7 +275,8 @@ class _Grid:
 
     def counts(self) -> list[int]:
         """0 and the counts of removals that the grid's solutions have themselves, increasing."""
-        removed = [self.shape[0] * (self.shape[1] - self.bias) - found.nonzeros for found in self.solutions]
+        total = self.shape[:-1].numel() * (self.shape[-1] - self.bias)
+        removed = [total - found.nonzeros for found in self.solutions]
         return sorted({0, *removed})
 
     def weight(self, kept: int) -> Tensor:
@@ -275,8 +288,8 @@ class _Grid:
             ``[out, d]``.
         """
         full = self.program.weight.new_zeros(self.shape)
-        full[:, self.used] = self._search(kept).sparse
-        return full
+        full[..., self.used] = self._search(kept).sparse
+        return full.reshape(-1, full.shape[-1])
 
     def _search(self, kept: int) -> _Solution:
         enough = [found for found in self.solutions if found.nonzeros >= kept]
@@ -303,5 +316,5 @@ class _Grid:
 
     def _solve(self, epsilon: float, start: State | None) -> _Solution:
         state = self.program.solve(epsilon, self.options.iterations, self.options.tolerance, start)
-        weights = state.sparse[:, : state.sparse.shape[1] - self.bias]
+        weights = state.sparse[..., : state.sparse.shape[-1] - self.bias]
         return _Solution(epsilon, int(weights.count_nonzero()), state.sparse, state)

@@ -42,5 +42,6 @@ class OBD(Solver):
         if curvature.shape != weight.shape:
             raise ValueError(f"a curvature {tuple(curvature.shape)} does not fit a weight {tuple(weight.shape)}")
         saliency = curvature * weight.double().square() / 2
-        rank, total = rank_by_score(saliency[:, : statistics.features], self.pattern)
+        features = statistics.features
+        rank, total = rank_by_score(saliency[:, :features], weight[:, :features] == 0, self.pattern)
         return RankedPath(weight, statistics, rank, total)

@@ -23,6 +23,9 @@ KNOTS = 64
 class PruningPath(ABC):
     """A layer's weights at every count of removals.
 
+    What was removed stays removed: a weight that is zero already is zero at every count, and leaves before all others.
+    The first `free` counts take such weights off the mask and change nothing else.
+
     Attributes:
         weight: the trained weight ``[out, d]``, the bias in the last column where there is one.
         statistics: those of the layer.
@@ -57,6 +60,17 @@ class PruningPath(ABC):
         self.damping = damping
         self.sensitivities = sensitivities
 
+    @property
+    def zeros(self) -> Tensor:
+        """Where the weight is zero already, bool ``[out, features]``."""
+        return self.weight[:, : self.statistics.features] == 0
+
+    @cached_property
+    def free(self) -> int:
+        """How many removals cost nothing: the zeros, less those that an N:M pattern keeps."""
+        leaving = self.zeros if self.rank is None else self.zeros & (self.rank < self.total)
+        return int(leaving.sum())
+
     @abstractmethod
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """The layer with exactly ``count`` weights removed.
@@ -82,7 +96,7 @@ class PruningPath(ABC):
         Returns:
             Increasing, from 0 to `total`; None where every count costs about the same (all nested paths).
         """
-        return None if self._cheap is None else list(self._cheap())
+        return None if self._cheap is None else sorted({self.free, *self._cheap()})
 
     @overload
     def layer_error(self, count: None = None) -> Tensor: ...
@@ -193,8 +207,7 @@ class PruningPath(ABC):
 
     def _knot_counts(self, knots: int) -> list[int]:
         """Where a curve is looked at; the end of the weights that are zero already is one of these places."""
-        zeros = int((self.weight[:, : self.statistics.features] == 0).sum())
-        return sorted({*knot_counts(self.total, knots), min(zeros, self.total)})
+        return sorted({*knot_counts(self.total, knots), self.free})
 
     def _interpolate(self, counts: Tensor) -> Tensor:
         knots, errors = self._knots
@@ -230,8 +243,8 @@ class RankedPath(PruningPath):
         rank: int32 ``[out, features]``; a weight is removed at ``count`` when its rank is below it. Weights that may
             never be removed have ranks >= ``total``.
         total: how many weights have ranks below it.
-        compensate: mask ``[out, features]`` of kept weights -> new weight ``[out, d]`` (its removed entries are
-            ignored); None leaves the kept weights as they are.
+        compensate: mask ``[out, features]`` of kept weights that are not zero -> new weight ``[out, d]`` (its other
+            entries are ignored); None leaves the kept weights as they are.
         curve: E after every count where the solver knows it, else it is measured.
         removes_units: a unit of which nothing else is left loses its bias too.
     """
@@ -256,12 +269,17 @@ class RankedPath(PruningPath):
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask with the ``count`` weights of lowest rank removed."""
-        kept = self.kept(count)
-        weight = self.weight.clone() if self._compensate is None or not count else self._compensate(kept)
-        mask = with_bias_column(kept, self.statistics.bias)
+        kept, bias = self.kept(count), self.statistics.bias
+        support = kept & ~self.zeros
+        if self._compensate is None or count <= self.free:
+            weight = self.weight.clone()
+        else:
+            weight = self._compensate(support)
+        support = with_bias_column(support, bias)
         if self.removes_units:
-            mask &= kept.any(dim=1, keepdim=True)
-        return weight.masked_fill_(~mask, 0.0), mask
+            support &= kept.any(dim=1, keepdim=True)
+        mask = support if self.removes_units else with_bias_column(kept, bias)
+        return weight.masked_fill_(~support, 0.0), mask
 
     def kept(self, count: int) -> Tensor:
         """Ranks that are not below ``count``."""
@@ -276,9 +294,10 @@ class SolvedPath(PruningPath):
     """A path without nesting: the method is run anew for every count that is asked for.
 
     Args:
-        solve: count -> (weight, mask), both ``[out, d]``.
+        solve: count above `free` -> (weight, mask), both ``[out, d]``; the mask keeps none of ``leaving``.
         cheap: gives the counts, from 0 to ``total``, at which ``solve`` has its answer ready; the curve is measured
             there. None: all counts cost the same.
+        leaving: bool ``[out, features]``, the zeros that leave first; None: all of them.
     """
 
     def __init__(
@@ -289,16 +308,22 @@ class SolvedPath(PruningPath):
         solve: Callable[[int], tuple[Tensor, Tensor]],
         damping: float = 0.0,
         cheap: Callable[[], Sequence[int]] | None = None,
+        leaving: Tensor | None = None,
     ) -> None:
         super().__init__(weight, statistics, total, damping, cheap=cheap)
         self._solve = solve
+        self._leaving = self.zeros if leaving is None else leaving
+        self.free = int(self._leaving.sum())
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask of the method run for this count."""
         self._check(count)
-        if not count:
-            return self.weight.clone(), torch.ones_like(self.weight, dtype=torch.bool)
-        return self._solve(count)
+        bias = self.statistics.bias
+        if count <= self.free:
+            first = (self._leaving.flatten().cumsum(0) <= count).reshape(self._leaving.shape)
+            return self.weight.clone(), with_bias_column(~(self._leaving & first), bias)
+        weight, mask = self._solve(count)
+        return weight.masked_fill(~with_bias_column(~self.zeros, bias), 0.0), mask
 
     def kept(self, count: int) -> Tensor:
         """The mask of the method run for this count."""

@@ -30,6 +30,7 @@ class Random(Solver):
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A random order, the same on every device."""
         generator = torch.Generator().manual_seed(self.seed)
-        scores = torch.rand(weight.shape[0], statistics.features, generator=generator, dtype=torch.float64)
-        rank, total = rank_by_score(scores.to(weight.device), self.pattern)
+        zeros = weight[:, : statistics.features] == 0
+        scores = torch.rand(zeros.shape, generator=generator, dtype=torch.float64)
+        rank, total = rank_by_score(scores.to(weight.device), zeros, self.pattern)
         return RankedPath(weight, statistics, rank, total)

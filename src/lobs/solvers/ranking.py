@@ -28,13 +28,34 @@ def parse_pattern(pattern: str | None, features: int) -> tuple[int, int] | None:
     return kept, group
 
 
-def rank_by_score(scores: Tensor, pattern: str | None = None, per_row: bool = False) -> tuple[Tensor, int]:
-    """Ranks of all weights, smallest score first.
+def leaving_zeros(zeros: Tensor, parsed: tuple[int, int] | None) -> Tensor:
+    """The weights that leave before all others: zeros, the first M - N of every group where a pattern keeps N.
+
+    Args:
+        zeros: bool ``[out, features]``, where the weight is zero.
+        parsed: N and M from `parse_pattern`.
+
+    Returns:
+        bool ``[out, features]``.
+    """
+    if parsed is None:
+        return zeros
+    kept, group = parsed
+    grouped = zeros.unflatten(1, (-1, group))
+    return (grouped & (grouped.cumsum(2) <= group - kept)).flatten(1)
+
+
+def rank_by_score(
+    scores: Tensor, zeros: Tensor, pattern: str | None = None, per_row: bool = False
+) -> tuple[Tensor, int]:
+    """Ranks of all weights: those that are zero first, then the smallest score first.
 
     Args:
         scores: ``[out, features]``.
+        zeros: bool likewise, where the weight is zero.
         pattern: N:M; in each group only the M-N smallest scores may leave.
-        per_row: every row loses its n-th weight before any row loses its (n+1)-th (Wanda's comparison group).
+        per_row: every row loses its n-th weight before any row loses its (n+1)-th (Wanda's comparison group), zeros
+            counted.
 
     Returns:
         rank: int32 ``[out, features]``; weights that never leave have ranks >= total.
@@ -46,6 +67,7 @@ def rank_by_score(scores: Tensor, pattern: str | None = None, per_row: bool = Fa
     if torch.isnan(scores).any():
         raise ValueError("a score is NaN: the layer's weight or its statistics are not finite")
     rows, features = scores.shape
+    scores = scores.masked_fill(zeros, float("-inf"))
     removable = torch.ones_like(scores, dtype=torch.bool)
     parsed = parse_pattern(pattern, features)
     if parsed:
@@ -54,7 +76,7 @@ def rank_by_score(scores: Tensor, pattern: str | None = None, per_row: bool = Fa
         removable = (within < group - kept).reshape(rows, features)
     total = int(removable.sum())
     if per_row:
-        keys = row_ranks(scores.masked_fill(~removable, float("inf")))
+        keys = row_ranks(scores.masked_fill(~removable, float("inf"))).masked_fill(zeros & removable, -1)
         order = torch.argsort(scores.flatten(), stable=True)
         order = order[torch.argsort(keys.flatten()[order], stable=True)]
     else:

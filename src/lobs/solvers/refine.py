@@ -16,6 +16,8 @@ LEAST_GAIN = 1e-9
 def refine(weight: Tensor, kept: Tensor, hessian: DampedHessian, swaps: int | None = None) -> Tensor:
     """A mask with as many weights per row and an error that is no larger: steepest descent over single swaps.
 
+    Weights that are zero already take no part: none comes back, none leaves for another.
+
     With K a row's kept and S its removed inputs, w the best weights on K, G = H_KK^-1, B = G H_KS, and for every s in S
     the residual's gradient r_s = [H (w_trained - w)]_s and the Schur complement t_s = H_ss - H_sK B_s, removing q and
     taking back s changes the row's error by exactly::
@@ -45,9 +47,11 @@ def refine(weight: Tensor, kept: Tensor, hessian: DampedHessian, swaps: int | No
         raise ValueError(f"swaps must be >= 0 or None, got {swaps}")
     from lobs.solvers._swaps_numba import swap_rows
 
-    dead = kept.clone()
+    nonzero = with_bias_column(weight[:, : hessian.size - hessian.bias] != 0, hessian.bias)
+    support = kept & nonzero
+    dead = support.clone()
     dead[:, hessian.alive] = False
-    solved = solve_on_support(weight.double(), kept, hessian)
+    solved = solve_on_support(weight.double(), support, hessian)
     if dead.any():  # a weight on an input that is always zero is worth swapping for any other
         hessian = hessian.with_dead_inputs()
     alive = hessian.alive
@@ -55,13 +59,12 @@ def refine(weight: Tensor, kept: Tensor, hessian: DampedHessian, swaps: int | No
     scale = hessian.scale.cpu()
     trained = weight[:, alive].double().cpu() * scale
     solved = solved[:, alive].cpu() * scale
-    mask = kept[:, alive].cpu()
+    mask, candidates = support[:, alive].cpu(), nonzero[:, alive].cpu()
     free = len(alive) - int(hessian.bias)  # the bias is the last input
     limit = weight.shape[1] ** 2 if swaps is None else swaps
-    refined = swap_rows(trained, solved, mask, matrix, free, limit, LEAST_GAIN)
-    result = kept.clone()
-    result[:, alive] = refined.to(kept.device)
-    return result
+    refined = swap_rows(trained, solved, mask, candidates, matrix, free, limit, LEAST_GAIN)
+    support[:, alive] = refined.to(kept.device)
+    return support | (kept & ~nonzero)
 
 
 class RefinedPath(PruningPath):
@@ -82,15 +85,16 @@ class RefinedPath(PruningPath):
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """The layer with exactly ``count`` weights removed: weight and mask, see `PruningPath.at`."""
-        mask = with_bias_column(self.kept(count), self.statistics.bias)
-        return solve_on_support(self.weight, mask, self._hessian), mask
+        kept, bias = self.kept(count), self.statistics.bias
+        support = with_bias_column(kept & ~self.zeros, bias)
+        return solve_on_support(self.weight, support, self._hessian), with_bias_column(kept, bias)
 
     def kept(self, count: int) -> Tensor:
         """The refined mask; the latest one is remembered."""
         self._check(count)
         if self._latest is None or self._latest[0] != count:
             mask = with_bias_column(self._path.kept(count), self.statistics.bias)
-            if 0 < count < self.total:
+            if self.free < count < self.total:
                 mask = refine(self.weight, mask, self._hessian)
             self._latest = count, mask[:, : self.statistics.features]
         return self._latest[1]

@@ -32,5 +32,6 @@ class Wanda(Solver):
         norm = statistics.second_moment.diagonal(dim1=-2, dim2=-1)[..., :features].sqrt()
         if statistics.groups > 1:
             norm = norm.repeat_interleave(len(weight) // statistics.groups, dim=0)
-        rank, total = rank_by_score(weight[:, :features].abs() * norm, self.pattern, per_row=True)
+        values = weight[:, :features].abs()
+        rank, total = rank_by_score(values * norm, values == 0, self.pattern, per_row=True)
         return RankedPath(weight, statistics, rank, total)
