@@ -238,15 +238,21 @@ def test_a_budget_of_flops_counts_a_convolutions_positions(network, statistics):
     assert 0.3 * whole - 64 < spent <= 0.3 * whole
 
 
-def test_a_budget_of_bytes_is_that_of_a_sparse_file(network, statistics):
-    result = lobs.prune(network, statistics, "magnitude", size=1500, allocation="relative")
-    spent = 0
+def test_a_budget_of_bytes_is_that_of_a_sparse_file(network, statistics, tmp_path):
+    size = 3000
+    with pytest.raises(ValueError, match=r"the file's other tensors and its header alone keep \d+ bytes, .* size=500"):
+        lobs.prune(network, statistics, "magnitude", size=500, allocation="relative")
+    result = lobs.prune(network, statistics, "magnitude", size=size, allocation="relative")
+    file = tmp_path / "net.safetensors"
+    assert lobs.save_sparse(result.model, file) <= file.stat().st_size <= size
+    assert file.stat().st_size > size - 500
+    spent = 4 * network.spare.weight.numel() + 4 * len(network.spare.bias)
     for record in result.layers:
         weights = record.kept + record.removed
         spent += min(-(-weights // 8) + 4 * record.kept, 8 * record.kept)
         module = network.get_submodule(record.name)
         spent += 4 * (0 if module.bias is None else len(module.bias))
-    assert 1500 - 80 < spent <= 1500
+    assert spent == lobs.save_sparse(result.model, file)
 
 
 def test_limits_hold_and_excluded_layers_stay_dense(network, statistics):

@@ -283,12 +283,12 @@ def test_a_pass_ends_with_the_layers_last_call():
     seen = []
     model.head.register_forward_hook(lambda *_: seen.append("head"))
     got = []
-    run_until(model, model.shared, 2, inputs, lambda x, z: got.append((x.shape, z.shape)))
+    run_until(model, [model.shared], 2, inputs, lambda x, z: got.append((x.shape, z.shape)))
     assert len(got) == 2
     assert not seen
     assert count_calls(model, [inputs], {"head": model.head, "shared": model.shared}) == {"shared": 2, "head": 1}
     with pytest.raises(ValueError, match="was called 2 times in a forward pass and 3 times in the first"):
-        run_until(model, model.shared, 3, inputs, lambda *_: None)
+        run_until(model, [model.shared], 3, inputs, lambda *_: None)
 
 
 def test_statistics_with_targets_are_saved(tmp_path):

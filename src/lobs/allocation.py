@@ -60,9 +60,7 @@ def allocate(
     if allocation == "uniform":
         if budget.density is not None and not limits:
             counts = counts_for(dict.fromkeys(paths, budget.density), paths)
-            return {
-                name: path.not_all(counts[name]) if budget.density else counts[name] for name, path in paths.items()
-            }
+            return {name: path.not_all(counts[name]) for name, path in paths.items()} if budget.density else counts
         return uniform(paths, problem(paths, budget, limits, file))
     task = problem(paths, budget, limits, file)
     if allocation == "measured_joint" and batches is not None:

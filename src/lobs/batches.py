@@ -136,7 +136,7 @@ class CalibrationBatches:
             if source is self._batches:
                 raise ValueError(
                     f"batches are needed several times and do not fit into memory, and the {type(source).__name__} "
-                    f"given is used up after one reading: give a list, a DataLoader or another iterable that starts anew"
+                    f"given is used up after one reading: give a list or a DataLoader"
                 )
         self._rest = None
         for batch in source:

@@ -175,9 +175,9 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool =
             raise ValueError(f"limits of {pattern!r} must be (least, most) with 0 <= least <= most <= 1; got {limit}")
     ranges = {}
     for name, path in paths.items():
-        limit = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), None)
-        least, most = (0.0, 1.0) if limit is None else limit
-        kept = max(ceil(least * path.removable - 1e-9), int(limit is None and not empty))
+        own = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), None)
+        least, most = (0.0, 1.0) if own is None else own
+        kept = max(ceil(least * path.removable - 1e-9), int(own is None and not empty))
         fewest = path.removable - max(kept, int(most * path.removable + 1e-9))
         if fewest > path.total:
             end = 1 - path.total / path.removable

@@ -214,7 +214,7 @@ def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:
 
     def after_layer(module: Prunable, _: tuple, output: Tensor) -> None:
         latest[:] = [(module, output)]
-        if module.bias is not None:
+        if module.bias is not None and isinstance(output, Tensor):
             places[names[module]] = module
 
     def before_norm(module: _BatchNorm, args: tuple) -> None:

@@ -19,7 +19,7 @@ CALL = "call.json"
 def tensor_digest(tensor: Tensor) -> str:
     """A short digest of a tensor's dtype, shape and bytes."""
     values = tensor.detach().cpu().contiguous().reshape(-1)
-    data = values.view(torch.uint8).numpy() if values.numel() else b""
+    data = values.view(torch.uint8).numpy().data if values.numel() else b""
     return f"{tensor.dtype}{tuple(tensor.shape)}{zlib.crc32(data):08x}"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from math import prod
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +141,7 @@ def set_weight_matrix(module: Prunable, matrix: Tensor, bias: bool | None = None
         raise ValueError(f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}")
     module.weight.copy_(matrix[:, :features].reshape(module.weight.shape))
     if with_bias:
-        module.bias.copy_(matrix[:, -1])
+        cast("Tensor", module.bias).copy_(matrix[:, -1])
 
 
 def call_input(args: tuple, kwargs: Mapping[str, object]) -> Tensor | None:

@@ -253,13 +253,15 @@ def _claim(
     paths: Mapping[str, PruningPath] | None,
 ) -> None:
     """Tie the folder to everything that the result depends on."""
+    given = paths or {}
     layers = [(layer.second_moment, layer.samples, layer.loss_curvature) for layer in statistics.values()]
     call = {
         **options,
         **request.asked,
         "network": digest(part for pair in model.state_dict().items() for part in pair),
         "statistics": digest(part for parts in layers for part in parts),
-        "paths": {name: (type(path).__name__, path.total, path.damping) for name, path in (paths or {}).items()},
+        # In sequence they only share the budget out, and the method makes its own.
+        "paths": None if options["sequential"] else digest((n, type(p), p.total, p.damping) for n, p in given.items()),
         "losses": digest(part for pair in (request.losses or {}).values() for part in pair),
     }
     measured = options["sequential"] or options["correct"] != "none" or request.shared

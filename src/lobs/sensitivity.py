@@ -18,6 +18,7 @@ where E_l is the layer error: the mean over images and positions of ``||dz||^2``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -154,8 +155,8 @@ def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tens
     if missing:
         raise ValueError(
             f"layer {missing[0]!r}: no gradient reaches it from the network's outputs (torch.no_grad, detach or a "
-            f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: leave it "
-            f"out with exclude=[{missing[0]!r}], or take allocation='relative' or 'measured'"
+            f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: leave "
+            f"it out with exclude=[{missing[0]!r}], or take allocation='relative' or 'measured'"
         )
     return [gradient for gradient in gradients if gradient is not None]
 
@@ -187,7 +188,7 @@ def fitting_distance(outputs: object, batch: object) -> str:
     regression = isinstance(target, Tensor) and target.is_floating_point() and target.shape == parts[0].shape
     # Soft labels are probabilities: of one class each, or of several that add up to one.
     if regression and logits:
-        values = target.double()
+        values = cast("Tensor", target).double()
         regression = not (bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-3).all()))
     return "kl" if logits and not regression else "relative"
 

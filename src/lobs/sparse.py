@@ -36,8 +36,6 @@ _PARTS = {
     "positions": ("values", "positions"),
 }
 _BLOCK = 2**8  # places
-# At most so many bytes of a header's entry are no name and no shape: keys, dtype, layout, two offsets.
-HEADER_BYTES = 110
 
 
 def save_sparse(model: nn.Module, path: str | Path) -> int:
@@ -220,20 +218,29 @@ def file_costs(model: nn.Module, names: Iterable[str]) -> FileCosts:
         The costs; the header is taken at its largest, so that a file is never larger than its budget.
     """
     weights = {memory_place(module.weight): name for name, module in prunable_layers(model, names).items()}
-    fixed, copies = 8 + HEADER_BYTES, dict.fromkeys(weights.values(), 0)
+    fixed, copies = 8 + len(json.dumps({"__metadata__": {FORMAT: ""}})), dict.fromkeys(weights.values(), 0)
     state = _state(model)
+    digits = len(str(sum(tensor.numel() * tensor.itemsize for tensor in state.values())))
     for key, tensor in state.items():
         name = weights.get(memory_place(tensor))
         if name is None:
             layout, parts = encode(tensor)
             fixed += sum(part.numel() * part.itemsize for part in parts.values())
+            fixed += _header_bytes(key, tensor, layout, digits)
         else:
             copies[name] += 1
-        # Its entries in the header: of each part, and in the index.
-        entry = len(json.dumps(json.dumps(key))) + 24 * tensor.dim() + HEADER_BYTES
-        fixed += entry * (2 if name is None and layout == "dense" else 4)
+            fixed += max(_header_bytes(key, tensor, layout, digits) for layout in _PARTS)
     widths = {name: prunable_layers(model)[name].weight.element_size() for name in copies}
-    return FileCosts(fixed, widths, copies)
+    return FileCosts(fixed + 8, widths, copies)  # the header is filled up to a multiple of 8
+
+
+def _header_bytes(key: str, tensor: Tensor, layout: str, digits: int) -> int:
+    """A tensor's entries in a file's header, with numbers as long as they can be."""
+    shape = list(tensor.shape) if layout == "dense" else [tensor.numel()]
+    entry = {"dtype": "BF16", "shape": shape, "data_offsets": [10 ** (digits - 1)] * 2}
+    names = [f"{key}#{part}" for part in _PARTS[layout]] or [key]
+    index = {key: {"layout": layout, "shape": list(tensor.shape)}}
+    return len(json.dumps(dict.fromkeys(names, entry), separators=(",", ":"))) + len(json.dumps(json.dumps(index)))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -140,7 +140,8 @@ def test_compiled_and_batched_versions_agree(layer, pattern, precision):
         return
     scaled = weight[:, hessian.alive] * hessian.scale
     scaled = scaled / scaled.abs().amax(1, keepdim=True)
-    arguments = scaled, hessian.inverse, group, quota, exact_obs.PRECISIONS[precision]
+    none_gone = torch.zeros_like(scaled, dtype=torch.bool)
+    arguments = scaled, none_gone, hessian.inverse, group, quota, exact_obs.PRECISIONS[precision]
     order, costs = _elimination_numba.eliminate(*arguments)
     batched_order, batched_costs = _elimination_torch.eliminate(*arguments)
     assert order.shape == batched_order.shape == (len(weight), int(quota.sum()))
@@ -157,7 +158,9 @@ def test_batched_version_in_many_batches_with_compaction(monkeypatch):
     hessian = damp(statistics)
     _, _, group, quota = exact_obs._dead_first(weight, hessian, None)
     group = torch.cat([group, group.new_full((1,), -1)])
-    arguments = weight[:, hessian.alive] * hessian.scale, hessian.inverse, group, quota, torch.float64
+    scaled = weight[:, hessian.alive] * hessian.scale
+    none_gone = torch.zeros_like(scaled, dtype=torch.bool)
+    arguments = scaled, none_gone, hessian.inverse, group, quota, torch.float64
     expected = _elimination_numba.eliminate(*arguments)
     monkeypatch.setitem(_elimination_torch.BATCH_BYTES, "cpu", 3 * 64**2 * 8)
     actual = _elimination_torch.eliminate(*arguments)

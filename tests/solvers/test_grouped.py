@@ -62,18 +62,23 @@ def test_a_patterns_last_weights_stay_in_every_group():
     assert torch.equal(path.rank >= path.total, path.at(path.total)[1])
 
 
-def test_net_trims_cheap_counts_are_its_groups_own():
+def test_net_trims_groups_are_one_program_with_one_epsilon():
+    """Two groups whose weights stand in one block-diagonal matrix: the same program, the same masks."""
     torch.manual_seed(0)
-    samples = torch.randn(2, 90, 140, dtype=torch.float64)
-    statistics = lobs.LayerStatistics(samples.mT @ samples / 90, 90, 90, False, inputs_sample=samples)
-    weight = torch.randn(4, 140, dtype=torch.float64)
-    path = make("net_trim", iterations=20)(weight, statistics)
-    parts = [make("net_trim", iterations=20)(rows, statistics.group(i)) for i, rows in enumerate(weight.chunk(2))]
-    cheap = [set(part.cheap_counts()) for part in parts]
-    counts = path.cheap_counts()
-    assert (counts[0], counts[-1]) == (0, path.total)
-    for count in counts:
-        assert all(own in known for own, known in zip(path.group_counts(count), cheap, strict=True))
+    samples = torch.randn(2, 90, 14, dtype=torch.float64)
+    moments = samples.mT @ samples / 90
+    weight = torch.randn(4, 14, dtype=torch.float64)
+    grouped = lobs.LayerStatistics(moments, 90, 90, False, inputs_sample=samples)
+    path = make("net_trim", iterations=400, tolerance=1e-6)(weight, grouped)
+    assert (path.cheap_counts() or [0, path.total])[0] == 0
+    for count in (10, 28, 45):
+        found, mask = path.at(count)
+        assert int((~mask).sum()) == count
+        assert (found[~mask] == 0).all()
+        alone = [make("net_trim")(rows, grouped.group(i)) for i, rows in enumerate(weight.chunk(2))]
+        own = [int((~part).sum()) for part in mask.chunk(2)]
+        best = sum(part.measured_error(part.at(each)[0]) for part, each in zip(alone, own, strict=True))
+        assert path.measured_error(found) < 1.3 * best + 1e-9
 
 
 def network(padding_mode="reflect"):

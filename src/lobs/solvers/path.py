@@ -176,9 +176,8 @@ class PruningPath(ABC):
         return count
 
     def at_least(self, count: int) -> int:
-        """A count raised to the number of weights that are zero already, as far as the path goes: they are removed."""
-        zeros = int((self.weight[:, : self.statistics.features] == 0).sum())
-        return max(count, min(zeros, self.total))
+        """A count raised to `free`: what is zero already counts as removed."""
+        return max(count, self.free)
 
     def not_all(self, count: int) -> int:
         """A count lowered so that at least one weight is kept."""
