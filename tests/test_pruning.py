@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.budgets import sparse_bytes
 from lobs.registry import ALLOCATIONS
 from lobs.scheme import shared_losses
 
@@ -249,7 +250,7 @@ def test_a_budget_of_bytes_is_that_of_a_sparse_file(network, statistics, tmp_pat
     spent = 4 * network.spare.weight.numel() + 4 * len(network.spare.bias)
     for record in result.layers:
         weights = record.kept + record.removed
-        spent += min(-(-weights // 8) + 4 * record.kept, 8 * record.kept)
+        spent += int(sparse_bytes(torch.tensor(record.kept), weights))
         module = network.get_submodule(record.name)
         spent += 4 * (0 if module.bias is None else len(module.bias))
     assert spent == lobs.save_sparse(result.model, file)

@@ -133,9 +133,9 @@ def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
     sample = inputs[:2]
     try:
         once, twice = (output_tensors(model(sample.clone())) for _ in range(2))
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ValueError(
             f"{type(model).__name__} cannot be run on the first batch's inputs {tuple(sample.shape)} {sample.dtype}: "
             f"{' '.join(str(error).split())}"

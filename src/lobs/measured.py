@@ -34,9 +34,9 @@ ROUNDS, FEWEST_TRIALS = 4, 60
 class OutputDistance:
     """How far a changed network's outputs are from the dense one's on fixed images, smaller is better.
 
-    ``"kl"``: the mean over images of ``KL(softmax(dense) || softmax(pruned))`` in nats, for class logits. ``"squared"``:
-    the mean over images of ``||pruned - dense||^2``. ``"relative"``: the same, each output tensor's over its own spread,
-    ``||pruned - dense||^2 / mean ||dense - mean dense||^2``, for everything that is no class logits. ``"auto"``: kl or
+    ``"kl"``: the mean over images of ``KL(softmax(dense) || softmax(pruned))`` in nats, for class logits.
+    ``"squared"``: the mean over images of ``||pruned - dense||^2``. ``"relative"``: the same, each output tensor's over
+    its own spread ``mean ||dense - mean dense||^2``, for everything that is no class logits. ``"auto"``: kl or
     relative, by `fitting_distance`.
 
     Args:

@@ -236,11 +236,12 @@ def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -
     modules = prunable_layers(model)
     check_plain({name: modules[name] for name in names})
     check_owners(model, names)
+    functional = statistics.calls.functional
     for name in names:
-        if name in statistics.calls.functional:
+        if name in functional:
             raise ValueError(
-                f"layer {name!r}: its weight is used outside of the layer, too, by {statistics.calls.functional[name]}, "
-                f"whose inputs are not looked at: leave it out with exclude=[{name!r}]"
+                f"layer {name!r}: its weight is used outside of the layer, too, by {functional[name]}, whose inputs are "
+                f"not looked at: leave it out with exclude=[{name!r}]"
             )
 
 

@@ -147,9 +147,9 @@ def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tens
         parts = [part for part, _ in pairs if part.requires_grad]
         try:
             gradients = list(torch.autograd.grad(parts, [o for _, o in outputs], directions, allow_unused=True))
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             cause = " ".join(str(error).split())[:150]
     missing = [name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is None]
     if missing:
