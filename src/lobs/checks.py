@@ -33,7 +33,7 @@ DERIVED = {
 
 
 def check_plain(layers: Mapping[str, nn.Module]) -> None:
-    """Refuse layers whose weight or bias is not a parameter of their own, or has no values.
+    """Refuse layers whose weight or bias is not a parameter of their own, or not of real numbers.
 
     Args:
         layers: by name.
@@ -49,11 +49,7 @@ def check_plain(layers: Mapping[str, nn.Module]) -> None:
                     f"last: {_remedy(module, key)} first, or leave it out with exclude=[{name!r}]"
                 )
             parameter = module._parameters.get(key)
-            if parameter is None:
-                continue
-            if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ValueError(f"layer {name!r}: its {key} has no values yet: load or initialise the network first")
-            if not parameter.is_floating_point():
+            if parameter is not None and not parameter.is_floating_point():
                 raise ValueError(
                     f"layer {name!r}: its {key} is {parameter.dtype}, and real floating-point numbers are pruned: "
                     f"leave it out with exclude=[{name!r}]"

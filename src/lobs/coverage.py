@@ -132,7 +132,7 @@ def functional_uses(model: nn.Module, inputs: Tensor) -> dict[str, str]:
     places: dict[int, list[tuple[int, int, str]]] = {}  # a storage may hold several weights
     for name, members in groups.items():
         weight = members[name]._parameters.get("weight")
-        if weight is not None and not weight.is_meta and weight.numel():
+        if weight is not None and weight.numel():
             start = weight.data_ptr()
             place = (start, start + weight.numel() * weight.element_size(), name)
             places.setdefault(weight.untyped_storage().data_ptr(), []).append(place)

@@ -75,7 +75,7 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
         By the name of the first in the order of definition: all of them by name.
 
     Raises:
-        ValueError: the network is compiled.
+        ValueError: the network is compiled, or a layer has no values yet.
     """
     groups: dict[str, dict[str, Prunable]] = {}
     owners: dict[tuple, str] = {}
@@ -88,8 +88,13 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
             )
         if isinstance(module, PRUNABLE):
             first, weight = name, module._parameters.get("weight")
-            # A weight that is computed anew, or without memory (meta), is nobody else's.
-            if weight is not None and weight.numel() and weight.data_ptr():
+            if weight is not None and (isinstance(weight, nn.parameter.UninitializedParameter) or weight.is_meta):
+                raise ValueError(
+                    f"layer {name!r} has no values yet (it is lazy or on the meta device): load or initialise the "
+                    f"network first, and run it once"
+                )
+            # A weight that is computed anew is nobody else's.
+            if weight is not None and weight.numel():
                 first = owners.setdefault((memory_place(weight), getattr(module, "groups", 1)), name)
             groups.setdefault(first, {})[name] = module
     return groups

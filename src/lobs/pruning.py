@@ -240,8 +240,8 @@ def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -
     for name in names:
         if name in functional:
             raise ValueError(
-                f"layer {name!r}: its weight is used outside of the layer, too, by {functional[name]}, whose inputs are "
-                f"not looked at: leave it out with exclude=[{name!r}]"
+                f"layer {name!r}: its weight is used outside of the layer, too, by {functional[name]}, whose inputs "
+                f"are not looked at: leave it out with exclude=[{name!r}]"
             )
 
 

@@ -85,10 +85,11 @@ def output_sensitivity(
                 outputs.clear()
                 inputs = network_input(batch, model)
                 found = model(inputs)
+                calls = list(outputs)  # a checkpoint calls its layers again, backwards
                 if weigh is None:
                     weigh = _Directions(found, batch, len(inputs), generator)
-                gradients = _gradients(weigh.of(found), outputs)
-                for (name, _), gradient in zip(outputs, gradients, strict=True):
+                gradients = _gradients(weigh.of(found), calls)
+                for (name, _), gradient in zip(calls, gradients, strict=True):
                     units = unit_outputs(modules[name], gradient)
                     square = float(units.double().square().sum()) / units.shape[1]
                     sums[name] = sums.get(name, 0.0) + square

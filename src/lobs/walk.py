@@ -218,7 +218,7 @@ def require_repeatable(batches: Iterable | None, what: str, memory: float | None
     """
     if batches is None:
         raise ValueError(f"{what} needs batches=, the calibration inputs, and got none")
-    if iter(batches) is batches:
+    if isinstance(batches, Iterator):
         raise ValueError(
             f"{what} reads batches several times, and the {type(batches).__name__} given is used up after one pass: "
             f"give a list, a DataLoader or another iterable that starts anew"

@@ -190,6 +190,8 @@ def summary(stage: str, metrics: Mapping[str, Any]) -> None:
     for key, value in metrics.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             print_table(key, value)
+        elif isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+            print(*(f"{key}: {entry}" for entry in value), sep="\n")
 
 
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
