@@ -86,6 +86,45 @@ def test_the_first_line_of_the_help_can_be_had(tmp_path):
     assert not done.stderr
 
 
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None
+from lobs.pipeline.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("module", ["hydra", "omegaconf", "yaml"])
+@pytest.mark.parametrize("words", [["prune"], ["prune", "--help"], ["prune", "-m", "density=0.1,0.2"]])
+def test_without_the_extra_a_stage_says_what_to_install(tmp_path, module, words):
+    done = subprocess.run([sys.executable, "-c", WITHOUT, module, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    needed = r"lobs: lobs prune needs \w+, which is not installed here: run `pip install 'lobs\[experiments\]'`\n"
+    assert re.fullmatch(needed, done.stderr)
+
+
+def test_the_help_needs_no_extra(tmp_path):
+    for module in ("hydra", "omegaconf", "yaml"):
+        done = subprocess.run([sys.executable, "-c", WITHOUT, module, "--help"], cwd=tmp_path, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_module_that_a_stage_misses_is_named_and_any_other_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    from lobs.pipeline import cli
+
+    def missing(stage, config):
+        raise ModuleNotFoundError("No module named it", name=name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run_stage", missing)
+    for name in ("pytorch_lightning", "mlflow.tracking"):
+        assert main(["fetch"]) == 2
+        assert f"lobs fetch needs {name.partition('.')[0]}, which" in capsys.readouterr().err
+    name = "module_of_the_user"
+    with pytest.raises(ModuleNotFoundError):
+        main(["fetch"])
+
+
 def test_every_configured_stage_can_be_called():
     assert set(STAGE_KEYS) | {"resolve", "compare"} == set(STAGES)
 

@@ -37,6 +37,20 @@ ENVIRONMENT = {
     # cuBLAS is deterministic only with a fixed workspace.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+# What the library does without and the stages import: the extra `experiments` and what comes along with it.
+EXTRA = {
+    *(
+        "hydra",
+        "hydra_plugins",
+        "omegaconf",
+        "yaml",
+        "pytorch_lightning",
+        "lightning_fabric",
+        "torchvision",
+        "filelock",
+    ),
+    *("mlflow", "dvc", "matplotlib", "bokeh", "PIL", "rich", "backpack", "jinja2"),
+}
 USAGE_ERROR = 2
 FAILURE = 1
 # As of a program that the signal SIGPIPE ended.
@@ -90,11 +104,18 @@ def _run(words: list[str]) -> int:
     stage, *rest = words
     if stage not in STAGES:
         return _complain(f"unknown stage {stage!r}: accepted are {', '.join(STAGES)}")
-    if {"-h", "--help"} & set(rest):
-        print(_stage_help(stage))
-        return 0
     try:
+        if {"-h", "--help"} & set(rest):
+            print(_stage_help(stage))
+            return 0
         return _dispatch(stage, rest)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if os.environ.get("LOBS_TRACEBACK") or missing not in EXTRA:
+            raise
+        return _complain(
+            f"lobs {stage} needs {missing}, which is not installed here: run `pip install 'lobs[experiments]'`"
+        )
     except ValueError as error:
         if os.environ.get("LOBS_TRACEBACK") or not is_user_error(error):
             raise
