@@ -17,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test lint format bench screenshot ui
+.PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test package lint format bench screenshot ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ pipelines: $(STAMP) ## write pipelines/*/dvc.yaml anew from dvc.yaml
 
 test: lint ## lint, types, then the test suite
 	pytest -n 2
+
+package: $(STAMP) ## build the sdist and the wheel, and try the wheel out in an empty folder
+	python tests/packaging/check_wheel.py
 
 lint: $(STAMP) ## ruff (rules, format) and mypy
 	ruff check

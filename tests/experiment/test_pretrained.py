@@ -51,6 +51,73 @@ def test_a_function_of_a_package_may_give_the_file(tmp_path, monkeypatch, state)
     sys.modules.pop("weights_package")
 
 
+def prefixed(state, prefix):
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod."])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_prefix_of_all_keys_is_stripped_and_named(tmp_path, capsys, state, prefix, suffix):
+    path = tmp_path / f"a{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(prefixed(state, prefix), path)
+    assert same(loaded(model(path)), state)
+    assert capsys.readouterr().out == f"model.weights={path}: loaded the state dict, its keys without {prefix!r}\n"
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict", "weights of mine"])
+def test_the_only_state_dict_of_a_checkpoint_is_found_and_named(tmp_path, capsys, state, key):
+    optimizer = torch.optim.Adam(nn.Linear(3, 2).parameters()).state_dict()
+    path = tmp_path / "a.pt"
+    torch.save({key: prefixed(state, "module."), "optimizer": optimizer, "epoch": 3}, path)
+    assert same(loaded(model(path)), state)
+    assert f"loaded the state dict under {key!r}, its keys without 'module.'" in capsys.readouterr().out
+
+
+def test_a_prefix_that_is_the_networks_own_stays(tmp_path, capsys):
+    network = nn.ModuleDict({"model": nn.Linear(3, 2)})
+    for keys in ("", "model.", "module."):
+        torch.save(prefixed(network.state_dict(), keys), tmp_path / "a.pt")
+        fresh = nn.ModuleDict({"model": nn.Linear(3, 2)})
+        load_weights(fresh, {"_target_": "mine.Network", "weights": str(tmp_path / "a.pt")})
+        assert same(fresh.state_dict(), network.state_dict())
+        assert bool(capsys.readouterr().out) == bool(keys)
+
+
+def test_of_several_state_dicts_the_usual_one_is_taken_only_if_no_other_fits(tmp_path, capsys, state):
+    path = tmp_path / "a.pt"
+    other = {"x": torch.ones(2), "y": torch.ones(2)}
+    for key in ("state_dict", "model"):
+        torch.save({key: state, "rng": other}, path)
+        assert same(loaded(model(path)), state)
+        assert f"loaded the state dict under {key!r}\n" in capsys.readouterr().out
+    torch.save({"rng": other, "model": state, "ema": prefixed(state, "module.")}, path)
+    with pytest.raises(ValueError, match=r"several state dicts, rng, model, ema, of which model, ema fit model\._targ"):
+        loaded(model(path))
+    torch.save({"model": other, "ema": state}, path)
+    with pytest.raises(ValueError, match=r"model, ema, of which ema fits model.*: save the one that is meant"):
+        loaded(model(path))
+    torch.save({"model": other, "ema": other}, path)
+    with pytest.raises(ValueError, match=r"of which none fit model"):
+        loaded(model(path))
+
+
+def test_keys_that_do_not_fit_are_named(tmp_path, state):
+    path = tmp_path / "a.pt"
+    torch.save({"module.weight": state["weight"], "module.fc.bias": state["bias"]}, path)
+    with pytest.raises(ValueError, match=r"network's 2 keys bias is missing, and of the file's 2 \(without their "):
+        loaded(model(path))
+    torch.save({f"layer{number}.weight": state["weight"] for number in range(5)}, path)
+    with pytest.raises(ValueError, match=r"keys weight, bias are missing, .* layer2.weight and 2 more are unexpected"):
+        loaded(model(path))
+    torch.save({"epoch": 3, "model": {}}, path)
+    with pytest.raises(ValueError, match=r"holds epoch, model, none of them a state dict: save"):
+        loaded(model(path))
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 class Harmful:
     def __reduce__(self):
         return (print, ("this must never run",))

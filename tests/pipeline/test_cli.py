@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,78 @@ def test_help_lists_every_stage(capsys):
     assert all(f"\n  {stage}" in text for stage in STAGES)
     assert main(["prune", "--help"]) == 0
     assert re.search(r"\n  method: .*\blobs\b", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["prune", "--cfg"], ["nonsense"], ["prune", "density=7"]])
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path, monkeypatch, words, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = writer if words[-1] in ("nonsense", "density=7") else subprocess.PIPE
+    command = [sys.executable, "-m", "lobs.pipeline.cli", *words]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=errors)
+    os.close(writer)
+    assert (done.returncode, done.stderr or b"") == (141, b"")
+
+
+def test_another_pipe_that_breaks_is_no_matter_of_the_output(tmp_path, monkeypatch):
+    from lobs.pipeline import cli
+
+    def broken(stage, config):
+        raise BrokenPipeError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run_stage", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["fetch"])
+
+
+def test_the_first_line_of_the_help_can_be_had(tmp_path):
+    script = 'set -o pipefail; "$0" -m lobs.pipeline.cli --help | head -1'
+    done = subprocess.run(["bash", "-c", script, sys.executable], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 141)  # whether head is still there is a matter of luck
+    assert done.stdout == "usage: lobs <stage> [key=value ...] [-m] [--cfg] [--resolved FILE]\n"
+    assert not done.stderr
+
+
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None
+from lobs.pipeline.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("module", ["hydra", "omegaconf", "yaml"])
+@pytest.mark.parametrize("words", [["prune"], ["prune", "--help"], ["prune", "-m", "density=0.1,0.2"]])
+def test_without_the_extra_a_stage_says_what_to_install(tmp_path, module, words):
+    done = subprocess.run([sys.executable, "-c", WITHOUT, module, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    needed = r"lobs: lobs prune needs \w+, which is not installed here: run `pip install 'lobs\[experiments\]'`\n"
+    assert re.fullmatch(needed, done.stderr)
+
+
+def test_the_help_needs_no_extra(tmp_path):
+    for module in ("hydra", "omegaconf", "yaml"):
+        done = subprocess.run([sys.executable, "-c", WITHOUT, module, "--help"], cwd=tmp_path, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_module_that_a_stage_misses_is_named_and_any_other_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    from lobs.pipeline import cli
+
+    def missing(stage, config):
+        raise ModuleNotFoundError("No module named it", name=name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "run_stage", missing)
+    for name in ("pytorch_lightning", "mlflow.tracking"):
+        assert main(["fetch"]) == 2
+        assert f"lobs fetch needs {name.partition('.')[0]}, which" in capsys.readouterr().err
+    name = "module_of_the_user"
+    with pytest.raises(ModuleNotFoundError):
+        main(["fetch"])
 
 
 def test_every_configured_stage_can_be_called():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 from lobs.losses import resolved
 from lobs.pipeline.budget import runs_network
-from lobs.pipeline.compose import load, points
+from lobs.pipeline.compose import config_dir, load, points
 from lobs.pipeline.config import STAGE_KEYS, ConfigError, stage_config, validate
 
 
@@ -159,3 +161,49 @@ def test_the_names_of_the_losses_are_the_librarys():
     from lobs.experiment.registry import LOSSES
 
     assert set(library) == set(LOSSES)
+
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOBS_CONF", raising=False)
+    return tmp_path
+
+
+def test_somebody_elses_conf_is_left_alone_and_mentioned_once(folder, monkeypatch, capsys):
+    (folder / "conf").mkdir()
+    (folder / "conf/config.yaml").write_text("defaults:\n  - db: mysql\n  - method: get\nlobs: false\n")
+    assert config_dir() == CONF
+    assert load([])["density"] == 0.07
+    said = capsys.readouterr().err
+    assert said.startswith("lobs: conf/config.yaml is another program's")
+    assert said.endswith(": LOBS_CONF=conf takes it all the same\n")
+    assert said.count("\n") == 1
+    monkeypatch.setenv("LOBS_CONF", "conf")
+    assert config_dir() == folder / "conf"
+    assert not capsys.readouterr().err
+
+
+def test_a_copy_of_ours_counts_whatever_has_been_changed_in_it(folder, capsys):
+    shutil.copytree(CONF, folder / "conf")
+    assert config_dir() == folder / "conf"
+    path = folder / "conf/config.yaml"
+    path.write_text(path.read_text().replace("- schema\n", "-  schema # the types\n").replace("seed: 0", "seed: 7"))
+    assert load([])["seed"] == 7
+    path.write_text(path.read_text() + "bad: [\n")
+    with pytest.raises(ConfigError, match=r"no YAML that can be read: while parsing .*conf/config.yaml\", line"):
+        load([])
+    assert not capsys.readouterr().err
+
+
+def test_lobs_conf_names_the_folder(folder, monkeypatch):
+    shutil.copytree(CONF, folder / "mine")
+    (folder / "mine/config.yaml").write_text((CONF / "config.yaml").read_text().replace("seed: 0", "seed: 7"))
+    monkeypatch.setenv("LOBS_CONF", "mine")
+    assert load([])["seed"] == 7
+    monkeypatch.setenv("LOBS_CONF", "nowhere")
+    with pytest.raises(ConfigError, match=r"LOBS_CONF=nowhere holds no config.yaml: name a folder like conf/"):
+        load([])

@@ -20,7 +20,7 @@ from lobs.experiment.archives import files_in
 from lobs.experiment.data import Fetched
 from lobs.experiment.pictures import listed, packed
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MEASURED = ("val", "validation", "test")
 # An archive is copied, so that pictures can be read in any order; a larger one had better be unpacked.
 LARGEST_ARCHIVE = 8 * 2**30

@@ -1,7 +1,8 @@
 """Pictures that stay encoded (JPEG, PNG) until a batch asks for them.
 
 A split of pictures is stored in one of two ways: *packed*, the files' bytes one after the other (what comes out of an
-archive), or *listed*, their names under a folder that stays where it is (ImageNet is 150 GB).
+archive), or *listed*, their names under a folder that stays where it is (ImageNet is 150 GB). All become RGB with 8
+bits: grey levels of 16 bits are divided by 257 and rounded.
 """
 
 from __future__ import annotations
@@ -202,9 +203,25 @@ def _decoded(data: bytes, name: str) -> Image:
     import PIL.Image
 
     try:
-        return PIL.Image.open(io.BytesIO(data)).convert("RGB")
+        picture = PIL.Image.open(io.BytesIO(data))
+        return (_eight_bits(picture, name) if picture.mode[0] in "IF" else picture).convert("RGB")
     except OSError as error:
         raise ValueError(f"{name} is no picture that can be read: {error}") from None
+
+
+def _eight_bits(picture: Image, name: str) -> Image:
+    """Grey levels 0 to 65535 as 0 to 255; Pillow would take everything above 255 for white."""
+    import PIL.Image
+
+    if picture.mode == "F":
+        raise ValueError(f"{name} has grey levels that are no whole numbers: save it with 8 or 16 bits")
+    levels = np.asarray(picture).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ValueError(
+            f"{name} has grey levels from {levels.min()} to {levels.max()}, accepted are 0 to 65535: save it with 8 or "
+            "16 bits"
+        )
+    return PIL.Image.fromarray(((levels + 128) // 257).astype(np.uint8))
 
 
 def _tensor(picture: Image) -> Tensor:

@@ -1,5 +1,8 @@
 """Weights that somebody else trained, key `model.weights`: torchvision's, a package's, or a state-dict file.
 
+A checkpoint that holds a state dict under a key, and keys that all begin alike (`module.`, `_orig_mod.`), are taken for
+what they are if that fits the network, and it is said what was taken.
+
 Loading never runs code from a file: safetensors, or PyTorch's files with tensors alone.
 """
 
@@ -8,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ ACCEPTED = (
     "a state-dict file (.safetensors, .pt, .pth), a name of torchvision's weights for a network of torchvision.models "
     "(IMAGENET1K_V1), or a function that gives a file's path (package.function)"
 )
+# What a network's state dict is called in a checkpoint that holds others, too.
+USUAL = ("state_dict", "model", "model_state_dict")
 
 
 def load_weights(network: nn.Module, model: Mapping[str, Any]) -> None:
@@ -30,16 +36,87 @@ def load_weights(network: nn.Module, model: Mapping[str, Any]) -> None:
         model: group `model`; key `weights` is not None.
 
     Raises:
-        ValueError: the weights cannot be found, downloaded or read, or belong to another network.
+        ValueError: the weights cannot be found, downloaded or read, belong to another network, or could be several.
     """
-    state = _state(model)
+    name = f"model.weights={model['weights']}"
+    candidates = _candidates(model)
+    fitting = {}
+    for key, state in candidates.items():
+        stripped = _load(network, state)
+        if stripped is not None:
+            fitting[key] = stripped
+    if len(candidates) == 1:
+        key = next(iter(candidates))
+        if not fitting:
+            raise ValueError(
+                f"{name} does not fit model._target_={model['_target_']}: {_misfit(network, candidates[key])}"
+            )
+    else:
+        key = next(iter(fitting), "")
+        if len(fitting) != 1 or key not in USUAL:
+            raise ValueError(
+                f"{name} holds several state dicts, {_first(candidates)}, of which {_first(fitting)} "
+                f"fit{'s' * (len(fitting) == 1)} model._target_={model['_target_']}: save the one that is meant in a "
+                "file of its own"
+            )
+        _load(network, candidates[key])  # the others have been tried since
+    if key or fitting[key]:
+        picked = f"the state dict under {key!r}" if key else "the state dict"
+        without = f", its keys without {fitting[key]!r}" if fitting[key] else ""
+        print(f"{name}: loaded {picked}{without}")
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """Load a state dict, without the shortest common prefix that must go for it to fit.
+
+    Args:
+        network: takes the tensors.
+        state: a state dict.
+
+    Returns:
+        The prefix, empty where the keys fit as they are; None: it does not fit, and the network is spoilt.
+    """
+    for prefix in _prefixes(state):
+        try:
+            network.load_state_dict({key[len(prefix) :]: value for key, value in state.items()})
+        except RuntimeError:
+            continue
+        return prefix
+    return None
+
+
+def _prefixes(state: Iterable[str]) -> list[str]:
+    """Beginnings that all keys share, whole names alone, the shortest (none at all) first."""
+    names = [key.split(".")[:-1] for key in state]
+    shared = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False)))
+    return ["".join(f"{parts[0]}." for parts in shared[:count]) for count in range(len(shared) + 1)]
+
+
+def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Why a state dict does not fit, with the prefix gone that leaves the fewest keys over."""
+    expected = network.state_dict().keys()
+    prefix = min(_prefixes(state), key=lambda prefix: len({key[len(prefix) :] for key in state} ^ expected))
+    found = {key[len(prefix) :]: value for key, value in state.items()}
+    missing = [key for key in expected if key not in found]
+    unexpected = [key for key in found if key not in expected]
+    if missing or unexpected:
+        without = f" (without their {prefix!r})" if prefix else ""
+        return (
+            f"of the network's {len(expected)} keys {_first(missing)} {'is' if len(missing) == 1 else 'are'} missing, "
+            f"and of the file's {len(found)}{without} {_first(unexpected)} {'is' if len(unexpected) == 1 else 'are'} "
+            "unexpected; expected are the keys of the network's `state_dict()`, alone or all after the same prefix"
+        )
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(found)
     except RuntimeError as error:
-        cause = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"model.weights={model['weights']} does not fit model._target_={model['_target_']}: {cause}"
-        ) from None
+        return " ".join(str(error).split())[:300]
+    raise AssertionError("a state dict fits after all")
+
+
+def _first(names: Iterable[str], count: int = 3) -> str:
+    every = list(names)
+    rest = f" and {len(every) - count} more" if len(every) > count else ""
+    return (", ".join(every[:count]) or "none") + rest
 
 
 def origin(model: Mapping[str, Any]) -> str:
@@ -53,47 +130,62 @@ def origin(model: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _state(model: Mapping[str, Any]) -> dict[str, Tensor]:
+def _candidates(model: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The state dicts that could be meant, by their keys in the file; the key is empty where it holds nothing else."""
     weights = str(model["weights"])
     if Path(weights).is_file():
-        return read_state(Path(weights))
+        return read_states(Path(weights))
     if Path(weights).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin"):
         raise ValueError(f"model.weights={weights} does not exist: accepted is {ACCEPTED}")
     if str(model["_target_"]).startswith("torchvision.models.") and "." not in weights:
-        return _torchvision_state(str(model["_target_"]), weights)
-    return read_state(_path_from(weights))
+        return {"": _torchvision_state(str(model["_target_"]), weights)}
+    return read_states(_path_from(weights))
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file; Lightning's checkpoints hold one under ``state_dict``.
+def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The state dicts in a file: it is one itself, or it holds some under keys, among other things (a checkpoint).
 
     Args:
         path: of a safetensors or PyTorch file.
 
     Returns:
-        The tensors by name.
+        State dicts by their keys; the key is empty where the file is one itself.
 
     Raises:
-        ValueError: the file cannot be read, or holds anything but tensors.
+        ValueError: the file cannot be read, or holds no state dict.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            return {"": load_file(path)}
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         cause = " ".join(str(error).split())[:200]
         raise ValueError(
             f"model.weights={path} is no state dict that is read without running code: save `model.state_dict()`, not "
             f"the model itself ({cause})"
         ) from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"model.weights={path} holds a {type(state).__name__}, expected a state dict of tensors")
-    return dict(state)
+    if _is_state(content):
+        return {"": dict(content)}
+    if not isinstance(content, Mapping):
+        raise ValueError(f"model.weights={path} holds a {type(content).__name__}, expected a state dict of tensors")
+    states = {str(key): dict(value) for key, value in content.items() if _is_state(value)}
+    if not states:
+        raise ValueError(
+            f"model.weights={path} holds {_first(map(str, content))}, none of them a state dict: save "
+            "`model.state_dict()`, alone or under the key 'state_dict'"
+        )
+    return states
+
+
+def _is_state(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
 
 
 def _torchvision_state(target: str, name: str) -> dict[str, Tensor]:

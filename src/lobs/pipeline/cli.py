@@ -6,9 +6,11 @@ Everything is checked before anything heavy is imported: a mistake ends within a
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,24 @@ ENVIRONMENT = {
     # cuBLAS is deterministic only with a fixed workspace.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+# What the library does without and the stages import: the extra `experiments` and what comes along with it.
+EXTRA = {
+    *(
+        "hydra",
+        "hydra_plugins",
+        "omegaconf",
+        "yaml",
+        "pytorch_lightning",
+        "lightning_fabric",
+        "torchvision",
+        "filelock",
+    ),
+    *("mlflow", "dvc", "matplotlib", "bokeh", "PIL", "rich", "backpack", "jinja2"),
+}
 USAGE_ERROR = 2
 FAILURE = 1
+# As of a program that the signal SIGPIPE ended.
+OUTPUT_CLOSED = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,23 +64,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 1 where points of a sweep failed, 2 for a mistake of the user.
+        The exit code: 0, 1 where points of a sweep failed, 2 for a mistake of the user, 130 when interrupted, 141 when
+        nobody reads the output any more (`lobs --help | head -1`).
 
     Raises:
-        ValueError: one that is no mistake of the user (or any, with LOBS_TRACEBACK set), to show where it arose.
+        BrokenPipeError: of a pipe that is not the output's.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # a reader that is gone is noticed here, not when Python ends
+    except BrokenPipeError:
+        if not _output_closed():
+            raise
+        return OUTPUT_CLOSED
+    return code
+
+
+def _output_closed() -> bool:
+    """Whether nobody reads the output any more; what is left of it then goes nowhere."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        try:
+            poll.register(stream.fileno(), select.POLLOUT)
+        except UnsupportedOperation:  # a stream without a file has no reader either
+            continue
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            closed = True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return closed
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
     stage, *rest = words
     if stage not in STAGES:
         return _complain(f"unknown stage {stage!r}: accepted are {', '.join(STAGES)}")
-    if {"-h", "--help"} & set(rest):
-        print(_stage_help(stage))
-        return 0
     try:
+        if {"-h", "--help"} & set(rest):
+            print(_stage_help(stage))
+            return 0
         return _dispatch(stage, rest)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if os.environ.get("LOBS_TRACEBACK") or missing not in EXTRA:
+            raise
+        return _complain(
+            f"lobs {stage} needs {missing}, which is not installed here: run `pip install 'lobs[experiments]'`"
+        )
     except ValueError as error:
         if os.environ.get("LOBS_TRACEBACK") or not is_user_error(error):
             raise

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lobs.pipeline.budget import BUDGETS
 from lobs.pipeline.config import (
@@ -28,6 +33,7 @@ from lobs.pipeline.config import (
 )
 
 ROOT_CONFIG = "config"
+CONFIG_FILE = f"{ROOT_CONFIG}.yaml"
 HYDRA_VERSION_BASE = "1.3"
 
 # Longest name of a sweep point's folder; file systems take 255 bytes.
@@ -54,7 +60,7 @@ OmegaConf.register_new_resolver("last_name", last_name, replace=True)
 
 
 def config_dir() -> Path:
-    """`./conf` where there is one, else the copy in the installed package, else that of the checkout.
+    """The folder that LOBS_CONF names, else `./conf` if it is ours, else the installed package's or the checkout's.
 
     Returns:
         An absolute path.
@@ -62,11 +68,33 @@ def config_dir() -> Path:
     Raises:
         ConfigError: none of them exists.
     """
+    named = os.environ.get("LOBS_CONF")
+    if named:
+        if not (Path(named) / CONFIG_FILE).is_file():
+            raise ConfigError(f"LOBS_CONF={named} holds no {CONFIG_FILE}: name a folder like conf/ of the sources")
+        return Path(named).resolve()
+    here = Path("conf").resolve()
     package = Path(__file__).resolve().parents[1]
-    for folder in (Path("conf").resolve(), package / "conf", package.parents[1] / "conf"):
-        if (folder / f"{ROOT_CONFIG}.yaml").is_file():
-            return folder
-    raise ConfigError("no configuration found: expected conf/config.yaml in the working directory")
+    for folder in (here, package / "conf", package.parents[1] / "conf"):
+        if (folder / CONFIG_FILE).is_file():
+            if folder != here or _is_ours((folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")):
+                return folder
+            _mention_foreign(folder)
+    raise ConfigError(f"no configuration found: expected conf/{CONFIG_FILE} in the working directory")
+
+
+def _is_ours(text: str) -> bool:
+    """Whether a configuration's defaults list names our schema and a method; a mistake elsewhere in it is no matter."""
+    return all(re.search(rf"^\s*-\s*{entry}", text, re.MULTILINE) for entry in (r"schema\s*(#.*)?$", r"method\s*:"))
+
+
+@cache
+def _mention_foreign(folder: Path) -> None:
+    print(
+        f"lobs: conf/{CONFIG_FILE} is another program's (`schema` and `method` are not among its defaults) and is left "
+        "alone: LOBS_CONF=conf takes it all the same",
+        file=sys.stderr,
+    )
 
 
 def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -91,6 +119,8 @@ def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
             composed = compose(ROOT_CONFIG, opened(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from None
+    except YAMLError as error:
+        raise ConfigError(f"a configuration file is no YAML that can be read: {' '.join(str(error).split())}") from None
     return finish(composed, parsed)
 
 
