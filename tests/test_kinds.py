@@ -315,7 +315,7 @@ KINDS = {
     "an expert without rows": (lambda: brought(experts(True)), None),
     "experts, in sequence": (
         lambda: brought(nn.Sequential(mlp(16), experts(False)).eval(), **SEQUENCE),
-        "mixture of experts",
+        "mixture of experts|depending on the data",
     ),
     "half precision": (lambda: brought(mlp().bfloat16(), [x.bfloat16() for x in X.split(64)], **SEQUENCE), None),
     "float64": (lambda: brought(mlp().double(), [x.double() for x in X.split(64)], **GLOBAL), None),

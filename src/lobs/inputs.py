@@ -123,6 +123,19 @@ def output_tensors(outputs: object) -> list[Tensor]:
     return [tensor for part in parts for tensor in output_tensors(part)]
 
 
+def _answer(model: nn.Module, sample: Tensor) -> object:
+    """A network's outputs; where it cannot be run on such inputs, a sentence says so."""
+    try:
+        return model(sample.clone())
+    except torch.OutOfMemoryError:  # not for want of the right inputs
+        raise
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        cause = " ".join(str(error).split())
+    raise ValueError(
+        f"{type(model).__name__} cannot be run on the first batch's inputs {tuple(sample.shape)} {sample.dtype}: {cause}"
+    )
+
+
 @torch.no_grad()
 def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
     """Compare two answers of a network in evaluation mode to the same two inputs.
@@ -131,15 +144,7 @@ def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
         ValueError: they differ, or the network cannot be run on such inputs.
     """
     sample = inputs[:2]
-    try:
-        once, twice = (output_tensors(model(sample.clone())) for _ in range(2))
-    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(
-            f"{type(model).__name__} cannot be run on the first batch's inputs {tuple(sample.shape)} {sample.dtype}: "
-            f"{' '.join(str(error).split())}"
-        ) from error
+    once, twice = (output_tensors(_answer(model, sample)) for _ in range(2))
     same_shapes = [part.shape for part in once] == [part.shape for part in twice]
     pairs = list(zip(once, twice, strict=False))
     if same_shapes and all(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) for one, other in pairs):

@@ -11,14 +11,33 @@ _EXAMPLES = 3
 
 
 def remarks(experiment: Experiment) -> list[str]:
-    """Give the remarks below Table 1: what L-OBS re-solved is, and whether its masks are those of L-OBS.
+    """Give the remarks below Table 1: what was left alone, and what L-OBS re-solved is.
 
     Args:
         experiment: what was measured.
 
     Returns:
-        Paragraphs; none where the method was not run.
+        Paragraphs; none where there is nothing to say.
     """
+    return [*_accounts(experiment), *_resolved(experiment)]
+
+
+def _accounts(experiment: Experiment) -> list[str]:
+    """Weights out of pruning's reach, and what pruning decided by itself, by method and seed."""
+    lines = []
+    for runs in experiment.methods:
+        for run in runs.runs:
+            if run.prune is None:
+                continue
+            where = f"{label_of(runs)}, seed {run.seed}"
+            if run.prune.unpruned_share:
+                lines.append(f"{where}: {run.prune.unpruned_share:.1%} of the network's weights were not pruned.")
+            lines += [f"{where}: {note}." for note in run.prune.notes or []]
+    return lines
+
+
+def _resolved(experiment: Experiment) -> list[str]:
+    """What L-OBS re-solved is, and whether its masks are those of L-OBS; nothing where it was not run."""
     found = {runs.method: runs for runs in experiment.methods}
     resolved, lobs = found.get("lobs_resolve"), found.get("lobs")
     if resolved is None:

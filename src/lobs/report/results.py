@@ -44,6 +44,7 @@ class Prune:
     """prune/metrics.json: the network right after pruning; `samples_kept`: input vectors that the method needed.
 
     `correction`: the one that was made, chosen by the calibration images; `corrections`: the test error with each.
+    `unpruned_share`: of the network's weights, those that pruning left alone; `notes`: what was decided on the way.
     """
 
     method: str
@@ -55,6 +56,8 @@ class Prune:
     data: str | None = None
     correction: str | None = None
     corrections: dict[str, float] | None = None
+    unpruned_share: Number = None
+    notes: list[str] | None = None
 
 
 @dataclass(frozen=True)
