@@ -114,6 +114,16 @@ def test_keys_that_do_not_fit_are_named(tmp_path, state):
         loaded(model(path))
 
 
+def test_the_counter_of_batch_norm_may_be_absent_and_is_not_blamed(tmp_path):
+    config = {"_target_": "mine.Network", "weights": str(tmp_path / "a.pt")}
+    norm = nn.Sequential(nn.BatchNorm1d(3)).state_dict()
+    del norm["0.num_batches_tracked"]
+    torch.save(prefixed(norm, "module."), tmp_path / "a.pt")
+    load_weights(nn.Sequential(nn.BatchNorm1d(3)), config)
+    with pytest.raises(ValueError, match=r"a.pt does not fit model._target_=mine.Network: .*size mismatch"):
+        load_weights(nn.Sequential(nn.BatchNorm1d(4)), config)
+
+
 def same(found, expected):
     return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
 

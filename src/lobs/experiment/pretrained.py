@@ -97,7 +97,8 @@ def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     expected = network.state_dict().keys()
     prefix = min(_prefixes(state), key=lambda prefix: len({key[len(prefix) :] for key in state} ^ expected))
     found = {key[len(prefix) :]: value for key, value in state.items()}
-    missing = [key for key in expected if key not in found]
+    # Batch norm does without its counter, which old files lack.
+    missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in found if key not in expected]
     if missing or unexpected:
         without = f" (without their {prefix!r})" if prefix else ""
