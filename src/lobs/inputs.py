@@ -131,9 +131,8 @@ def _answer(model: nn.Module, sample: Tensor) -> object:
         raise
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         cause = " ".join(str(error).split())
-    raise ValueError(
-        f"{type(model).__name__} cannot be run on the first batch's inputs {tuple(sample.shape)} {sample.dtype}: {cause}"
-    )
+    what = f"the first batch's inputs {tuple(sample.shape)} {sample.dtype}"
+    raise ValueError(f"{type(model).__name__} cannot be run on {what}: {cause}")
 
 
 @torch.no_grad()
