@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from torch.nn.utils import parametrize
 
 from lobs.layers import Prunable, call_input, input_samples, memory_place, prunable_layers, tied_layers, unit_outputs
 from lobs.modes import evaluation_mode
+
+if TYPE_CHECKING:
+    from lobs.statistics import LayerStatistics
 
 # How far ||W y - z||_F may be from zero relative to ||z||_F, by the coarsest dtype that is involved.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -112,6 +117,11 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
         raise ValueError(f"{what} is called with or gives {given}, one tensor in and one out are expected: {remedy}")
     if not inputs.numel():
         return
+    if not (inputs.is_floating_point() and module.weight.is_floating_point()):
+        raise ValueError(
+            f"{what} multiplies {inputs.dtype} by {module.weight.dtype}, real floating-point numbers are expected: "
+            f"{remedy}"
+        )
     weight = module.weight.detach().double().flatten(1)
     try:
         rows, found = _first_samples(module, inputs, output)
@@ -148,6 +158,28 @@ def _first_samples(module: Prunable, inputs: Tensor, output: Tensor) -> tuple[Te
     whole = inputs[None] if inputs.dim() == 3 else inputs[:CHECKED_IMAGES]
     outputs = output if inputs.dim() == 3 else output[:CHECKED_IMAGES]
     return torch.cat(list(input_samples(module, whole)), dim=1), unit_outputs(module, outputs)
+
+
+def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:
+    """Refuse statistics of another layer.
+
+    Args:
+        name: of the layer.
+        module: it.
+        statistics: that are to be its.
+
+    Raises:
+        ValueError: the inputs, groups or outputs differ.
+    """
+    shape, groups = tuple(module.weight.shape), getattr(module, "groups", 1)
+    features = prod(shape[1:])
+    units = None if statistics.zero_fraction is None else len(statistics.zero_fraction)
+    if (statistics.features, statistics.groups) != (features, groups) or units not in (None, shape[0]):
+        raise ValueError(
+            f"layer {name!r}: a weight {shape} in {groups} groups does not fit statistics of {statistics.features} "
+            f"inputs in {statistics.groups} groups{'' if units is None else f' and {units} outputs'}: collect them "
+            f"from this network"
+        )
 
 
 @torch.no_grad()

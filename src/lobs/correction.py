@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.batches import CalibrationBatches
 from lobs.inputs import network_input, output_tensors, raw_input
-from lobs.layers import PRUNABLE, Prunable, prunable_layers, unit_outputs
+from lobs.layers import PRUNABLE, Prunable, bias_columns, prunable_layers, unit_outputs
 from lobs.modes import evaluation_mode
 from lobs.registry import CORRECTIONS, unknown_name
 from lobs.walk import Walk, count_calls, first_input, require_repeatable
@@ -56,7 +56,15 @@ def correct(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str = "
     if prunable_layers(dense).keys() != prunable_layers(pruned).keys():
         different = prunable_layers(dense).keys() ^ prunable_layers(pruned).keys()
         raise ValueError(f"the networks have different layers: {', '.join(sorted(different))}")
+    for name, module in prunable_layers(dense).items():
+        shapes = [tuple(layer.weight.shape) for layer in (module, prunable_layers(pruned)[name])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"layer {name!r} has the shape {shapes[0]} in the dense network, {shapes[1]} in the pruned"
+            )
     first_input(dense, batches)  # before statistics are reset
+    if not _batch_norms(pruned):  # what is asked for of them cannot be done
+        how = {"batch_norm": "none", "both": "bias"}.get(how, how)
     with evaluation_mode(dense), evaluation_mode(pruned):
         if how == "auto":
             how = _best(dense, pruned, batches)
@@ -145,8 +153,9 @@ def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> f
             raise ValueError(f"outputs can be compared where they are tensors of the same shapes; got {shapes}")
         totals, powers = totals or [0.0] * len(expected), powers or [0.0] * len(expected)
         for index, (one, other) in enumerate(zip(expected, found, strict=True)):
-            totals[index] += float((other - one).double().square().sum())
-            powers[index] += float(one.double().square().sum())
+            seen = one.isfinite()  # masked logits say nothing
+            totals[index] += float(torch.where(seen, other - one, 0.0).double().square().sum())
+            powers[index] += float(torch.where(seen, one, 0.0).double().square().sum())
         count += len(raw_input(batch))
     if len(totals) == 1:
         return totals[0] / count
@@ -169,8 +178,17 @@ def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:
         norm.momentum = None
         norm.train()
     try:
+        counted = 0
         for batch in batches:
-            model(network_input(batch, model))
+            try:
+                model(network_input(batch, model))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                continue  # a batch of one, behind a pooling or of vectors, has no variance
+            counted += 1
+        if not counted:
+            raise ValueError("batch norms are estimated from batches of at least 2 inputs: no batch holds so many")
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -214,14 +232,16 @@ def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:
 
     def after_layer(module: Prunable, _: tuple, output: Tensor) -> None:
         latest[:] = [(module, output)]
-        if module.bias is not None and isinstance(output, Tensor):
-            places[names[module]] = module
+        name = names[module]
+        if module.bias is not None and isinstance(output, Tensor) and own.get(name, False):
+            places[name] = module
 
     def before_norm(module: _BatchNorm, args: tuple) -> None:
         if latest and args and args[0] is latest[0][1] and module.bias is not None:
             places.pop(names[latest[0][0]], None)
             places[names[module]] = module
 
+    own = bias_columns(model)  # a bias that others share is not put right for one of them
     handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, PRUNABLE)]
     handles += [m.register_forward_pre_hook(before_norm) for m in model.modules() if isinstance(m, _BatchNorm)]
     try:

@@ -111,7 +111,8 @@ def output_tensors(outputs: object) -> list[Tensor]:
         The tensors; none where the outputs hold nothing but other things.
     """
     if isinstance(outputs, Tensor):
-        return [outputs] if outputs.is_floating_point() else []
+        dense = outputs if outputs.layout == torch.strided else outputs.to_dense()
+        return [dense] if dense.is_floating_point() else []
     if isinstance(outputs, Mapping):
         parts: Iterable[object] = outputs.values()
     elif isinstance(outputs, (tuple, list)):
@@ -123,15 +124,28 @@ def output_tensors(outputs: object) -> list[Tensor]:
     return [tensor for part in parts for tensor in output_tensors(part)]
 
 
-def _answer(model: nn.Module, sample: Tensor) -> object:
-    """A network's outputs; where it cannot be run on such inputs, a sentence says so."""
+def answer(model: nn.Module, inputs: Tensor, which: str) -> object:
+    """A network's outputs; where it cannot be run on such inputs, a sentence says so.
+
+    Args:
+        model: the network.
+        inputs: may be changed by it.
+        which: inputs they are, for the message.
+
+    Returns:
+        The outputs.
+
+    Raises:
+        ValueError: the network failed.
+        OutOfMemoryError: for want of memory, as torch says it.
+    """
     try:
-        return model(sample.clone())
+        return model(inputs)
     except torch.OutOfMemoryError:  # not for want of the right inputs
         raise
     except (RuntimeError, TypeError, IndexError, AttributeError) as error:
         cause = " ".join(str(error).split())
-    what = f"the first batch's inputs {tuple(sample.shape)} {sample.dtype}"
+    what = f"{which} of inputs {tuple(inputs.shape)} {inputs.dtype}"
     raise ValueError(f"{type(model).__name__} cannot be run on {what}: {cause}")
 
 
@@ -143,7 +157,9 @@ def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
         ValueError: they differ, or the network cannot be run on such inputs.
     """
     sample = inputs[:2]
-    once, twice = (output_tensors(_answer(model, sample)) for _ in range(2))
+    if not len(sample):
+        raise ValueError(f"the first batch {tuple(sample.shape)} holds no inputs: leave empty batches out")
+    once, twice = (output_tensors(answer(model, sample.clone(), "the first batch")) for _ in range(2))
     same_shapes = [part.shape for part in once] == [part.shape for part in twice]
     pairs = list(zip(once, twice, strict=False))
     if same_shapes and all(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) for one, other in pairs):

@@ -105,10 +105,28 @@ def memory_place(weight: Tensor) -> tuple:
     return weight.data_ptr(), tuple(weight.shape), weight.stride(), weight.dtype
 
 
-def has_bias_column(modules: Iterable[Prunable]) -> bool:
-    """Whether the bias belongs to the matrix: where modules share a weight, only if they share the bias, too."""
-    biases = {id(module.bias) for module in modules}
-    return len(biases) == 1 and id(None) not in biases
+def bias_columns(model: nn.Module) -> dict[str, bool]:
+    """Whether each layer's bias belongs to its matrix: where it is one, and nobody else's.
+
+    Modules that share a weight have to share the bias, too.
+
+    Args:
+        model: the network.
+
+    Returns:
+        By layer, as `tied_layers` names them.
+    """
+    columns = {}
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for name, members in tied_layers(model).items():
+        biases = {id(module.bias): module.bias for module in members.values()}
+        bias = next(iter(biases.values()))
+        columns[name] = len(biases) == 1 and bias is not None and owners.get(id(bias), 1) <= len(members)
+    return columns
 
 
 def weight_matrix(module: Prunable, bias: bool | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lobs.budgets import Problem
 from lobs.checks import independent_copy
 from lobs.inputs import network_input, output_tensors
-from lobs.layers import has_bias_column, prunable_layers, set_weight_matrix, tied_layers
+from lobs.layers import bias_columns, prunable_layers, set_weight_matrix
 from lobs.modes import evaluation_mode
 from lobs.sensitivity import class_logits, fitting_distance
 from lobs.sharing import Curve, equal_slopes
@@ -57,7 +57,7 @@ class OutputDistance:
             raise ValueError(f"unknown distance {distance!r}: accepted are {', '.join(DISTANCES)}")
         self.model = independent_copy(model)
         self.layers = prunable_layers(self.model)
-        self._bias = {name: has_bias_column(members.values()) for name, members in tied_layers(self.model).items()}
+        self._bias = bias_columns(self.model)
         batches = list(batches)
         self._inputs = [network_input(batch, model) for batch in batches]
         if not self._inputs:
@@ -145,15 +145,19 @@ class OutputDistance:
                 f"the pruned network's outputs have shapes {[tuple(part.shape) for part in outputs]}, the dense one's "
                 f"{[tuple(part.shape) for part in dense]}: outputs whose number depends on the data cannot be compared"
             )
-        if self.distance == "kl":
-            terms = [(one.exp() * (one - other)).flatten(1).sum(1) for one, other in zip(dense, outputs, strict=True)]
+        if self.distance == "kl":  # a class whose probability is 0 (masked logits) adds nothing
+            terms = [
+                torch.where(one.exp() > 0, one.exp() * (one - other), 0.0).flatten(1).sum(1)
+                for one, other in zip(dense, outputs, strict=True)
+            ]
         else:
             terms = [
-                _per_image((other - one).square(), images) / scale
+                _per_image(torch.where(one.isfinite(), (other - one).square(), 0.0), images) / scale
                 for one, other, scale in zip(dense, outputs, self._scales, strict=True)
                 if scale
             ]
-        return torch.stack(terms).sum(0).clamp_min(0.0)
+        # What only the pruned network leaves undefined is as far as can be.
+        return torch.stack(terms).sum(0).nan_to_num(nan=float("inf"), posinf=float("inf")).clamp_min(0.0)
 
     def _target(self, outputs: object) -> list[Tensor]:
         if self.distance == "kl":
@@ -177,7 +181,7 @@ def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
         ValueError: all of them are.
     """
     result = []
-    for parts in zip(*outputs, strict=True):
+    for parts in zip(*([part.nan_to_num(0.0, 0.0, 0.0) for part in batch] for batch in outputs), strict=True):
         power = sum(float(part.square().sum()) for part in parts) / images
         along = (
             images > 1 and len({part.shape[1:] for part in parts if part.dim()}) == 1 and all(p.dim() for p in parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -18,3 +19,28 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags.items():
             module.training = flag
+
+
+@contextmanager
+def same_buffers(model: nn.Module, but: type[nn.Module] | tuple[type[nn.Module], ...] = ()) -> Iterator[None]:
+    """What forward passes write into a network's buffers (counters, caches) is put back at the block's end.
+
+    Args:
+        model: the network.
+        but: classes of modules whose buffers may change.
+    """
+    kept = {
+        (module, name): buffer.clone()
+        for module in model.modules()
+        if not isinstance(module, but)
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    }
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (module, name), value in kept.items():
+                buffer = module._buffers.get(name)
+                if buffer is not None and buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)

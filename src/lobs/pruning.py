@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from lobs.arguments import check_by_layer, check_names, check_number
 from lobs.batches import CalibrationBatches, calibration_batches
 from lobs.bounds import bound_from_weights
 from lobs.budgets import Limits
@@ -18,8 +20,10 @@ from lobs.correction import correct as correct_network
 from lobs.correction import correctable
 from lobs.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.fingerprint import claim_folder, digest
+from lobs.inputs import output_tensors
 from lobs.layers import prunable_layers
 from lobs.measured import OutputDistance
+from lobs.modes import evaluation_mode, same_buffers
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.result import LayerRecord, PruneResult
 from lobs.scheme import MEASURED_IMAGES, Request, Scheme, layer_paths, layers_with_statistics
@@ -38,6 +42,8 @@ def methods() -> dict[str, str]:
 
 
 @torch.inference_mode(False)
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
 def prune(
     model: nn.Module,
     statistics: Statistics | None = None,
@@ -118,6 +124,21 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, value, meant in (
+        ("density", density, "the share of weights kept"),
+        ("tolerance", tolerance, "the error allowed per layer"),
+        ("flops", flops, "the share of multiply-adds kept"),
+        ("size", size, "the bytes of the sparse file"),
+        ("memory", memory, "a ceiling in bytes"),
+        ("keep_samples", keep_samples, "how many input vectors are kept"),
+    ):
+        check_number(name, value, meant)
+    check_by_layer("densities", densities, pairs=False)
+    check_by_layer("limits", limits, pairs=True)
+    if not isinstance(method, (str, Solver)):
+        raise TypeError(f"method must be a name of lobs.methods() or a solver object, got {method!r}")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function that wraps an iterable (tqdm, say), got {progress!r}")
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
     what = "sequential=True" if sequential else f"correct={correct!r}"
@@ -126,8 +147,8 @@ def prune(
         batches = require_repeatable(batches, what, memory)
     readings = None if batches is None else calibration_batches(batches, memory)
     request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, readings, losses)
-    exclude = _patterns(exclude, "exclude")
-    layers = None if layers is None else _patterns(layers, "layers")
+    exclude = check_names("exclude", exclude)
+    layers = None if layers is None else check_names("layers", layers)
     if statistics is None:
         if readings is None:
             raise ValueError(
@@ -146,15 +167,17 @@ def prune(
         _claim(folder, model, statistics, request, {**options, "keep_samples": keep_samples}, paths)
     pruned = model if in_place and not beside else independent_copy(model)
     scheme = Scheme(model, pruned, statistics, method, request, names, paths, progress, memory, folder)
-    result = _run(scheme, sequential, correct, keep_samples)
-    if scheme.doubtful and beside:
-        result = _better_of(scheme, result, sequential, correct, keep_samples)
+    with same_buffers(model), same_buffers(pruned, but=_BatchNorm):
+        result = _run(scheme, sequential, correct, keep_samples)
+        if scheme.doubtful and beside:
+            result = _better_of(scheme, result, sequential, correct, keep_samples)
     if in_place and beside:
         model.load_state_dict(result.model.state_dict())
         result = replace(result, model=model)
     zeros = read_back(result.model, result.masks)
     if readings is not None:
-        check_layers(result.model, first_input(result.model, readings), names)
+        with same_buffers(result.model):
+            check_layers(result.model, first_input(result.model, readings), names)
     left = unpruned_weights(result.model, names, _left_out(model, layers, exclude), statistics.calls)
     notes = [*result.notes, *(f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items())]
     result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
@@ -176,7 +199,9 @@ def _run(scheme: Scheme, sequential: bool, correct: str, keep_samples: int | Non
     for step in scheme.in_sequence(_given(batches), keep_samples) if sequential else scheme.at_once():
         name = step.name
         dense[name] = step.trained
-        masks[name] = step.mask[:, : step.features].reshape(prunable_layers(model)[name].weight.shape)
+        # What was zero before counts as removed, even where a pattern would keep it.
+        mask = step.mask[:, : step.features] & (step.trained[:, : step.features] != 0)
+        masks[name] = mask.reshape(prunable_layers(model)[name].weight.shape)
         records.append(_record(step, masks[name]))
     uncorrected = {} if correct == "none" else correctable(pruned)
     correction = correct if correct == "none" else correct_network(model, pruned, _given(batches), correct)
@@ -209,12 +234,6 @@ def _given(batches: CalibrationBatches | None) -> CalibrationBatches:
     return batches
 
 
-def _patterns(names: Iterable[str], what: str) -> list[str]:
-    if isinstance(names, str):
-        raise TypeError(f"{what} must be a list of names, got the single string {names!r}")
-    return list(names)
-
-
 def _names(model: nn.Module, layers: list[str] | None, exclude: list[str], statistics: Statistics) -> list[str]:
     """The layers to prune, in the order of their calls; at least one."""
     found = layers_with_statistics(model, statistics, layers)
@@ -234,6 +253,11 @@ def _left_out(model: nn.Module, layers: list[str] | None, exclude: list[str]) ->
 
 def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -> None:
     modules = prunable_layers(model)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "model was made in torch.inference_mode, which forbids to change its weights: make or load it outside of "
+            "that mode, or give copy.deepcopy(model) made outside"
+        )
     check_plain({name: modules[name] for name in names})
     check_owners(model, names)
     functional = statistics.calls.functional
@@ -268,6 +292,8 @@ def _claim(
     measured = options["sequential"] or options["correct"] != "none" or request.shared
     if request.batches is not None and measured:
         call["batches"] = request.batches.fingerprint()
+        with torch.no_grad(), evaluation_mode(model):
+            call["outputs"] = digest(output_tensors(model(first_input(model, request.batches))))
     claim_folder(folder, call)
 
 

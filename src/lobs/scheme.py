@@ -17,6 +17,7 @@ from lobs.allocation import allocate, check_names, counts_for
 from lobs.atomic import replacing
 from lobs.batches import CalibrationBatches, calibration_batches
 from lobs.budgets import Budget, Limits
+from lobs.checks import check_fit
 from lobs.layers import Prunable, prunable_layers, set_weight_matrix, weight_matrix
 from lobs.losses import loss_curves
 from lobs.measured import OutputDistance
@@ -27,7 +28,7 @@ from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver, make
 from lobs.statistics import LayerStatistics, Statistics
 from lobs.steps import Step
-from lobs.stored import layer_file, write_tensors
+from lobs.stored import layer_file, read_tensors, write_tensors
 from lobs.units import Link, drop_columns, readers, unit_counts
 
 # Calibration inputs that the measuring allocations look at, rounded up to whole batches.
@@ -120,15 +121,14 @@ def layer_path(
     Raises:
         ValueError: the solver refuses the layer; the message names it.
     """
-    layer = statistics[name]
-    weight = weight_matrix(prunable_layers(model)[name], layer.bias)
+    layer, module = statistics[name], prunable_layers(model)[name]
+    check_fit(name, module, layer)
+    weight = weight_matrix(module, layer.bias)
     weight = weight.float() if weight.dtype.itemsize < 4 else weight
     layer = layer.to(weight.device)
     file = None if folder is None else layer_file(folder, name)
-    if file is not None and file.exists():
-        from safetensors.torch import load_file
-
-        return solver.restored(weight, layer, load_file(file))
+    if file is not None and (state := read_tensors(file)) is not None:
+        return solver.restored(weight, layer, state)
     path = path_of(solver, name, weight, layer)
     if file is not None and path.state is not None:
         write_tensors(file, path.state, path.state.__getitem__, {})

@@ -140,7 +140,7 @@ class _Directions:
 
 
 def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tensor]]) -> list[Tensor]:
-    """J^T v for every call of a layer; none is missing."""
+    """J^T v for every call of a layer; no layer is without any."""
     cause = "" if any(part.requires_grad for part, _ in pairs) else "the outputs have no graph"
     gradients: list[Tensor | None] = [None] * len(outputs)
     if not cause:
@@ -152,14 +152,16 @@ def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tens
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             cause = " ".join(str(error).split())[:150]
-    missing = [name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is None]
+    reached = {name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is not None}
+    missing = [name for name, _ in outputs if name not in reached]
     if missing:
         raise ValueError(
             f"layer {missing[0]!r}: no gradient reaches it from the network's outputs (torch.no_grad, detach or a "
             f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: leave "
             f"it out with exclude=[{missing[0]!r}], or take allocation='relative' or 'measured'"
         )
-    return [gradient for gradient in gradients if gradient is not None]
+    # A call whose result is not looked at (an argmax, say) beside others that are has no effect.
+    return [torch.zeros_like(o) if g is None else g for (_, o), g in zip(outputs, gradients, strict=True)]
 
 
 def fitting_distance(outputs: object, batch: object) -> str:

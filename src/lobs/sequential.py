@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.accumulator import InputSums, ResidualSums, widened
+from lobs.checks import check_fit
 from lobs.layers import Prunable, input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
 from lobs.modes import evaluation_mode
 from lobs.solvers import PruningPath, Solver
@@ -187,6 +188,7 @@ def prune_in_sequence(
         for name in modules if progress is None else progress(list(modules)):
             start = time.perf_counter()
             module, base = modules[name], statistics[name]
+            check_fit(name, module, base)
             keep = _samples_held(base) if keep_samples is None else keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
             weight = weight_matrix(module, base.bias)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lobs.atomic import replacing
 from lobs.budgets import FileCosts, layout_bytes, position_type
+from lobs.fingerprint import tensor_digest
 from lobs.layers import memory_place, prunable_layers
 
 FORMAT = "lobs-sparse-1"
@@ -91,6 +92,14 @@ def load_sparse(path: str | Path, into: nn.Module) -> nn.Module:
     wrong = [f"{name!r} is {found}, not {expected}" for name, (found, expected) in pairs.items() if found != expected]
     if wrong:
         raise ValueError(f"{path} does not fit {type(into).__name__}: {'; '.join(wrong)}")
+    places: dict[tuple, str] = {}
+    for name, tensor in target.items():
+        first = places.setdefault(memory_place(tensor), name) if tensor.numel() else name
+        if first != name and tensor_digest(tensors[first]) != tensor_digest(tensors[name]):
+            raise ValueError(
+                f"{path} does not fit {type(into).__name__}: {first!r} and {name!r} share their memory there, and the "
+                f"file holds different values for them"
+            )
     with torch.no_grad():
         for name, tensor in tensors.items():
             target[name].copy_(tensor)

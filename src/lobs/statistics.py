@@ -26,17 +26,17 @@ from lobs.batches import CalibrationBatches
 from lobs.checks import check_product
 from lobs.coverage import Calls, functional_uses
 from lobs.fingerprint import CALL, claim_folder, digest
-from lobs.inputs import check_batches, network_input, network_target, probe_determinism
+from lobs.inputs import answer, check_batches, network_input, network_target, probe_determinism
 from lobs.layers import (
     Prunable,
+    bias_columns,
     call_input,
-    has_bias_column,
     input_samples,
     prunable_layers,
     tied_layers,
     zero_counts,
 )
-from lobs.modes import evaluation_mode
+from lobs.modes import evaluation_mode, same_buffers
 from lobs.processes import gathered, rank_and_size, require_group, together
 from lobs.shelf import Shelf
 from lobs.stored import write_tensors
@@ -255,12 +255,15 @@ class Statistics(Mapping[str, LayerStatistics]):
             The statistics, on the CPU.
 
         Raises:
-            ValueError: the file is not one of ours.
+            ValueError: the file is missing, damaged or not one of ours.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is missing, damaged or no file of statistics ({error})") from None
         if "layers" not in metadata:
             raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(metadata)})")
         stored = {name: StoredLayer(Path(path), name) for name in json.loads(metadata["layers"])}
@@ -282,6 +285,8 @@ def _result(sums: InputSums, name: str) -> LayerStatistics:
 
 
 @torch.inference_mode(False)
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
 @torch.no_grad()
 def collect_statistics(
     model: nn.Module,
@@ -360,7 +365,8 @@ def collect_statistics(
         # Keys drawn alike in all processes would sample the same rows of every share.
         seed = rank_and_size()[0] if distributed else 0
         pass_ = _Pass(model, missing, keep_samples, seed, loss)
-        together(partial(pass_.run, readings, progress)) if distributed else pass_.run(readings, progress)
+        with same_buffers(model):
+            together(partial(pass_.run, readings, progress)) if distributed else pass_.run(readings, progress)
         called, calls, curvature = pass_.sums, pass_.calls, pass_.curvature
         if distributed:
             called, calls = combined(called), gathered(calls)[0]
@@ -400,9 +406,8 @@ class _Pass:
     def __init__(self, model: nn.Module, group: Iterable[str], keep_samples: int, seed: int, loss: str | None) -> None:
         self.model, self.loss = model, loss
         self.members = tied_layers(model)
-        self.waiting = {
-            name: InputSums(has_bias_column(self.members[name].values()), keep_samples, seed) for name in group
-        }
+        columns = bias_columns(model)
+        self.waiting = {name: InputSums(columns[name], keep_samples, seed) for name in group}
         self.sums: dict[str, InputSums] = {}
         self.curvature: LossCurvature | None = None
         self.calls = Calls()
@@ -437,7 +442,7 @@ class _Pass:
                 for batch in _chain(first, rest) if progress is None else progress(_chain(first, rest)):
                     inputs = network_input(batch, model)
                     self._total += len(inputs)
-                    model(inputs)
+                    answer(model, inputs, "a batch")
                     if self.curvature is not None:
                         self.curvature.add(inputs, network_target(batch, inputs))
             finally:
@@ -455,13 +460,15 @@ class _Pass:
             self._order.setdefault(name, rows)
             if name not in self.waiting or not rows:
                 return
-            if own not in self._checked:
-                check_product(own, module, given, output)
-                self._checked.add(own)
-            sums = self.sums.setdefault(name, self.waiting[name])
-            for samples in input_samples(module, cast("Tensor", given)):
-                sums.add(samples)
-            sums.add_zeros(*zero_counts(module, output))
+            # The network may have switched its own precision or inference mode on, which is not for these sums.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+                if own not in self._checked:
+                    check_product(own, module, given, output)
+                    self._checked.add(own)
+                sums = self.sums.setdefault(name, self.waiting[name])
+                for samples in input_samples(module, cast("Tensor", given)):
+                    sums.add(samples)
+                sums.add_zeros(*zero_counts(module, output))
             sums.inputs += self._total - self._seen[name]
             self._seen[name] = self._total
 

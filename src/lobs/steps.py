@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lobs.solvers import PruningPath
 from lobs.solvers.path import layer_error
-from lobs.stored import layer_file, write_tensors
+from lobs.stored import layer_file, read_tensors, write_tensors
 
 # Of a step, what is a number.
 NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_threshold", "damping", "seconds")
@@ -105,7 +105,7 @@ class Step:
         from safetensors import safe_open
 
         file = layer_file(folder, name)
-        if not file.exists():
+        if read_tensors(file) is None:
             return None
         with safe_open(file, "pt", device=str(trained.device)) as stored:
             numbers: Mapping[str, Any] = json.loads(stored.metadata()["numbers"])

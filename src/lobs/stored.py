@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -54,6 +55,27 @@ def write_tensors(
         for key in order:
             values = tensor(key).detach().cpu().contiguous().flatten()
             values.view(torch.uint8).numpy().tofile(file)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a finished part; None where there is none, or where it is damaged, which is said.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        warnings.warn(f"{path} is damaged ({error}): it is computed again", stacklevel=2)
+        return None
 
 
 def layer_file(folder: Path, name: str) -> Path:

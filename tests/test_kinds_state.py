@@ -1,0 +1,230 @@
+"""What stands around a network: its buffers, modes, folders, files, statistics and arguments."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+
+torch.manual_seed(0)
+X = torch.randn(256, 16)
+BATCHES = list(X.split(64))
+
+
+def mlp(out=4):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, out)).eval()
+
+
+class Around(nn.Module):
+    """A network around the layers, with a forward pass that is given."""
+
+    def __init__(self, forward, out=4):
+        super().__init__()
+        self.m = mlp(out)
+        self.run = forward
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def counted(self, x):
+    self.seen += 1
+    return self.m(x)
+
+
+def test_buffers_that_a_forward_pass_writes_stay_as_they_were():
+    model = Around(counted).eval()
+    lobs.collect_statistics(model, BATCHES)
+    assert model.seen.item() == 0
+    options = {"method": "exact_obs", "density": 0.3, "allocation": "global", "sequential": True, "correct": "auto"}
+    result = lobs.prune(model, batches=BATCHES, **options)
+    assert model.seen.item() == result.model.seen.item() == 0
+
+
+def test_a_shared_bias_is_nobodys_own():
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)).eval()
+    model[2].bias = model[0].bias
+    batches = [x + 3 for x in BATCHES]
+    bias = model[0].bias.clone()
+    for sequential in (False, True):
+        result = lobs.prune(model, batches=batches, method="exact_obs", density=0.3, sequential=sequential)
+        assert torch.equal(result.model[0].bias, bias)
+        with torch.no_grad():
+            x = torch.cat(batches)
+            change = result.model[0](x) - model[0](x)
+        assert result.layers[0].error == pytest.approx(float(change.square().sum(1).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf])
+def test_masked_logits(value):
+    masked = torch.tensor([True, False, False, False])
+    model = Around(lambda self, x: self.m(x).masked_fill(masked, value)).eval()
+    options = {"method": "exact_obs", "density": 0.3, "sequential": True, "correct": "auto"}
+    if value > 0:  # softmax of these is undefined: measured as worst, never as best
+        lobs.prune(model, batches=BATCHES, allocation="relative", **options)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = lobs.prune(model, batches=BATCHES, allocation="global", **options)
+    assert not any("nan" in note for note in result.notes)
+    lobs.prune(model, batches=BATCHES, allocation="measured", method="magnitude", density=0.3)
+
+
+def test_a_call_whose_result_is_only_looked_at_for_its_index():
+    model = Around(lambda self, x: (self.m(x), self.m(x).argmax(-1))).eval()
+    for allocation in ("fisher", "global"):
+        lobs.prune(model, batches=BATCHES, density=0.3, allocation=allocation)
+
+
+def test_autocast_around_the_call_changes_nothing():
+    plain = lobs.prune(mlp(), batches=BATCHES, method="exact_obs", density=0.3, allocation="global", sequential=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = lobs.prune(
+            mlp(), batches=BATCHES, method="exact_obs", density=0.3, allocation="global", sequential=True
+        )
+    assert all(torch.equal(plain.masks[name], mask) for name, mask in other.masks.items())
+
+
+def test_autocast_or_inference_mode_inside_a_network_does_not_touch_the_sums():
+    def half(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.m[0](x)
+
+    def inference(self, x):
+        with torch.inference_mode():
+            return self.m(x)
+
+    exact = X.double().T @ X.double() / len(X)
+    for forward in (half, inference):
+        found = lobs.collect_statistics(Around(forward).eval(), BATCHES, layers=["m.0"])["m.0"].second_moment
+        torch.testing.assert_close(found[:-1, :-1], exact, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_of_another_network():
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    plain = lobs.collect_statistics(nn.Sequential(nn.Conv2d(2, 4, 3)), [torch.randn(4, 2, 6, 6)])
+    with pytest.raises(ValueError, match=r"layer '0': a weight \(4, 2, 3, 3\) in 2 groups does not fit statistics of"):
+        lobs.prune(grouped, plain, density=0.5)
+    some = lobs.collect_statistics(nn.Sequential(nn.Linear(16, 4)), BATCHES)
+    for model in (nn.Sequential(nn.Linear(17, 4, bias=False)), nn.Sequential(nn.Linear(16, 9))):
+        for method in ("exact_obs", "apoz"):
+            with pytest.raises(ValueError, match=r"layer '0': a weight .* does not fit statistics of 16 inputs"):
+                lobs.prune(model, some, method, density=0.5)
+    with pytest.raises(ValueError, match=r"layer '4' has the shape \(4, 24\) in the dense network, \(5, 24\)"):
+        lobs.correct(mlp(), mlp(5), BATCHES, "bias")
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_a_damaged_part_is_computed_again(tmp_path, allocation):
+    options = {"method": "exact_obs", "density": 0.3, "sequential": True, "allocation": allocation, "batches": BATCHES}
+    expected = lobs.prune(mlp(), folder=tmp_path, **options)
+    parts = list(tmp_path.rglob("*.safetensors"))
+    for part in parts:
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"is damaged .*: it is computed again"):
+        found = lobs.prune(mlp(), folder=tmp_path, **options)
+    assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
+
+
+def test_a_folder_knows_what_the_network_answers(tmp_path):
+    class Scaled(nn.Sequential):
+        factor = 1.0
+
+        def forward(self, x):
+            return super().forward(x) * torch.tensor([self.factor, 1, 1, 1])
+
+    model = Scaled(*mlp()).eval()
+    options = {"method": "exact_obs", "density": 0.3, "allocation": "global", "batches": BATCHES, "folder": tmp_path}
+    lobs.prune(model, **options)
+    model.factor = 100.0
+    with pytest.raises(ValueError, match=r"parts of another call: outputs differ"):
+        lobs.prune(model, **options)
+
+
+def test_files_that_are_no_statistics(tmp_path):
+    (tmp_path / "junk").write_bytes(b"junk")
+    for name in ("junk", "missing"):
+        with pytest.raises(ValueError, match="is missing, damaged or no file of statistics"):
+            lobs.Statistics.load(tmp_path / name)
+
+
+def test_a_sparse_file_with_two_values_for_one_weight(tmp_path):
+    apart = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    tied = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    tied[1].weight = tied[0].weight
+    lobs.save_sparse(apart, tmp_path / "apart")
+    with pytest.raises(ValueError, match=r"'0.weight' and '1.weight' share their memory there"):
+        lobs.load_sparse(tmp_path / "apart", tied)
+    lobs.save_sparse(tied, tmp_path / "tied")
+    assert torch.equal(lobs.load_sparse(tmp_path / "tied", tied)[1].weight, tied[0].weight)
+
+
+def test_a_pattern_does_not_count_what_was_removed_before():
+    first = lobs.prune(mlp(), batches=BATCHES, method="exact_obs", density=0.1).model
+    result = lobs.prune(first, batches=BATCHES, method=lobs.solvers.make("exact_obs", pattern="2:4"), density=0.5)
+    left = sum(int((p != 0).sum()) for p in result.model.parameters() if p.dim() > 1)
+    assert sum(record.kept for record in result.layers) == left
+    assert result.density <= 0.1
+
+
+def test_later_batches():
+    with pytest.raises(ValueError, match=r"Sequential cannot be run on a batch of inputs \(4, 9\)"):
+        lobs.prune(mlp(), batches=[BATCHES[0], torch.randn(4, 9)], density=0.3)
+    with pytest.raises(ValueError, match=r"the first batch \(0, 16\) holds no inputs"):
+        lobs.prune(mlp(), batches=[X[:0]], density=0.3)
+
+
+@pytest.mark.parametrize("correct", ["batch_norm", "both", "auto"])
+def test_a_last_batch_of_one(correct):
+    model = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    lobs.prune(model, batches=list(X[:64].split(9)), density=0.3, correct=correct)
+    if correct != "auto":
+        with pytest.raises(ValueError, match="batches of at least 2 inputs"):
+            lobs.prune(model, batches=list(X[:4].split(1)), density=0.3, correct=correct)
+
+
+def test_a_correction_that_has_no_place_is_not_reported():
+    for asked, done in {"batch_norm": "none", "both": "bias"}.items():
+        assert lobs.prune(mlp(), batches=BATCHES, density=0.3, correct=asked).correction == done
+
+
+def test_weights_made_in_inference_mode_and_complex_ones():
+    with torch.inference_mode():
+        model = mlp()
+    with pytest.raises(ValueError, match=r"made in torch.inference_mode"):
+        lobs.prune(model, batches=BATCHES, density=0.3)
+    with pytest.raises(ValueError, match=r"layer '0' \(Linear\) multiplies torch.complex64"):
+        model = nn.Sequential(nn.Linear(16, 4, dtype=torch.complex64))
+        lobs.prune(model, batches=[x.to(torch.complex64) for x in BATCHES], density=0.3)
+
+
+def test_sparse_outputs():
+    model = Around(lambda self, x: self.m(x).to_sparse()).eval()
+    lobs.prune(model, batches=BATCHES, method="magnitude", density=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"density": "0.3"}, r"density must be the share of weights kept, a number; got '0.3'"),
+        ({"density": True}, "density must be .* got True"),
+        ({"size": "1k"}, "size must be the bytes"),
+        ({"density": 0.3, "memory": "1G"}, "memory must be a ceiling in bytes"),
+        ({"density": 0.3, "limits": {"0": 0.5}, "allocation": "relative"}, r"limits must map .* got '0': 0.5"),
+        ({"density": 0.3, "limits": [("0", 0.5)]}, "limits must map .* got a list"),
+        ({"densities": {0: 0.5}}, "densities must map layer names to densities, got 0: 0.5"),
+        ({"density": 0.3, "exclude": [0]}, "exclude must be a list .* got 0 among them"),
+        ({"density": 0.3, "exclude": None}, "exclude must be a list .* got None"),
+        ({"density": 0.3, "layers": [None]}, "layers must be a list .* got None among them"),
+        ({"density": 0.3, "method": None}, "method must be a name"),
+        ({"density": 0.3, "progress": True}, "progress must be a function"),
+    ],
+)
+def test_arguments_of_the_wrong_type(options, message):
+    with pytest.raises(TypeError, match=message):
+        lobs.prune(mlp(), batches=BATCHES, **options)
