@@ -40,3 +40,13 @@ def test_without_l_obs_or_a_shared_seed_nothing_is_compared(runs: Path) -> None:
     for path in (runs / "lenet300/seed0/lobs").rglob("metrics.json"):
         path.unlink()
     assert remark(runs).endswith("damped as L-OBS's inverse is.")
+
+
+def test_what_was_left_alone_and_decided_is_said(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs", methods={"lobs": EVERY["lobs"]})
+    path = runs / "lenet300/seed0/lobs/prune/metrics.json"
+    data = json.loads(path.read_text())
+    write_json(path, {**data, "unpruned_share": 0.125, "notes": ["allocation='global' gave way to 'uniform'"]})
+    share, note = remarks(load_results(runs)[0])
+    assert share == "L-OBS, seed 0: 12.5% of the network's weights were not pruned."
+    assert note == "L-OBS, seed 0: allocation='global' gave way to 'uniform'."

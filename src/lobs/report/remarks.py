@@ -32,7 +32,7 @@ def _accounts(experiment: Experiment) -> list[str]:
             where = f"{label_of(runs)}, seed {run.seed}"
             if run.prune.unpruned_share:
                 lines.append(f"{where}: {run.prune.unpruned_share:.1%} of the network's weights were not pruned.")
-            lines += [f"{where}: {note}." for note in run.prune.notes or []]
+            lines += [f"{where}: {note}." for note in run.prune.notes]
     return lines
 
 

@@ -57,7 +57,7 @@ class Prune:
     correction: str | None = None
     corrections: dict[str, float] | None = None
     unpruned_share: Number = None
-    notes: list[str] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
