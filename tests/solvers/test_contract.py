@@ -178,6 +178,89 @@ def test_patterns(row, groups, pattern, share, seed):
         path.count_for(kept / group - 0.01)
 
 
+def stays_removed(path, zeros, leaving):
+    """Weights that are zero leave first, at no cost, and are zero at every count; ``leaving`` of them leave."""
+    weight, features = path.weight, path.statistics.features
+    assert path.free == leaving
+    assert path.layer_error(leaving) == pytest.approx(0, abs=1e-20)
+    for count in {0, 1, leaving - 1, leaving, leaving + 1, (leaving + path.total) // 2, path.total}:
+        if not 0 <= count <= path.total:
+            continue
+        pruned, mask = path.at(count)
+        removed = ~mask[:, :features]
+        assert int(removed.sum()) == count
+        assert torch.equal(path.kept(count), ~removed)
+        assert not pruned[:, :features][zeros].any(), "a removed weight came back"
+        assert not pruned[~mask].any()
+        assert torch.isfinite(pruned).all()
+        assert int((removed & zeros).sum()) == min(count, leaving), "another weight left before a zero"
+        if count <= leaving:
+            torch.testing.assert_close(pruned, weight, rtol=1e-12, atol=0)
+        assert path.layer_error(count) >= path.measured_error(pruned) * (1 - 1e-6) - 1e-12
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "one input"])
+@pytest.mark.parametrize(("name", "options", "compensates"), SOLVERS, ids=lambda v: str(v))
+def test_what_was_removed_stays_removed(name, options, compensates, kind, share):
+    weight, _, statistics = make_layer(kind)
+    features = statistics.features
+    zeros = torch.rand(weight.shape[0], features, generator=torch.Generator().manual_seed(1)) < share
+    zeros[-1] = True
+    weight[:, :features][zeros] = 0.0
+    curvature = statistics.loss_curvature - 0.5  # where it is negative, a zero's saliency is not the smallest
+    path = make(name, **options)(weight, replace(statistics, loss_curvature=curvature))
+    if not path.removes_units:
+        stays_removed(path, zeros, int(zeros.sum()))
+        return
+    for count in (0, features, path.total // 2, path.total):  # whole units leave, and every zero leaves the mask
+        pruned, mask = path.at(count)
+        assert torch.equal(mask[:, :features], path.kept(count) & ~zeros)
+        assert torch.equal(pruned[:, :features] != 0, mask[:, :features])
+        assert torch.equal(pruned[:, features:] != 0, path.kept(count).any(1, keepdim=True)[:, : statistics.bias])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    row=st.sampled_from(
+        [(name, options) for name, options, _ in SOLVERS if "pattern" in METHODS[name].options]
+        + [("exact_obs", {"precision": "float32"}), ("lobs", {"damping": 0.0})]
+    ).filter(lambda row: "refine" not in row[1]),
+    way=st.sampled_from([{"pattern": "2:4"}, {"pattern": "1:4"}, {"pattern": "3:4"}, {"block": 2}, {"block": 4}, {}]),
+    blocks=st.integers(1, 3),
+    convolution=st.sampled_from([1, 3]),
+    dead=st.integers(0, 4),
+    share=st.sampled_from([0.1, 0.5, 0.8, 1.0]),
+    seed=st.integers(0, 50),
+)
+def test_what_was_removed_stays_removed_in_patterns_and_blocks(row, way, blocks, convolution, dead, share, seed):
+    name, options = row
+    if "block" in way and name != "exact_obs":
+        return
+    features, generator = 4 * blocks, torch.Generator().manual_seed(seed)
+    samples = torch.randn(convolution, 60, features, generator=generator, dtype=torch.float64)
+    for group in samples:
+        group[:, torch.randperm(features, generator=generator)[:dead]] = 0
+    samples = torch.cat([samples, samples.new_ones(convolution, 60, 1)], 2)
+    moments = samples.mT @ samples / 60
+    weight = torch.randn(convolution * 3, features + 1, generator=generator, dtype=torch.float64)
+    zeros = torch.rand(len(weight), features, generator=generator) < share
+    weight[:, :features][zeros] = 0.0
+    curvature = torch.rand(weight.shape, generator=generator, dtype=torch.float64) - 0.5
+    statistics = lobs.LayerStatistics(moments if convolution > 1 else moments[0], 60, 60, True, None, curvature)
+    kept, width = map(int, way.get("pattern", "0:4").split(":"))
+    leaving = int(zeros.reshape(-1, width).sum(1).clamp_max(width - kept).sum())
+    path = make(name, **options, **way)(weight, statistics)
+    stays_removed(path, zeros, leaving)
+    if name == "exact_obs" and "group_size" not in options:  # the curve knows what the zeros cannot take over
+        count = (leaving + path.total) // 2
+        change = (path.at(count)[0] - weight).unflatten(0, (convolution, -1))
+        damping = [make("lobs")(rows, statistics.group(i)).damping for i, rows in enumerate(weight.chunk(convolution))]
+        damped = (torch.tensor(damping)[:, None, None] * change.square()).sum()
+        measured = path.measured_error(path.at(count)[0]) + float(damped)
+        assert path.layer_error(count) == pytest.approx(measured, rel=1e-3 if "precision" in options else 1e-6)
+
+
 @pytest.mark.parametrize("pattern", ["4:2", "2-4", "2:2", "x"])
 def test_a_wrong_pattern_is_named(pattern):
     weight, _, statistics = make_layer("no bias")

@@ -8,6 +8,7 @@ import lobs
 from lobs.layers import set_weight_matrix, weight_matrix
 from lobs.registry import METHODS
 from lobs.solvers import make
+from lobs.solvers.grouped import GroupedPath
 
 
 def blocks(groups=3, rows=2, features=5, seed=0):
@@ -60,6 +61,27 @@ def test_a_patterns_last_weights_stay_in_every_group():
     assert (path.total, path.removable) == (24, 48)
     assert torch.equal(path.rank.flatten().sort().values, torch.arange(48, dtype=torch.int32))
     assert torch.equal(path.rank >= path.total, path.at(path.total)[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"block_size": 7}, {"pattern": "2:4"}])
+@pytest.mark.parametrize("zeros", [0.0, 0.4])
+def test_sparsegpts_groups_are_swept_as_if_alone(options, zeros):
+    torch.manual_seed(0)
+    samples = torch.randn(4, 90, 20, dtype=torch.float64) @ torch.randn(4, 20, 20, dtype=torch.float64)
+    samples *= torch.tensor([1.0, 3.0, 0.1, 1.0])[:, None, None] * (torch.rand(4, 1, 20) > 0.2)
+    weight = torch.randn(12, 20, dtype=torch.float64) * (torch.rand(12, 20) > zeros)
+    grouped = lobs.LayerStatistics(samples.mT @ samples / 90, 90, 90, False)
+    path = make("sparsegpt", **options)(weight, grouped)
+    parts = [make("sparsegpt", **options)(rows, grouped.group(i)) for i, rows in enumerate(weight.chunk(4))]
+    merged = GroupedPath(weight, grouped, parts)  # every group's curve, measured at every count
+    for count in (path.free + 1, path.total // 2 + 7, int(0.7 * path.total), int(0.9 * path.total), path.total):
+        solved, mask = path.at(count)
+        for part, own, kept in zip(parts, solved.chunk(4), mask.chunk(4), strict=True):
+            expected, same = part.at(int((~kept).sum()))
+            assert torch.equal(kept, same)
+            torch.testing.assert_close(own, expected)
+        least = merged.measured_error(merged.at(count)[0])
+        assert path.measured_error(solved) <= 1.1 * least + 1e-9
 
 
 def test_net_trims_groups_are_one_program_with_one_epsilon():

@@ -22,7 +22,7 @@ def layer(seed=0, count=40, features=6, out=3):
     return torch.randn(out, features + 1, dtype=torch.float64), inputs, statistics
 
 
-def by_cvxpy(program, epsilon, bias=True):
+def by_cvxpy(program, epsilon, bias=True, zeros=None):
     """The program as it stands in `NetTrim`, in the scaled variables: its value and weights."""
     x, wanted, active = program.samples.numpy(), program.outputs.numpy(), program.active.numpy()
     reached = x @ program.weight.numpy().T
@@ -32,6 +32,8 @@ def by_cvxpy(program, epsilon, bias=True):
     constraints = [matched <= epsilon * np.linalg.norm(wanted * active)]
     if not active.all():
         constraints.append(cvxpy.multiply(outputs - np.maximum(reached, 0), (~active).astype(float)) <= 0)
+    if zeros is not None:
+        constraints.append(cvxpy.multiply(unknown, zeros.astype(float)) == 0)
     features = unknown.shape[1] - bias
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum(cvxpy.abs(unknown[:, :features]))), constraints)
     problem.solve()
@@ -191,6 +193,30 @@ def test_resolve_is_least_squares_on_the_support():
     path = make("net_trim")(weight, statistics)
     assert torch.equal(mask, same)
     assert path.measured_error(resolved) <= path.measured_error(plain)
+
+
+def test_epsilons_that_are_all_the_same():
+    """A weight that misses its targets by more than none at all has a grid of one epsilon; its solutions are alike."""
+    torch.manual_seed(19)
+    weight, inputs, statistics = layer(seed=19)
+    path = make("net_trim", iterations=2)(
+        weight, replace(statistics, target_sample=torch.randn(len(inputs), 3).double())
+    )
+    assert path.at(0)[1].all()
+    for count in range(path.total + 1):
+        assert int((~path.at(count)[1]).sum()) == count
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_removed_weights_stay_out_of_the_program(relu):
+    weight, inputs, _ = layer()
+    weight[:, :-1][torch.rand(3, 6) < 0.4] = 0.0
+    program = Program(weight, inputs, bias=True, relu=relu)
+    ours = program.solve(0.1, iterations=5000, tolerance=1e-6).sparse
+    assert not ours[:, :-1][weight[:, :-1] == 0].any()
+    value, _ = by_cvxpy(program, 0.1, zeros=(weight == 0).numpy())
+    assert float(ours[:, :-1].abs().sum()) == pytest.approx(value, rel=1e-3)
+    assert value > by_cvxpy(program, 0.1)[0]
 
 
 def test_missing_samples_are_named():

@@ -94,6 +94,35 @@ def test_better_than_greedy_on_correlated_inputs():
         assert path.layer_error(count) == greedy.layer_error(count)
 
 
+@pytest.mark.parametrize("nothing", [0.0, 1e-180])
+def test_counts_where_swaps_gain_nothing(nothing):
+    """Errors that are zero but for rounding: no weight may be swapped for one that is kept."""
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        samples = torch.randn(1 + seed % 2, 6, generator=generator, dtype=torch.float64).round(decimals=1)
+        samples *= torch.rand(6, generator=generator) > 0.3
+        weight = torch.randn(2, 6, generator=generator, dtype=torch.float64).round(decimals=1)
+        weight[torch.rand(2, 6, generator=generator) > 0.6] = nothing
+        path = make("exact_obs", refine=True)(weight, lobs.LayerStatistics.from_samples(samples))
+        for count in range(path.total + 1):
+            assert int((~path.at(count)[1]).sum()) == count
+
+
+def test_zeros_neither_come_back_nor_leave():
+    weight, _, statistics = make_layer(4, 20, 50, True, 0, dead=2)
+    zeros = torch.rand(4, 20, generator=torch.Generator().manual_seed(0)) < 0.4
+    weight[:, :20][zeros] = 0.0
+    hessian = damp(statistics, 1e-3)
+    kept = with_bias_column(torch.rand(4, 20, generator=torch.Generator().manual_seed(1)) < 0.5, True)
+    better = refine(weight, kept, hessian)
+    assert torch.equal(better[:, :20][zeros], kept[:, :20][zeros])
+    assert torch.equal(better.sum(1), kept.sum(1))
+    assert not torch.equal(better, kept)
+    nonzero = with_bias_column(~zeros, True)
+    errors = [row_errors(weight, mask & nonzero, hessian, statistics.second_moment).sum() for mask in (kept, better)]
+    assert errors[1] < errors[0]
+
+
 def test_wrong_arguments():
     weight, _, statistics = make_layer(2, 5, 20, True, 0)
     hessian = damp(statistics)

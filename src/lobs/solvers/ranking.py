@@ -88,7 +88,7 @@ def rank_by_score(
 
 def row_ranks(scores: Tensor) -> Tensor:
     """The rank of each entry within its row, smallest first, ties by position."""
-    return scores.argsort(dim=1, stable=True).argsort(dim=1)
+    return scores.argsort(dim=-1, stable=True).argsort(dim=-1)
 
 
 def ranks_of_order(order: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,10 @@ from lobs.solvers.hessian import DAMPING, DampedHessian, damped_groups
 from lobs.solvers.path import PruningPath, SolvedPath
 from lobs.solvers.ranking import leaving_zeros, parse_pattern, row_ranks
 from lobs.statistics import LayerStatistics
+
+# Groups of up to so many removals are measured after each of them, larger ones at these shares of their removals.
+MEASURED = 64
+SHARES = (0.0, 0.25, 0.45, 0.6, 0.7, 0.78, 0.84, 0.89, 0.93, 0.97, 1.0)
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class SparseGPT(Solver):
 
     The mask depends on the density, block by block, so the path is not nested: it is solved anew for every count. The
     blocks' quotas add up to exactly the count. Weights that are zero already leave first, and what others' compensation
-    puts there is compensated in turn. The bias is the last column: never removed, compensates for all. In a grouped
-    convolution every group has its own U, and the rows of all groups compete with each other.
+    puts there is compensated in turn. The bias is the last column: never removed, compensates for all. The groups of a
+    grouped convolution, each with its own U, are swept together; the count is shared out by what removals cost them.
 
     Args:
         damping: lambda, relative to the mean diagonal of Psi.
@@ -54,36 +59,83 @@ class SparseGPT(Solver):
             raise ValueError(f"block_size must be at least 1, got {self.block_size}")
         parsed = parse_pattern(self.pattern, statistics.features)
         hessians = damped_groups(statistics, self.damping)
-        sweep = _Sweep(weight, hessians, parsed, self.block_size)
+        sweep = _Sweep(weight, statistics, hessians, parsed, self.block_size)
         damping = sum(hessian.damping for hessian in hessians) / len(hessians)
         return SolvedPath(weight, statistics, sweep.total, sweep.solve, damping, leaving=sweep.leaving)
 
 
 class _Sweep:
-    """What all counts share: the scaled weights ``[groups, rows, a]`` and U ``[groups, a, a]``.
+    """What all counts share: the weights ``[groups, rows, d]``, and U ``[groups, a, a]`` over the inputs of any group.
 
-    The ``a`` inputs are those that some group has ever seen; one that a group has not has the scale 0 there.
+    An input that some groups have seen and others never has the scale 0 in these.
     """
 
     def __init__(
-        self, weight: Tensor, hessians: list[DampedHessian], parsed: tuple[int, int] | None, block_size: int
+        self,
+        weight: Tensor,
+        statistics: LayerStatistics,
+        hessians: list[DampedHessian],
+        parsed: tuple[int, int] | None,
+        block_size: int,
     ) -> None:
-        self.weight, self.parsed = weight, parsed
-        self.features = hessians[0].size - hessians[0].bias
-        self.zeros = weight[:, : self.features] == 0
-        self.leaving = leaving_zeros(self.zeros, parsed)
-        self.leaving_before = [0, *self.leaving.sum(0).cumsum(0).tolist()]  # a column
+        self.weight, self.statistics, self.parsed = weight.unflatten(0, (len(hessians), -1)), statistics, parsed
+        self.features = statistics.features
+        self.zeros = self.weight[..., : self.features] == 0
+        self.leaving = leaving_zeros(self.zeros.flatten(0, 1), parsed)
         kept, self.width = parsed or (0, block_size)
-        share = (self.width - kept, self.width) if parsed else (1, 1)
-        self.total = len(weight) * self.features * share[0] // share[1]
-
+        width = parsed[1] if parsed else 1
+        self.most = self.weight.shape[1] * self.features // width * (width - kept)  # a group's removals
+        self.total = len(hessians) * self.most
+        # [groups, features + 1]: zeros that leave before each column
+        before = self.leaving.unflatten(0, (len(hessians), -1)).sum(1).cumsum(1).cpu()
+        self.leaving_before = torch.nn.functional.pad(before, (1, 0))
+        self.free = self.leaving_before[:, -1]
         self.alive = torch.cat([hessian.alive for hessian in hessians]).unique()
         self.scale, inverse = _together(hessians, self.alive)
         self.upper = torch.linalg.cholesky(inverse, upper=True)
 
     def solve(self, count: int) -> tuple[Tensor, Tensor]:
-        """Weight and mask with ``count`` weights removed, at least all of `leaving`."""
-        trained = self.weight[:, self.alive].unflatten(0, (len(self.upper), -1))
+        """Weight and mask ``[out, d]`` with ``count`` weights removed, at least all of `leaving`."""
+        counts = torch.tensor([count])
+        if len(self.weight) > 1:
+            counts = self.free + torch.bincount(self._order[: count - int(self.free.sum())], minlength=len(self.weight))
+        weight, kept = self._at(counts)
+        return weight.flatten(0, 1), kept.flatten(0, 1)
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """The group that each of the layer's removals falls to, after the zeros: the one where it costs least."""
+        others = (self.most - self.free)[:, None]
+        removals = torch.arange(int(others.max()))
+        if len(removals) <= MEASURED:
+            costs = self._errors(torch.minimum(torch.arange(len(removals) + 1), others)).diff(dim=1)
+        else:
+            costs = self._interpolated(others, (removals + 0.5) / others.clamp_min(1))
+        costs = costs.cummax(1).values.masked_fill(removals >= others, float("inf"))
+        return costs.flatten().argsort(stable=True) // len(removals)
+
+    def _interpolated(self, others: Tensor, places: Tensor) -> Tensor:
+        """The logarithm of what a removal costs at these shares of each group's removals, between the measured ones."""
+        shares = torch.tensor(SHARES)
+        knots = (shares * others).round().long()
+        slopes = self._errors(knots).diff(dim=1) / knots.diff(dim=1).clamp_min(1)
+        logarithms = slopes.clamp_min(max(1e-9 * float(slopes.max()), 1e-300)).log()
+        middles = (shares[1:] + shares[:-1]) / 2
+        right = torch.searchsorted(middles, places).clamp(1, len(middles) - 1)
+        part = (places - middles[right - 1]) / (middles[right] - middles[right - 1])
+        return torch.lerp(logarithms.gather(1, right - 1), logarithms.gather(1, right), part.double())
+
+    def _errors(self, removals: Tensor) -> Tensor:
+        """Psi's error of every group after so many removals beyond its zeros ``[groups, k]``, non-decreasing."""
+        moment, errors = self.statistics.second_moment.double(), []
+        for count in removals.T:
+            change = (self._at(self.free + count)[0] - self.weight).double()
+            errors.append(((change @ moment) * change).sum((1, 2)).cpu())
+        return torch.stack(errors, dim=1).cummax(1).values
+
+    def _at(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and masks ``[groups, rows, d]`` with so many weights removed from each group."""
+        trained = self.weight[..., self.alive]
         work = trained.to(self.upper.dtype) * self.scale.to(self.upper.dtype)
         pivots = self.upper.diagonal(dim1=1, dim2=2).square()[:, None]
         kept = torch.ones_like(self.weight, dtype=torch.bool)
@@ -91,26 +143,25 @@ class _Sweep:
             stop = min(start + self.width, self.features)
             inside = (self.alive >= start) & (self.alive < stop)
             columns = self.alive[inside] - start
-            scores = work.new_zeros(len(self.weight), stop - start)
-            scores[:, columns] = (work[..., inside].square() / pivots[..., inside]).flatten(0, 1)
-            scores.masked_fill_(self.zeros[:, start:stop], -1.0)
-            quota = self._quota(count, stop) - self._quota(count, start)
-            kept[:, start:stop] = _keep_largest(scores, quota, self.parsed)
+            scores = work.new_zeros(*work.shape[:2], stop - start)
+            scores[..., columns] = work[..., inside].square() / pivots[..., inside]
+            scores.masked_fill_(self.zeros[..., start:stop], -1.0)
+            quotas = self._quotas(counts, stop) - self._quotas(counts, start)
+            removed = _smallest(scores, quotas.to(scores.device), self.parsed)
+            kept[..., start:stop] = ~removed
             if len(columns):
-                removed = ~kept[:, start:stop] | self.zeros[:, start:stop]
-                first = int(torch.searchsorted(self.alive, start))
-                _eliminate_block(work, removed[:, columns].unflatten(0, work.shape[:2]), self.upper, first)
+                removed |= self.zeros[..., start:stop]  # those that a pattern keeps as well
+                _eliminate_block(work, removed[..., columns], self.upper, int(torch.searchsorted(self.alive, start)))
         result = self.weight.clone()
-        solved = torch.where(self.scale > 0, work / self.scale, trained)
-        result[:, self.alive] = solved.to(result.dtype).flatten(0, 1)
+        result[..., self.alive] = torch.where(self.scale > 0, work / self.scale, trained).to(result.dtype)
         return result.masked_fill_(~kept, 0.0), kept
 
-    def _quota(self, count: int, column: int) -> int:
-        """How many weights the columns before this one lose: the zeros that leave, and the same share of the others."""
-        # Whole numbers that add up to the count, and never ask a group for more than M - N per row.
-        zeros, all_zeros = self.leaving_before[column], self.leaving_before[-1]
-        others = self.total * column // self.features - zeros
-        return zeros + (count - all_zeros) * others // (self.total - all_zeros)
+    def _quotas(self, counts: Tensor, column: int) -> Tensor:
+        """What the columns before this one lose in each group: zeros that leave, and the same share of the others."""
+        # Whole numbers that add up to the count, and never ask for more than a pattern's M - N per row.
+        zeros = self.leaving_before[:, column]
+        others = self.most * column // self.features - zeros
+        return zeros + (counts - self.free) * others // (self.most - self.free).clamp_min(1)
 
 
 def _together(hessians: list[DampedHessian], alive: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,15 +177,15 @@ def _together(hessians: list[DampedHessian], alive: Tensor) -> tuple[Tensor, Ten
     return scales, inverse
 
 
-def _keep_largest(scores: Tensor, quota: int, parsed: tuple[int, int] | None) -> Tensor:
-    """False at exactly ``quota`` of the smallest scores; with a pattern at most M - N of them per row."""
+def _smallest(scores: Tensor, quotas: Tensor, parsed: tuple[int, int] | None) -> Tensor:
+    """True at exactly ``quotas[g]`` of the smallest of ``scores[g]``; with a pattern at most M - N of them per row."""
     order_key = scores
     if parsed:
         ranks = row_ranks(scores)
         order_key = scores.masked_fill(ranks >= parsed[1] - parsed[0], float("inf"))
-    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[order_key.flatten().argsort(stable=True)[:quota]] = False
-    return kept.reshape(scores.shape)
+    order = order_key.flatten(1).argsort(dim=1, stable=True)
+    first = torch.arange(order.shape[1], device=order.device) < quotas[:, None]
+    return torch.zeros_like(first).scatter_(1, order, first).reshape(scores.shape)
 
 
 def _eliminate_block(work: Tensor, removed: Tensor, upper: Tensor, start: int) -> None:
