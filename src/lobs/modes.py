@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import nn
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def outside_modes(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function so that a caller's inference mode or autocast does not reach its sums and weights."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        half = (torch.autocast(device, enabled=False) for device in ("cpu", "cuda"))
+        with torch.inference_mode(False), next(half), next(half):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from lobs.fingerprint import claim_folder, digest
 from lobs.inputs import output_tensors
 from lobs.layers import prunable_layers
 from lobs.measured import OutputDistance
-from lobs.modes import evaluation_mode, same_buffers
+from lobs.modes import evaluation_mode, outside_modes, same_buffers
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.result import LayerRecord, PruneResult
 from lobs.scheme import MEASURED_IMAGES, Request, Scheme, layer_paths, layers_with_statistics
@@ -41,9 +41,7 @@ def methods() -> dict[str, str]:
     return {name: method.line for name, method in METHODS.items()}
 
 
-@torch.inference_mode(False)
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
+@outside_modes
 def prune(
     model: nn.Module,
     statistics: Statistics | None = None,

@@ -36,7 +36,7 @@ from lobs.layers import (
     tied_layers,
     zero_counts,
 )
-from lobs.modes import evaluation_mode, same_buffers
+from lobs.modes import evaluation_mode, outside_modes, same_buffers
 from lobs.processes import gathered, rank_and_size, require_group, together
 from lobs.shelf import Shelf
 from lobs.stored import write_tensors
@@ -284,9 +284,7 @@ def _result(sums: InputSums, name: str) -> LayerStatistics:
     )
 
 
-@torch.inference_mode(False)
-@torch.autocast("cuda", enabled=False)
-@torch.autocast("cpu", enabled=False)
+@outside_modes
 @torch.no_grad()
 def collect_statistics(
     model: nn.Module,

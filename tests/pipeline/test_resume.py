@@ -145,7 +145,12 @@ def test_a_killed_sequential_prune_keeps_its_shares_and_its_finished_layers(proj
     killed = subprocess.run([sys.executable, "-c", program, *words], cwd=project, check=False)
     assert killed.returncode == -9
     (budget,) = folder.with_name("prune.partial").glob("*/density=*")
-    assert sorted(file.name for file in budget.iterdir()) == ["counts.json", "fc1.safetensors", "fc2.safetensors"]
+    assert sorted(file.name for file in budget.iterdir()) == [
+        "call.json",
+        "counts.json",
+        "fc1.safetensors",
+        "fc2.safetensors",
+    ]
     seen = []
 
     def noted(dense, pruned, module, name, *rest):
