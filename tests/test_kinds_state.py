@@ -1,6 +1,8 @@
 """What stands around a network: its buffers, modes, folders, files, statistics and arguments."""
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -228,3 +230,58 @@ def test_sparse_outputs():
 def test_arguments_of_the_wrong_type(options, message):
     with pytest.raises(TypeError, match=message):
         lobs.prune(mlp(), batches=BATCHES, **options)
+
+
+def held(names, batches):
+    gc.collect()
+    assert sum(reference() is not None for reference in batches.alive) <= 2
+    return names
+
+
+def test_one_reading_keeps_no_batch_but_the_first():
+    class Fresh:
+        """Other inputs on every reading; its batches are watched."""
+
+        def __init__(self):
+            self.readings, self.alive = 0, []
+
+        def __iter__(self):
+            self.readings += 1
+            for _ in range(20):
+                batch = torch.randn(8, 16)
+                self.alive.append(weakref.ref(batch))
+                yield batch
+
+    batches = Fresh()
+    lobs.prune(mlp(), batches=batches, method="magnitude", density=0.3, progress=lambda names: held(names, batches))
+    assert batches.readings == 1
+
+
+def test_what_shared_the_budget_out_is_said():
+    for options, expected in (
+        ({"allocation": "global"}, ("measured_joint", "kl")),
+        ({"allocation": "fisher"}, ("fisher", "kl")),
+        ({"allocation": "relative"}, ("relative", None)),
+        ({}, (None, None)),
+    ):
+        result = lobs.prune(mlp(), batches=BATCHES, method="exact_obs", density=0.2, **options)
+        assert (result.shared_by, result.distance) == expected
+        assert ("budget shared out by" in repr(result)) == (expected[0] is not None)
+    single = lobs.prune(mlp(1), batches=BATCHES, method="exact_obs", density=0.2, allocation="fisher")
+    assert single.distance == "relative"
+    alone = lobs.prune(mlp(), lobs.collect_statistics(mlp(), BATCHES), "exact_obs", density=0.2, allocation="global")
+    assert alone.shared_by == "relative"
+
+
+def test_a_bias_that_a_function_uses_too():
+    model = Around(lambda self, x: self.m(x) + self.m[4].bias).eval()
+    with pytest.raises(ValueError, match=r"layer 'm.4': its weight or bias is used outside of it, too, by add"):
+        lobs.prune(model, batches=BATCHES, density=0.3)
+    lobs.prune(model, batches=BATCHES, density=0.3, exclude=["m.4"])
+
+
+def test_a_folder_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "counts.json").write_text('{"0": 3}')
+    options = {"method": "exact_obs", "density": 0.3, "allocation": "global", "batches": BATCHES}
+    with pytest.raises(ValueError, match=r"holds files and no call.json"):
+        lobs.prune(mlp(), folder=tmp_path, **options)

@@ -43,8 +43,10 @@ class CalibrationBatches:
         self._rest: Iterator | None = None
         self._digests: list[str] = []
         self._counts: list[int] = []
+        self._first: object = None
         if isinstance(batches, (list, tuple)):
             self._kept, self._complete = list(batches), True
+            self._first = next(iter(batches), None)
             self._counts = [len(raw_input(batch)) for batch in batches]
 
     def __iter__(self) -> Iterator:
@@ -71,6 +73,10 @@ class CalibrationBatches:
     def kept(self) -> bool:
         """Whether all batches are in memory now: a further reading costs nothing."""
         return self._kept is not None and self._complete
+
+    def first(self) -> object:
+        """The first batch, which is always kept; None where there is none."""
+        return next(iter(self), None) if self._first is None else self._first
 
     def input_counts(self) -> list[int]:
         """How many inputs each batch holds; reads all of them where that is not known yet."""
@@ -119,6 +125,7 @@ class CalibrationBatches:
         except StopIteration:
             self._complete = True
             return
+        self._first = batch if self._first is None else self._first
         self._room -= sum(leaf.numel() * leaf.element_size() for leaf in _tensors(batch))
         self._counts.append(len(raw_input(batch)))
         self._kept.append(batch)

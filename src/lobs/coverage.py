@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from lobs.layers import PRUNABLE, tied_layers
 
+# Where a parameter lies in memory, from and to, and the layers that it belongs to.
+Place: TypeAlias = tuple[int, int, set[str]]
 # From this share of a network's weights on, what is out of reach is worth a warning.
 WORTH_A_WARNING = 0.01
 
@@ -115,9 +117,9 @@ def shown(unpruned: Iterable[Unpruned], most: int = 4) -> str:
 
 @torch.no_grad()
 def functional_uses(model: nn.Module, inputs: Tensor) -> dict[str, str]:
-    """The Linear and Conv2d layers whose weight is computed with outside of the layer's own calls.
+    """The Linear and Conv2d layers whose weight or bias is computed with outside of the layer's own calls.
 
-    Watched on torch's dispatcher: an operation that reads the weight's memory while none of the layers that own it is
+    Watched on torch's dispatcher: an operation that reads a parameter's memory while none of the layers that own it is
     being called (`nn.MultiheadAttention` hands its ``out_proj.weight`` to a function, a decoder multiplies by an
     encoder's transposed weight).
 
@@ -129,13 +131,15 @@ def functional_uses(model: nn.Module, inputs: Tensor) -> dict[str, str]:
         The name of the first such operation by layer.
     """
     groups = tied_layers(model)
-    places: dict[int, list[tuple[int, int, str]]] = {}  # a storage may hold several weights
+    owners: dict[nn.Parameter, set[str]] = {}
     for name, members in groups.items():
-        weight = members[name]._parameters.get("weight")
-        if weight is not None and weight.numel():
-            start = weight.data_ptr()
-            place = (start, start + weight.numel() * weight.element_size(), name)
-            places.setdefault(weight.untyped_storage().data_ptr(), []).append(place)
+        for parameter in (p for module in members.values() for p in module.parameters(recurse=False) if p.numel()):
+            owners.setdefault(parameter, set()).add(name)
+    places: dict[int, list[Place]] = {}  # a storage may hold several parameters
+    for parameter, names in owners.items():
+        start = parameter.data_ptr()
+        place = start, start + parameter.numel() * parameter.element_size(), names
+        places.setdefault(parameter.untyped_storage().data_ptr(), []).append(place)
     inside: list[str] = []
     found: dict[str, str] = {}
     handles: list[Any] = []
@@ -164,20 +168,19 @@ def _leaving(inside: list[str]) -> Callable:
 
 
 class _Watch(TorchDispatchMode):
-    """Notes operations that read a watched weight from outside of its layer."""
+    """Notes operations that read a watched parameter from outside of its layers."""
 
-    def __init__(
-        self, places: Mapping[int, list[tuple[int, int, str]]], inside: list[str], found: dict[str, str]
-    ) -> None:
+    def __init__(self, places: Mapping[int, list[Place]], inside: list[str], found: dict[str, str]) -> None:
         super().__init__()
         self.places, self.inside, self.found = places, inside, found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if not func.is_view and not func.name().endswith(("_like", "detach")):
             for tensor in _real_tensors((args, kwargs)):
-                for start, end, name in self.places.get(tensor.untyped_storage().data_ptr(), ()):
-                    if start <= tensor.data_ptr() < end and name not in self.inside:
-                        self.found.setdefault(name, func.name().partition("::")[2].partition(".")[0])
+                for start, end, owners in self.places.get(tensor.untyped_storage().data_ptr(), ()):
+                    if start <= tensor.data_ptr() < end and owners.isdisjoint(self.inside):
+                        for name in owners:
+                            self.found.setdefault(name, func.name().partition("::")[2].partition(".")[0])
         return func(*args, **(kwargs or {}))
 
 

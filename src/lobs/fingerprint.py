@@ -57,7 +57,7 @@ def claim_folder(folder: Path, call: Mapping[str, object]) -> None:
         return
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder={str(folder)!r} is a file: give a folder for the finished parts of this call")
-    if folder.is_dir() and any(folder.rglob("*.safetensors")):
+    if any(folder.rglob("*.safetensors")) or any(folder.glob("*.json")):
         raise ValueError(
             f"folder={str(folder)!r} holds files and no {CALL} that says which call they belong to: give each call a "
             f"folder of its own, or empty this one"

@@ -22,11 +22,13 @@ from lobs.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.fingerprint import claim_folder, digest
 from lobs.inputs import output_tensors
 from lobs.layers import prunable_layers
+from lobs.losses import resolved
 from lobs.measured import OutputDistance
 from lobs.modes import evaluation_mode, outside_modes, same_buffers
-from lobs.registry import CORRECTIONS, METHODS, unknown_name
+from lobs.registry import CORRECTIONS, MEASURING_ALLOCATIONS, METHODS, unknown_name
 from lobs.result import LayerRecord, PruneResult
-from lobs.scheme import MEASURED_IMAGES, Request, Scheme, layer_paths, layers_with_statistics
+from lobs.scheme import MEASURED_IMAGES, Request, Scheme, gave_way, layer_paths, layers_with_statistics
+from lobs.sensitivity import fitting_distance
 from lobs.sharing import Curve
 from lobs.solvers import PruningPath, Solver
 from lobs.statistics import Statistics, collect_statistics
@@ -143,8 +145,11 @@ def prune(
     beside = sequential or correct != "none"  # the dense network is needed beside the pruned one
     if beside:
         batches = require_repeatable(batches, what, memory)
-    readings = None if batches is None else calibration_batches(batches, memory)
-    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, readings, losses)
+    request = Request(density, tolerance, densities, flops, size, allocation, limits, tolerance_rule, None, losses)
+    # Statistics alone take one reading, of which nothing but the first batch is kept.
+    room = memory if beside or request.shared or folder is not None else 0
+    readings = None if batches is None else calibration_batches(batches, room)
+    request = replace(request, batches=readings)
     exclude = check_names("exclude", exclude)
     layers = None if layers is None else check_names("layers", layers)
     if statistics is None:
@@ -179,6 +184,9 @@ def prune(
     left = unpruned_weights(result.model, names, _left_out(model, layers, exclude), statistics.calls)
     notes = [*result.notes, *(f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items())]
     result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
+    if request.shared:
+        shared_by, distance = _decided(model, request, result)
+        result = replace(result, shared_by=shared_by, distance=distance)
     unasked = sum(entry.weights for entry in left if not entry.by_choice)
     if unasked > WORTH_A_WARNING * result.weights:
         warnings.warn(
@@ -188,6 +196,19 @@ def prune(
             stacklevel=3,
         )
     return result
+
+
+def _decided(model: nn.Module, request: Request, result: PruneResult) -> tuple[str, str | None]:
+    """What shared the budget out, and by which distance of the outputs, where it looked at them."""
+    shared_by = resolved(request.allocation, request.batches is not None)
+    if any("gave way" in note for note in result.notes):
+        shared_by = "uniform"
+    measured = request.allocation == "global" or shared_by in MEASURING_ALLOCATIONS
+    distance = None
+    if request.batches is not None and measured:
+        with torch.no_grad(), evaluation_mode(model), same_buffers(model):
+            distance = fitting_distance(model(first_input(model, request.batches)), request.batches.first())
+    return shared_by, distance
 
 
 def _run(scheme: Scheme, sequential: bool, correct: str, keep_samples: int | None) -> PruneResult:
@@ -222,7 +243,7 @@ def _better_of(
     ours, theirs = (measure.of_network(network) for network in (result.model, rival.model))
     if ours <= theirs:
         return result
-    note = f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, with uniform {theirs:.3g}"
+    note = gave_way(ours, theirs)
     warnings.warn(note, stacklevel=4)
     return replace(rival, notes=[*rival.notes, note])
 
@@ -262,7 +283,7 @@ def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -
     for name in names:
         if name in functional:
             raise ValueError(
-                f"layer {name!r}: its weight is used outside of the layer, too, by {functional[name]}, whose inputs "
+                f"layer {name!r}: its weight or bias is used outside of it, too, by {functional[name]}, whose inputs "
                 f"are not looked at: leave it out with exclude=[{name!r}]"
             )
 

@@ -59,7 +59,10 @@ class PruneResult:
             that `state_dict` gives them; empty where none was.
         unpruned: the weights of the network that were left alone, by module, with the reason.
         weights: all weights of the network.
-        notes: what was decided, approximated or fallen back to on the way, one sentence each.
+        notes: what was approximated or fallen back to on the way, one sentence each.
+        shared_by: the allocation that shared the budget out (what ``global`` stood for); None where every layer's share
+            was given.
+        distance: of the outputs that it looked at: ``kl`` or ``relative`` (`lobs.sensitivity.fitting_distance`).
     """
 
     model: nn.Module
@@ -71,6 +74,8 @@ class PruneResult:
     unpruned: list[Unpruned] = field(default_factory=list)
     weights: int = 0
     notes: list[str] = field(default_factory=list)
+    shared_by: str | None = None
+    distance: str | None = None
 
     @property
     def unpruned_share(self) -> float:
@@ -100,4 +105,7 @@ class PruneResult:
         ]
         if self.unpruned:
             lines.append(f"not pruned, {100 * self.unpruned_share:.1f}% of all weights: {shown(self.unpruned)}")
+        if self.shared_by:
+            compared = f", outputs compared by {self.distance}" if self.distance else ""
+            lines.append(f"budget shared out by {self.shared_by}{compared}")
         return "\n".join(line.rstrip() for line in [f"{type(self.model).__name__}, pruned", *lines, *self.notes])

@@ -160,6 +160,11 @@ def shared_losses(
     return loss_curves(paths, allocation, model=model, batches=images, progress=progress)
 
 
+def gave_way(ours: float, theirs: float) -> str:
+    """The note where measured shares are no better than uniform ones."""
+    return f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, with uniform {theirs:.3g}"
+
+
 @dataclass(frozen=True)
 class Request:
     """How much to remove: exactly one of density, tolerance and densities."""
@@ -262,8 +267,7 @@ class Request:
         )
         if ours <= theirs:
             return counts, ours / theirs if theirs else 1.0, None
-        note = f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, uniform {theirs:.3g}"
-        return even, 1.0, note
+        return even, 1.0, gave_way(ours, theirs)
 
     def of_layer(self, name: str) -> Request:
         """The same for one layer alone, which must not be `shared`."""

@@ -105,8 +105,9 @@ class Step:
         from safetensors import safe_open
 
         file = layer_file(folder, name)
-        if read_tensors(file) is None:
+        if (tensors := read_tensors(file)) is None:
             return None
-        with safe_open(file, "pt", device=str(trained.device)) as stored:
+        with safe_open(file, "pt") as stored:
             numbers: Mapping[str, Any] = json.loads(stored.metadata()["numbers"])
-            return cls(name, trained, stored.get_tensor("weight"), stored.get_tensor("mask"), **numbers)
+        weight, mask = (tensors[key].to(trained.device) for key in ("weight", "mask"))
+        return cls(name, trained, weight, mask, **numbers)

@@ -66,7 +66,7 @@ def suspendable(
         sizes.append(0 if given is None else given.numel() * given.element_size())
 
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules.values()]
-    first = network_input(next(iter(batches)), model)
+    first = network_input(batches.first(), model)
     try:
         model(first.clone())
     finally:

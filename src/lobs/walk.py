@@ -67,7 +67,7 @@ def first_input(model: nn.Module, batches: Iterable) -> Tensor:
     Raises:
         ValueError: there is no batch.
     """
-    first = next(iter(batches), None)
+    first = batches.first() if isinstance(batches, CalibrationBatches) else next(iter(batches), None)
     if first is None:
         raise ValueError("batches is empty: there is no calibration batch")
     return network_input(first, model)

@@ -254,6 +254,8 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "unpruned_share": result.unpruned_share,
         "unpruned": [asdict(entry) for entry in result.unpruned],
         "notes": result.notes,
+        "shared_by": result.shared_by,
+        "distance": result.distance,
         **errors(dense, measured).named("error_before_percent"),
         **errors(result.model, measured).named("error_after_pruning_percent"),
         "layer_error_sum": sum(record.error for record in result.layers),
