@@ -19,19 +19,19 @@ import torch
 from torch import nn
 
 import lobs
-from lobs.allocation import allocate
-from lobs.budgets import Budget, problem
-from lobs.experiment.data import Split, load_training_data
-from lobs.experiment.evaluation import error_percent
-from lobs.experiment.networks import LeNet5, LeNet300
-from lobs.layers import set_weight_matrix
-from lobs.losses import loss_curves
-from lobs.measured import OutputDistance, along_errors, measured_losses
-from lobs.pipeline.files import load_tensors, tensor_metadata, write_csv, write_text
-from lobs.pipeline.stage import HELD_OUT
+from lobs.allocation.allocate import allocate
+from lobs.allocation.budget import Budget, problem
+from lobs.allocation.knapsack import equal_slopes
+from lobs.allocation.loss_curves import loss_curves
+from lobs.allocation.output_distance import OutputDistance, along_errors, measured_losses
+from lobs.layers.matrix import set_weight_matrix
 from lobs.registry import ALLOCATIONS
-from lobs.sharing import equal_slopes
 from lobs.solvers import PruningPath
+from lobs_paper.data.splits import Split, load_training_data
+from lobs_paper.files import load_tensors, tensor_metadata, write_csv, write_text
+from lobs_paper.networks.networks import LeNet5, LeNet300
+from lobs_paper.stages.stage import HELD_OUT
+from lobs_paper.training.evaluation import error_percent
 
 NETWORKS: dict[str, type[nn.Module]] = {"lenet300": LeNet300, "lenet5": LeNet5}
 HELD_OUT_IMAGES = 10_000

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import lobs
-from lobs.pipeline.files import load_tensors, require
+from lobs_paper.files import load_tensors, require
 
 
 def arguments(description: str) -> argparse.ArgumentParser:

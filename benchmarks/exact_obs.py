@@ -3,7 +3,7 @@
     python benchmarks/exact_obs.py [--run runs/lenet300/seed0] [--wide]
 
 The floor is 2/3 d^3 operations per row (the trailing inverse's full downdate) at the measured rate of a float32 matrix
-product. The reference is tests/solvers/oracles.py, timed on some rows and scaled to all. With --wide the compiled and
+product. The reference is tests/helpers/oracles.py, timed on some rows and scaled to all. With --wide the compiled and
 the batched implementation are compared on wider layers, a few rows each.
 """
 
@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from common import arguments, load_layer, matrix_rate, seconds
 
-from lobs.solvers import _elimination_numba, _elimination_torch, make
+from lobs.solvers import make
+from lobs.solvers._kernels import elimination_numba, elimination_torch
 from lobs.solvers.hessian import damp
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "solvers"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from oracles import plain_row
 
 REFERENCE_ROWS = 3
@@ -81,7 +82,7 @@ def compare() -> None:
         for dtype in (torch.float32, torch.float64):
             spent = [
                 seconds(partial(run, *problem, quota, dtype), repeats=2) / count
-                for run in (_elimination_numba.eliminate, _elimination_torch.eliminate)
+                for run in (elimination_numba.eliminate, elimination_torch.eliminate)
             ]
             print(
                 f"{width} inputs, {dtype}: compiled {spent[0]:.4f} s, batched {spent[1]:.4f} s per row ({count} rows)"

@@ -29,7 +29,7 @@ METHODS = ("lobs", "net_trim")
 LIMIT_MIB = 8 * 1024
 BATCH = 1000
 DENSITY = 0.07
-MODEL = {"_target_": "lobs.experiment.networks.LeNet300"}
+MODEL = {"_target_": "lobs_paper.networks.networks.LeNet300"}
 # glibc then gives every freed block of this size back at once: the peak is that of live memory, the same every time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 COLUMNS = ("method", "samples", "peak_mib", "baseline_mib", "needed_mib")
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--method", choices=("baseline", *METHODS), help="measure one point and print it")
     parser.add_argument("--samples", type=int, default=0)
     options = parser.parse_args()
-    from lobs.pipeline.stage import peak_memory_mib
+    from lobs_paper.stages.stage import peak_memory_mib
 
     if options.method:
         work(options.method, options.samples, options.run, options.layer, options.data)
@@ -65,8 +65,8 @@ def main() -> None:
             rows.append(dict(zip(COLUMNS, (method, samples, total, baseline, round(needed, 1)), strict=True)))
             print(f"{method:8s} {samples:6d} samples: {needed:7.0f} MiB", flush=True)
 
-    from lobs.report.figures_memory import draw_memory
-    from lobs.report.output import write_csv
+    from lobs_paper.report.figures_memory import draw_memory
+    from lobs_paper.report.output import write_csv
 
     write_csv(options.out / "memory.csv", rows, COLUMNS)
     drawing = draw_memory(options.out)
@@ -87,9 +87,9 @@ def work(method: str, samples: int, run: Path, layer: str, data: Path) -> None:
     import torch
 
     import lobs
-    from lobs.experiment.networks import build
-    from lobs.pipeline.files import load_tensors
     from lobs.solvers import make
+    from lobs_paper.files import load_tensors
+    from lobs_paper.networks.networks import build
 
     torch.set_num_threads(1)
     network = build(MODEL).eval()

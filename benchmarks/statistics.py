@@ -19,10 +19,10 @@ from common import arguments, matrix_rate, seconds
 from torch import nn
 
 import lobs
-from lobs.experiment.data import load_split
-from lobs.experiment.networks import build
-from lobs.layers import input_samples, prunable_layers
-from lobs.pipeline.stage import peak_memory_mib
+from lobs.layers.matrix import input_samples, prunable_layers
+from lobs_paper.data.splits import load_split
+from lobs_paper.networks.networks import build
+from lobs_paper.stages.stage import peak_memory_mib
 
 BATCH = 1000
 REPEATS = 5
@@ -36,7 +36,7 @@ CONVOLUTIONS = {
     "ResNet-50 layer4 conv2": (512, 512, 3, 1, 7, 64),
     "depthwise": (192, 192, 3, 192, 28, 64),
 }
-MODEL = {"_target_": "lobs.experiment.networks.LeNet300"}
+MODEL = {"_target_": "lobs_paper.networks.networks.LeNet300"}
 
 
 def main() -> None:

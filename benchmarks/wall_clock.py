@@ -19,8 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from lobs.pipeline.files import write_csv
-from lobs.pipeline.report import TARGETS
+from lobs_paper.files import write_csv
+from lobs_paper.stages.report import TARGETS
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("command", "runs", "minutes", "cores", "commit")

@@ -63,7 +63,7 @@ def ui(store: Path, patience: float = 120.0) -> Iterator[str]:
 
 def experiment_id(store: Path) -> str:
     """The id of the experiment "paper"."""
-    from lobs.experiment.mlflow_store import DATABASE, EXPERIMENT
+    from lobs_paper.tracking.store import DATABASE, EXPERIMENT
 
     if not (store / DATABASE).exists():
         raise SystemExit(f"{store / DATABASE} does not exist yet: run `lobs track` first")

@@ -80,7 +80,7 @@ def _dependency(dep: str, pipeline: Pipeline) -> str:
     """A path of the root's, seen from the pipeline's folder."""
     own_run = dep.startswith("runs/${item.run}/") and not dep.startswith("runs/${item.run}/../")
     shared = any(dep == key or dep.startswith(f"{key}/") for key in pipeline.shared) and not own_run
-    return f"../../{dep}" if dep in ("conf", "src/lobs") or shared else dep
+    return f"../../{dep}" if dep in ("conf", "src") or shared else dep
 
 
 def _output(out: str | dict[str, Any]) -> str | dict[str, Any]:

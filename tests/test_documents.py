@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from lobs.pipeline.cli import STAGES, main
+from lobs_paper.cli import STAGES, main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,7 +96,7 @@ def check_lobs(words: list[str], folder: Path) -> None:
     if stage == "compare":
         assert all(not word.startswith("-") or word in ("--output", "--help") for word in overrides)
     elif {"-m", "--multirun"} & set(overrides):
-        from lobs.pipeline.compose import load, points
+        from lobs_paper.config.compose import load, points
 
         found = points([word for word in overrides if word not in ("-m", "--multirun")])
         assert len(found) > 1

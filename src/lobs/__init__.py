@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lobs import solvers
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
-    from lobs.compaction import CompactResult, compact
-    from lobs.correction import correct
-    from lobs.export import export_onnx
+    from lobs.calibration.statistics import LayerStatistics, Statistics, collect_statistics
+    from lobs.compaction.compact import CompactResult, compact
+    from lobs.export.onnx import export_onnx
+    from lobs.export.sparse import load_sparse, save_sparse
     from lobs.pruning import layer_paths, methods, prune
+    from lobs.repair.correction import correct
     from lobs.result import LayerRecord, PruneResult
     from lobs.solvers.hessian import SingularStatisticsError
     from lobs.solvers.path import PruningPath
-    from lobs.sparse import load_sparse, save_sparse
-    from lobs.statistics import LayerStatistics, Statistics, collect_statistics
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "collect_statistics": "lobs.statistics",
-    "Statistics": "lobs.statistics",
-    "LayerStatistics": "lobs.statistics",
+    "collect_statistics": "lobs.calibration.statistics",
+    "Statistics": "lobs.calibration.statistics",
+    "LayerStatistics": "lobs.calibration.statistics",
     "prune": "lobs.pruning",
     "layer_paths": "lobs.pruning",
     "methods": "lobs.pruning",
     "PruneResult": "lobs.result",
     "LayerRecord": "lobs.result",
-    "correct": "lobs.correction",
-    "compact": "lobs.compaction",
-    "CompactResult": "lobs.compaction",
-    "save_sparse": "lobs.sparse",
-    "load_sparse": "lobs.sparse",
-    "export_onnx": "lobs.export",
+    "correct": "lobs.repair.correction",
+    "compact": "lobs.compaction.compact",
+    "CompactResult": "lobs.compaction.compact",
+    "save_sparse": "lobs.export.sparse",
+    "load_sparse": "lobs.export.sparse",
+    "export_onnx": "lobs.export.onnx",
     "PruningPath": "lobs.solvers.path",
     "SingularStatisticsError": "lobs.solvers.hessian",
     "error_bound": "lobs.bounds",

@@ -9,9 +9,9 @@ from math import ceil, prod, sqrt
 import torch
 from torch import Tensor, nn
 
-from lobs.layers import prunable_layers, weight_matrix
+from lobs.calibration.statistics import LayerStatistics, Statistics
+from lobs.layers.matrix import prunable_layers, weight_matrix
 from lobs.solvers.path import layer_error
-from lobs.statistics import LayerStatistics, Statistics
 
 
 @dataclass(frozen=True)

@@ -11,29 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.arguments import check_by_layer, check_names, check_number
-from lobs.batches import CalibrationBatches, calibration_batches
+from lobs.allocation.budget import Limits
+from lobs.allocation.knapsack import Curve
+from lobs.allocation.loss_curves import resolved
+from lobs.allocation.output_distance import OutputDistance
+from lobs.base.arguments import check_by_layer, check_names, check_number
+from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
+from lobs.base.fingerprint import claim_folder, digest
 from lobs.bounds import bound_from_weights
-from lobs.budgets import Limits
-from lobs.checks import check_layers, check_owners, check_plain, independent_copy, read_back
-from lobs.correction import correct as correct_network
-from lobs.correction import correctable
-from lobs.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
-from lobs.fingerprint import claim_folder, digest
-from lobs.inputs import output_tensors
-from lobs.layers import prunable_layers
-from lobs.losses import resolved
-from lobs.measured import OutputDistance
-from lobs.modes import evaluation_mode, outside_modes, same_buffers
+from lobs.calibration.batches import CalibrationBatches, calibration_batches
+from lobs.calibration.inputs import output_tensors
+from lobs.calibration.layerwise import first_input, require_repeatable
+from lobs.calibration.output_fisher import fitting_distance
+from lobs.calibration.statistics import Statistics, collect_statistics
+from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
+from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
+from lobs.layers.matrix import prunable_layers
 from lobs.registry import CORRECTIONS, MEASURING_ALLOCATIONS, METHODS, unknown_name
+from lobs.repair.correction import correct as correct_network
+from lobs.repair.correction import correctable
 from lobs.result import LayerRecord, PruneResult
-from lobs.scheme import MEASURED_IMAGES, Request, Scheme, gave_way, layer_paths, layers_with_statistics
-from lobs.sensitivity import fitting_distance
-from lobs.sharing import Curve
+from lobs.schedule.checkpoint import Step
+from lobs.schedule.one_shot import MEASURED_IMAGES, Request, Scheme, gave_way, layer_paths, layers_with_statistics
 from lobs.solvers import PruningPath, Solver
-from lobs.statistics import Statistics, collect_statistics
-from lobs.steps import Step
-from lobs.walk import first_input, require_repeatable
 
 __all__ = ["LayerRecord", "PruneResult", "layer_paths", "methods", "prune"]
 
@@ -79,7 +79,7 @@ def prune(
         density: share of weights kept, 0 to 1; exactly one of density, tolerance, densities, flops and size is given.
         tolerance: the paper's epsilon, per layer. In sequence it counts what the layer's own removals add.
         densities: a density for each layer by name.
-        flops: share of the layers' multiply-adds kept, 0 to 1 (`lobs.budgets.Budget`).
+        flops: share of the layers' multiply-adds kept, 0 to 1 (`lobs.allocation.budget.Budget`).
         size: bytes of a sparse file, biases included (likewise).
         allocation: how density, flops or size are shared out between layers (`lobs.registry.ALLOCATIONS`); on the dense
             network, in sequence too. Those that measure use the first `MEASURED_IMAGES` of ``batches``. ``global``
@@ -92,9 +92,10 @@ def prune(
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
         paths: from `layer_paths`, to reuse one factorisation for many budgets; ``method`` is then ignored. In sequence
             they only share the budget out.
-        losses: of these paths, from `lobs.losses.loss_curves` for this allocation, to share out many budgets by them.
+        losses: of these paths, from `lobs.allocation.loss_curves.loss_curves` for this allocation, to share out many
+            budgets by them.
         sequential: front to back, each layer's inputs from the network pruned so far and the dense network's outputs
-            as target (`lobs.sequential`).
+            as target (`lobs.schedule.sequential`).
         batches: calibration inputs, or tuples that start with them, for whatever measures the network. They are read
             once and kept where they fit into memory; else they must be the same each time they are iterated, which is
             checked.

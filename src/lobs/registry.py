@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Method:
     """A pruning method: where its solver lives, what it does in one line, which options it takes.
 
-    `needs` names what it reads of `lobs.statistics.LayerStatistics` beyond what is always collected.
+    `needs` names what it reads of `lobs.calibration.statistics.LayerStatistics` beyond what is always collected.
     """
 
     module: str

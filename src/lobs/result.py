@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lobs.coverage import Unpruned, shown
+from lobs.layers.coverage import Unpruned, shown
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class PruneResult:
         notes: what was approximated or fallen back to on the way, one sentence each.
         shared_by: the allocation that shared the budget out (what ``global`` stood for); None where every layer's share
             was given.
-        distance: of the outputs that it looked at: ``kl`` or ``relative`` (`lobs.sensitivity.fitting_distance`).
+        distance: of the outputs that it looked at: ``kl`` or ``relative``
+            (`lobs.calibration.output_fisher.fitting_distance`).
     """
 
     model: nn.Module

@@ -41,7 +41,7 @@ MYPY = "[mypy]\n[mypy-torch.*]\nfollow_imports = skip\n"
 WITHOUT_HYDRA = """
 import sys
 sys.modules["hydra"] = None
-from lobs.pipeline.cli import main
+from lobs_paper.cli import main
 sys.exit(main(["prune"]))
 """
 ONE_LINE = "lobs: lobs prune needs {}, which is not installed here: run `pip install 'lobs[experiments]'`\n"

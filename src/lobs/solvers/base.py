@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.registry import METHODS, unknown_name
 from lobs.solvers.grouped import GroupedPath
 from lobs.solvers.path import PruningPath
-from lobs.statistics import LayerStatistics
 
 
 class Solver(ABC):

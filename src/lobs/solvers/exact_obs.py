@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, DampedHessian, SingularStatisticsError, damp
+from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
 from lobs.solvers.ranking import parse_pattern, ranks_of_order, row_ranks
-from lobs.solvers.refine import RefinedPath
-from lobs.solvers.support import solve_on_support
-from lobs.statistics import LayerStatistics
+from lobs.solvers.swaps import RefinedPath
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 # rows * 2/3 d^3 operations: above this (an hour on 2 cores in float64) only groups are offered; 4,096 x 4,096 passes.
@@ -50,7 +50,7 @@ class ExactOBS(Solver):
         group_size: cut the inputs into groups of this many and eliminate each with its own diagonal block of H, for
             layers too wide otherwise. The weights are then solved over the whole layer while that is feasible, else
             group by group, and the curve is that of the block-diagonal H, an estimate.
-        refine: at every count swap kept and removed weights of a unit while the error falls (`lobs.solvers.refine`).
+        refine: at every count swap kept and removed weights of a unit while the error falls (`lobs.solvers.swaps`).
         precision: of the elimination, ``"float64"`` or ``"float32"`` (about half the time and memory; the errors
             agree within 1%). The weights are always solved in float64 up to 8,192 inputs.
     """
@@ -184,12 +184,12 @@ class ExactOBS(Solver):
         # Compiled loops on the CPU: ahead at every width measured (784 to 4,608 inputs, benchmarks/exact_obs.py).
         dtype = min(PRECISIONS[self.precision], hessian.inverse.dtype, key=lambda kind: kind.itemsize)
         if scaled.is_cuda or self.block > 1:
-            from lobs.solvers import _elimination_torch
+            from lobs.solvers._kernels import elimination_torch
 
-            return _elimination_torch.eliminate(scaled, gone, hessian.inverse, group, quota, dtype, self.block)
-        from lobs.solvers import _elimination_numba
+            return elimination_torch.eliminate(scaled, gone, hessian.inverse, group, quota, dtype, self.block)
+        from lobs.solvers._kernels import elimination_numba
 
-        return _elimination_numba.eliminate(scaled, gone, hessian.inverse, group, quota, dtype)
+        return elimination_numba.eliminate(scaled, gone, hessian.inverse, group, quota, dtype)
 
 
 def _groups(hessian: DampedHessian, group_size: int | None, whole: bool) -> Iterator[tuple[Tensor, DampedHessian]]:

@@ -14,9 +14,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.path import PruningPath, measures_everywhere
 from lobs.solvers.ranking import ranks_of_order
-from lobs.statistics import LayerStatistics
 
 
 class GroupedPath(PruningPath):

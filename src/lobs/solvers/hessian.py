@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lobs.statistics import LayerStatistics
+from lobs.calibration.statistics import LayerStatistics
 
 # Relative to the mean diagonal. Chosen by measurement: see reports (layer error and test error hardly move between
 # 1e-6 and 1e-3 on MNIST, below it float32 eliminations lose digits).

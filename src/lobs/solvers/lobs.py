@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, DampedHessian, damp
+from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
 from lobs.solvers.ranking import rank_by_score
-from lobs.solvers.support import solve_on_support
-from lobs.statistics import LayerStatistics
 
 # Removals of a row that are solved together: wider blocks gather larger triangles, narrower ones take more products.
 BLOCK = 96

@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, damped_groups
+from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, SolvedPath, measures_everywhere, with_bias_column
-from lobs.solvers.support import solve_on_support
-from lobs.statistics import LayerStatistics
 
 # The curve's epsilons: this many, the first one this share of the last, at which no weight is left. Evenly spaced in
 # log(epsilon / (last - epsilon)), hence in log epsilon but for the last few: there the density changes fastest.

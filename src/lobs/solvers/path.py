@@ -14,7 +14,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from lobs.statistics import LayerStatistics
+from lobs.calibration.statistics import LayerStatistics
 
 # A curve is measured at every count up to here, at about this many knots for larger layers.
 KNOTS = 64

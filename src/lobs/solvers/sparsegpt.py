@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, DampedHessian, damped_groups
 from lobs.solvers.path import PruningPath, SolvedPath
 from lobs.solvers.ranking import leaving_zeros, parse_pattern, row_ranks
-from lobs.statistics import LayerStatistics
 
 # Groups of up to so many removals are measured after each of them, larger ones at these shares of their removals.
 MEASURED = 64

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.path import PruningPath, RankedPath
 from lobs.solvers.ranking import rank_by_score
-from lobs.statistics import LayerStatistics
 
 
 @dataclass(frozen=True)

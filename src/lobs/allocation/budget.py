@@ -1,0 +1,237 @@
+"""What a pruned network may cost: the budget, each layer's cost, the limits on single layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import ceil
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lobs.solvers.path import PruningPath
+
+# A layer's cost by the number of its weights that are kept: int64 in, float64 out, never falling.
+Cost: TypeAlias = Callable[[Tensor], Tensor]
+Limits: TypeAlias = Mapping[str, tuple[float, float]]
+
+VALUE_BYTES = 4  # a weight or a bias, float32
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is left of a network; exactly one of the three is given.
+
+    Attributes:
+        density: share of the weights kept, 0 to 1.
+        flops: share of the dense layers' multiply-adds kept, 0 to 1. A kept weight costs one multiply-add per output
+            position and image: 1 in a Linear layer on a vector, height times width of the output in a convolution.
+        size: bytes of the file that `lobs.save_sparse` writes: `sparse_bytes` of these layers' weights, and with
+            `FileCosts` everything else in it; without, 4 per bias.
+
+    Raises:
+        ValueError: not exactly one is given, or it is out of range.
+    """
+
+    density: float | None = None
+    flops: float | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            shown = " and ".join(f"{key}={value!r}" for key, value in given.items())
+            raise ValueError(f"give exactly one of density, flops and size; got {shown or 'none'}")
+        if self.density is not None and not 0 <= self.density <= 1:
+            raise ValueError(f"density is the share of weights kept, between 0 and 1; got {self.density}")
+        if self.flops is not None and not 0 <= self.flops <= 1:
+            raise ValueError(f"flops is the share of multiply-adds kept, between 0 and 1; got {self.flops}")
+        if self.size is not None and not self.size >= 0:
+            raise ValueError(f"size is the bytes of the sparse file, at least 0; got {self.size}")
+
+    def __str__(self) -> str:
+        return next(f"{key}={value}" for key, value in vars(self).items() if value is not None)
+
+
+@dataclass(frozen=True)
+class FileCosts:
+    """What a network's sparse file holds besides the pruned layers' weights (`lobs.export.sparse.file_costs`).
+
+    Attributes:
+        fixed: bytes of everything else: biases, other tensors, the header at its largest.
+        value_bytes: of one weight of each layer.
+        copies: how many times each layer's weight is written.
+    """
+
+    fixed: int
+    value_bytes: Mapping[str, int]
+    copies: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every sharing-out has to respect.
+
+    Attributes:
+        budget: as it was asked for.
+        costs: of each layer.
+        bound: on the sum of the costs.
+        removable: weights of each layer.
+        ranges: fewest and most removals of each layer.
+    """
+
+    budget: Budget
+    costs: dict[str, Cost]
+    bound: float
+    removable: dict[str, int]
+    ranges: dict[str, tuple[int, int]]
+
+    def layer_cost(self, name: str, counts: Tensor) -> Tensor:
+        """A layer's cost after so many removals, float64."""
+        return self.costs[name](self.removable[name] - counts)
+
+    def cost(self, counts: Mapping[str, int]) -> float:
+        """The network's cost."""
+        return sum(float(self.layer_cost(name, torch.tensor(count))) for name, count in counts.items())
+
+    def fewest(self, name: str, allowed: float, low: int, high: int) -> int:
+        """The fewest removals from ``low`` to ``high`` at which a layer costs at most ``allowed``; else ``high``."""
+        while low < high:
+            middle = (low + high) // 2
+            if float(self.layer_cost(name, torch.tensor(middle))) <= allowed:
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+
+def problem(
+    paths: Mapping[str, PruningPath], budget: Budget, limits: Limits | None = None, file: FileCosts | None = None
+) -> Problem:
+    """A budget and limits in numbers, known to be feasible.
+
+    Args:
+        paths: of all layers the budget is about.
+        budget: what the layers may cost together.
+        limits: least and most density by layer name or shell pattern, see `count_ranges`.
+        file: for a budget of ``size``.
+
+    Returns:
+        Costs, bound and ranges.
+
+    Raises:
+        ValueError: limits and paths alone keep more than the budget, or a limit is wrong.
+    """
+    ranges = count_ranges(paths, limits or {}, empty=0 in (budget.density, budget.flops))
+    removable = {name: path.removable for name, path in paths.items()}
+    costs = {name: _cost(name, path, budget, file) for name, path in paths.items()}
+    dense = sum(float(costs[name](torch.tensor(size))) for name, size in removable.items())
+    if budget.density is not None:
+        bound = float(int(budget.density * dense + 1e-9))
+    else:
+        fixed = 0 if file is None else file.fixed
+        bound = float(budget.size - fixed) if budget.size is not None else float(budget.flops or 0.0) * dense
+        bound += 1e-9 * dense
+    result = Problem(budget, costs, bound, removable, ranges)
+    least = result.cost({name: most for name, (_, most) in ranges.items()})
+    if least > result.bound:
+        size = budget.size is not None
+        kept = f"{least + budget.size - bound:.0f} bytes" if budget.size is not None else f"{least / dense:.4g}"
+        what = (
+            "the layers' limits" if limits else "one weight per layer and the ends of the layers' paths (N:M patterns)"
+        )
+        rest = ", the file's other tensors and its header" * (size and file is not None)
+        raise ValueError(
+            f"{what}{rest} alone keep {kept}, more than the budget {budget}: ask for more, or allow empty layers with "
+            f"limits={{'*': (0, 1)}}"
+        )
+    return result
+
+
+def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool = True) -> dict[str, tuple[int, int]]:
+    """The fewest and the most removals of each layer that limits on its density allow.
+
+    The first pattern that fits a layer counts. The least density is rounded up to whole weights and the most down;
+    where no whole number lies between, the least counts. ``(1, 1)`` excludes a layer from pruning.
+
+    Args:
+        paths: of the layers.
+        limits: (least, most) density by layer name or shell pattern.
+        empty: whether a layer that no limit names may lose all of its weights.
+
+    Returns:
+        Fewest and most removals by layer.
+
+    Raises:
+        ValueError: a pattern fits no layer, a limit is not 0 <= least <= most <= 1, or a layer's path cannot go as
+            low as its most density.
+    """
+    for pattern, limit in limits.items():
+        if not any(fnmatchcase(name, pattern) for name in paths):
+            raise ValueError(f"no layer fits {pattern!r} of the limits; there are {', '.join(paths)}")
+        if len(limit) != 2 or not 0 <= limit[0] <= limit[1] <= 1:
+            raise ValueError(f"limits of {pattern!r} must be (least, most) with 0 <= least <= most <= 1; got {limit}")
+    ranges = {}
+    for name, path in paths.items():
+        own = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), None)
+        least, most = (0.0, 1.0) if own is None else own
+        kept = max(ceil(least * path.removable - 1e-9), int(own is None and not empty))
+        fewest = path.removable - max(kept, int(most * path.removable + 1e-9))
+        if fewest > path.total:
+            end = 1 - path.total / path.removable
+            raise ValueError(f"layer {name!r}: at most {most} of it may be kept, but its path ends at {end:.4g}")
+        ranges[name] = (fewest, min(path.total, path.removable - kept))
+    return ranges
+
+
+def layout_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> dict[str, Tensor]:
+    """Bytes of one sparse tensor in each layout that `lobs.save_sparse` knows.
+
+    With ``k`` values kept of ``w``, ``b`` bytes each (a place is an index into the flattened tensor)::
+
+        dense      b w
+        bitmask    ceil(w / 8) + b k             a bit per place
+        blocks     2 ceil(w / 256) + (1 + b) k   how many lie in each block of 256 places, and each one's place in it
+        positions  (p + b) k                     each one's place: p = 1 up to w = 2^8, 2 up to 2^16, 4 up to 2^31, 8
+
+    All depend on the count alone, not on where the values lie: that makes the size of a file a budget.
+
+    Args:
+        kept: values that are kept, any shape.
+        weights: of the tensor in all.
+        value_bytes: of one value.
+
+    Returns:
+        By layout, float64 in the shape of ``kept``.
+    """
+    kept = kept.double()
+    return {
+        "dense": torch.full_like(kept, value_bytes * weights),
+        "bitmask": ceil(weights / 8) + value_bytes * kept,
+        "blocks": 2 * ceil(weights / 2**8) + (1 + value_bytes) * kept,
+        "positions": (position_type(weights).itemsize + value_bytes) * kept,
+    }
+
+
+def position_type(weights: int) -> torch.dtype:
+    """The smallest integer that counts so many places."""
+    types = {2**8: torch.uint8, 2**16: torch.uint16, 2**31: torch.int32}
+    return next((dtype for most, dtype in types.items() if weights <= most), torch.int64)
+
+
+def sparse_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> Tensor:
+    """Bytes of the smallest of the layouts of `layout_bytes`; a file's header and its biases are not counted here."""
+    return torch.stack(list(layout_bytes(kept, weights, value_bytes).values())).amin(dim=0)
+
+
+def _cost(name: str, path: PruningPath, budget: Budget, file: FileCosts | None) -> Cost:
+    if budget.size is not None and file is not None:
+        copies, width = file.copies[name], file.value_bytes[name]
+        return lambda kept: copies * sparse_bytes(kept, path.removable, width)
+    if budget.size is not None:
+        biases = VALUE_BYTES * path.weight.shape[0] * path.statistics.bias
+        return lambda kept: sparse_bytes(kept, path.removable) + biases
+    positions = 1.0 if budget.flops is None else path.statistics.samples / path.statistics.inputs
+    return lambda kept: kept.double() * positions

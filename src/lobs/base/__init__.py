@@ -1,0 +1,1 @@
+"""What everything else stands on: files, memory, processes, the evaluation mode; nothing here knows a layer."""

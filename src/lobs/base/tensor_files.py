@@ -1,0 +1,83 @@
+"""safetensors files written tensor by tensor, so that no more than one of them has to be in memory."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from lobs.base.atomic import replacing
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(
+    path: Path, keys: Iterable[str], tensor: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file under a temporary name and rename it; the same tensors give the same bytes.
+
+    Args:
+        path: the file; its folder is made.
+        keys: of all tensors.
+        tensor: gives a tensor by its key; called twice for each.
+        metadata: texts to store beside them.
+    """
+    described = {}
+    for key in keys:
+        value = tensor(key)
+        described[key] = (value.dtype, list(value.shape), value.numel() * value.element_size())
+        del value
+    # Wide types first, so that all of them start at a multiple of their width.
+    order = sorted(described, key=lambda key: -described[key][0].itemsize)
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for key in order:
+        dtype, shape, size = described[key]
+        header[key] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in order:
+            values = tensor(key).detach().cpu().contiguous().flatten()
+            values.view(torch.uint8).numpy().tofile(file)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a finished part; None where there is none, or where it is damaged, which is said.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors by name.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        warnings.warn(f"{path} is damaged ({error}): it is computed again", stacklevel=2)
+        return None
+
+
+def layer_file(folder: Path, name: str) -> Path:
+    """Where a folder of one file per layer keeps a layer, whatever characters its name holds."""
+    return folder / f"{quote(name, safe='')}.safetensors"

@@ -1,0 +1,247 @@
+"""Running sums over a layer's samples: what statistics and sequential pruning stream their inputs into.
+
+Products are formed in the inputs' precision over chunks of at most `CHUNK_SAMPLES` samples and summed in float64,
+so that float32 inputs lose nothing that matters, and memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lobs.base.distributed import gathered, summed
+
+# Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
+CHUNK_SAMPLES = 4096
+# A wider layer's products are formed in blocks of rows of at most so many, without those above the diagonal.
+PRODUCT_ROWS = 1024
+
+
+class Reservoir:
+    """A uniform sample of rows from a stream.
+
+    Two reservoirs of the same size that are fed the same numbers of rows keep the same rows.
+
+    Args:
+        keep: how many rows to keep; 0 keeps none.
+        seed: of the draws; reservoirs whose rows are to be combined need different ones.
+    """
+
+    def __init__(self, keep: int, seed: int = 0) -> None:
+        self.keep = keep
+        self.generator = torch.Generator().manual_seed(seed)
+        self.keys: Tensor = torch.empty(0)
+        self.kept: Tensor = torch.empty(0)
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows ``[groups, n, features]``: every row draws a key, the largest keys stay."""
+        if not self.keep:
+            return
+        keys = torch.rand(rows.shape[1], generator=self.generator)
+        fresh = keys.argsort(descending=True)[: self.keep]
+        keys = torch.cat([self.keys, keys[fresh]])
+        rows = rows[:, fresh.to(rows.device)]
+        rows = torch.cat([self.kept.to(rows), rows], 1) if len(self.keys) else rows
+        chosen = keys.argsort(descending=True)[: self.keep]
+        self.keys, self.kept = keys[chosen], rows[:, chosen.to(rows.device)]
+
+    def combine(self) -> None:
+        """Keep the largest keys of all processes: a uniform sample of all rows, the same in every process."""
+        if not self.keep:
+            return
+        parts = gathered((self.keys, self.kept.cpu()))
+        keys = torch.cat([part[0] for part in parts])
+        chosen = keys.argsort(descending=True)[: self.keep]
+        rows = torch.cat([part[1] for part in parts], 1)[:, chosen]
+        self.keys, self.kept = keys[chosen], rows.to(self.kept.device)
+
+    def rows(self) -> Tensor | None:
+        """The rows kept ``[k, features]`` (``[groups, k, features]`` for several groups), None where none are."""
+        if not self.keep:
+            return None
+        return self.kept[0] if len(self.kept) == 1 else self.kept
+
+
+class InputSums:
+    """Sums of one layer's input products and zero counts, and a uniform sample of its inputs.
+
+    Args:
+        bias: whether the layer has one: its ones become the last input.
+        keep: size of the sample.
+        seed: of the sample.
+    """
+
+    def __init__(self, bias: bool, keep: int = 0, seed: int = 0) -> None:
+        self.bias = bias
+        self.reservoir = Reservoir(keep, seed)
+        self.samples = 0
+        self.inputs = 0
+        self.outputs = 0
+        self.moment: Tensor = torch.empty(0)
+        self.zeros: Tensor | None = None
+
+    def add(self, samples: Tensor) -> None:
+        """Add samples ``[groups, n, features]``."""
+        groups, count, features = samples.shape
+        samples = widened(samples)
+        if not self.samples:
+            size = features + self.bias
+            self.moment = samples.new_zeros(groups, size, size, dtype=torch.float64)
+        for chunk in samples.split(CHUNK_SAMPLES, dim=1):
+            for rows in row_blocks(features):
+                self.moment[:, rows, : rows.stop] += chunk[:, :, rows].mT @ chunk[:, :, : rows.stop]
+            if self.bias:
+                self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
+        self.reservoir.add(samples)
+        self.samples += count
+
+    def add_zeros(self, zeros: Tensor, outputs: int) -> None:
+        """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""
+        self.zeros = zeros if self.zeros is None else self.zeros + zeros
+        self.outputs += outputs
+
+    def combine(self) -> None:
+        """Add up the sums of all processes: every process then holds those of all their batches."""
+        self.moment = summed(self.moment)
+        self.zeros = None if self.zeros is None else summed(self.zeros)
+        counts = torch.tensor([self.samples, self.inputs, self.outputs])
+        self.samples, self.inputs, self.outputs = summed(counts).tolist()
+        self.reservoir.combine()
+
+    def sample(self) -> Tensor | None:
+        """The kept inputs, with the bias's ones; None where none were asked for."""
+        kept = self.reservoir.rows()
+        if kept is None or not self.bias:
+            return kept
+        return torch.cat([kept, kept.new_ones(*kept.shape[:-1], 1)], -1)
+
+    def second_moment(self, name: str) -> Tensor:
+        """The mean product; the sum is used up.
+
+        Args:
+            name: of the layer, for the message.
+
+        Returns:
+            float64 ``[groups, d, d]``.
+
+        Raises:
+            ValueError: an input was not finite.
+        """
+        moment = self.moment
+        if self.bias:
+            moment[:, :-1, -1] = moment[:, -1, :-1]
+            moment[:, -1, -1] = self.samples
+        moment /= self.samples
+        # An input that is not finite shows in its own square, and no mask of a wide layer's whole moment is needed.
+        if not torch.isfinite(moment.diagonal(dim1=-2, dim2=-1)).all():
+            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values")
+        symmetrise(moment, lower_only=len(row_blocks(moment.shape[-1] - self.bias)) > 1)
+        return moment
+
+
+class ResidualSums:
+    """Sums over pairs of an input x and the residual ``r = z - W x`` that weights W leave to a target z.
+
+    The residual, because it is small where little has been pruned: its products keep the digits that those of z lose.
+
+    Args:
+        bias: whether the layer has one.
+        keep: size of the sample of targets.
+    """
+
+    def __init__(self, bias: bool, keep: int = 0) -> None:
+        self.bias = bias
+        self.reservoir = Reservoir(keep)
+        self.moment: Tensor = torch.empty(0)
+        self.power = 0.0
+        self.samples = 0
+
+    def add(self, samples: Tensor, residuals: Tensor, targets: Tensor) -> None:
+        """Add samples ``[groups, n, features]`` with their residuals and targets, both ``[n, out]``."""
+        groups, count, features = samples.shape
+        samples, targets = widened(samples), widened(targets)
+        residuals = widened(residuals).unflatten(1, (groups, -1)).movedim(1, 0)
+        if not self.samples:
+            size = features + self.bias
+            self.moment = samples.new_zeros(groups, residuals.shape[2], size, dtype=torch.float64)
+        for rows, rest in zip(samples.split(CHUNK_SAMPLES, 1), residuals.split(CHUNK_SAMPLES, 1), strict=True):
+            self.moment[:, :, :features] += rest.mT @ rows
+            if self.bias:
+                self.moment[:, :, -1] += rest.sum(dim=1, dtype=torch.float64)
+        self.power += float(residuals.double().square().sum())
+        self.reservoir.add(targets[None])
+        self.samples += count
+
+    def target(self, weight: Tensor, second_moment: Tensor) -> tuple[Tensor, float]:
+        """E[z x^T] and E||z||^2 from the residuals' sums.
+
+        Args:
+            weight: W, ``[out, d]``.
+            second_moment: Psi = E[x x^T], ``[groups, d, d]``.
+
+        Returns:
+            target_moment: float64 ``[out, d]``.
+            target_power: E||z||^2, not negative.
+        """
+        rows = weight.double().unflatten(0, (len(self.moment), -1))
+        residual = self.moment / self.samples
+        produced = rows @ second_moment
+        power = self.power / self.samples + float((rows * (2 * residual + produced)).sum())
+        return (residual + produced).flatten(0, 1), max(0.0, power)
+
+
+def combined(sums: dict[str, InputSums]) -> dict[str, InputSums]:
+    """Add the sums of all processes up, layer by layer.
+
+    Args:
+        sums: of this process, by layer name; they are changed.
+
+    Returns:
+        The same, in the order of the first process.
+
+    Raises:
+        ValueError: the processes did not call the same layers.
+    """
+    called = gathered(list(sums))
+    for rank, names in enumerate(called):
+        if set(names) != set(called[0]):
+            raise ValueError(
+                f"process {rank} called the layers {', '.join(names)}, process 0 {', '.join(called[0])}: statistics "
+                f"can only be summed over the same layers"
+            )
+    for name in called[0]:
+        sums[name].combine()
+    return {name: sums[name] for name in called[0]}
+
+
+def widened(values: Tensor) -> Tensor:
+    """Half precision as float32, everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def row_blocks(features: int) -> list[slice]:
+    """Rows of a product of so many features, cut into equal blocks of at most `PRODUCT_ROWS`."""
+    width = -(-features // max(1, -(-features // PRODUCT_ROWS)))
+    return [slice(start, min(start + width, features)) for start in range(0, features, max(1, width))]
+
+
+def symmetrise(moment: Tensor, lower_only: bool = False, block: int = 2048) -> None:
+    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB.
+
+    Args:
+        moment: ``[groups, d, d]``.
+        lower_only: what stands above the diagonal does not count, the rest is mirrored.
+        block: rows and columns at a time.
+    """
+    for i in range(0, moment.shape[-1], block):
+        for j in range(0, i + 1, block):
+            lower = moment[:, i : i + block, j : j + block]
+            upper = moment[:, j : j + block, i : i + block]
+            if not lower_only:
+                mean = (lower + upper.mT) / 2
+                lower.copy_(mean)
+            elif i == j:
+                mean = lower.tril() + lower.tril(-1).mT
+            else:
+                mean = lower
+            upper.copy_(mean.mT)

@@ -1,0 +1,199 @@
+"""Calibration batches that are the same on every reading.
+
+Pruning in sequence, corrections and measured allocations go through the batches several times, and pair what they saw
+of one network with what they see of another. A loader that shuffles, a random augmentation or a generator function
+gives other batches the next time. Here they are read once and kept where they fit; else every further reading is
+compared with the first one, batch by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lobs.base.fingerprint import digest
+from lobs.base.memory import available_bytes
+from lobs.calibration.inputs import check_batches, raw_input
+
+# Share of the machine's free memory that batches may take which are kept for further readings.
+MEMORY_SHARE = 0.25
+
+
+class CalibrationBatches:
+    """The batches of one call: kept in memory while they fit, else read anew and compared.
+
+    Args:
+        batches: any iterable of batches.
+        memory: bytes that kept batches may take; None: `MEMORY_SHARE` of what is free now. A list's or tuple's batches
+            are in memory already and always kept.
+
+    Raises:
+        TypeError: ``batches`` is no iterable of batches.
+    """
+
+    def __init__(self, batches: Iterable, memory: float | None = None) -> None:
+        check_batches(batches)
+        self._batches = batches
+        self._room = MEMORY_SHARE * available_bytes() if memory is None else memory
+        self._kept: list | None = []
+        self._complete = False
+        self._rest: Iterator | None = None
+        self._digests: list[str] = []
+        self._counts: list[int] = []
+        self._first: object = None
+        if isinstance(batches, (list, tuple)):
+            self._kept, self._complete = list(batches), True
+            self._first = next(iter(batches), None)
+            self._counts = [len(raw_input(batch)) for batch in batches]
+
+    def __iter__(self) -> Iterator:
+        """One reading.
+
+        Yields:
+            The batches, the same ones every time.
+
+        Raises:
+            ValueError: they are others this time.
+        """
+        position = 0
+        while self._kept is not None:
+            if position < len(self._kept):
+                yield self._kept[position]
+                position += 1
+            elif self._complete:
+                return
+            else:
+                self._keep_next()
+        yield from self._stream(position)
+
+    @property
+    def kept(self) -> bool:
+        """Whether all batches are in memory now: a further reading costs nothing."""
+        return self._kept is not None and self._complete
+
+    def first(self) -> object:
+        """The first batch, which is always kept; None where there is none."""
+        return next(iter(self), None) if self._first is None else self._first
+
+    def input_counts(self) -> list[int]:
+        """How many inputs each batch holds; reads all of them where that is not known yet."""
+        if not self._complete:
+            for _ in self:
+                pass
+        return self._counts
+
+    def part(self, start: int, stop: int) -> CalibrationBatches:
+        """Some of the batches, as batches of their own.
+
+        Args:
+            start: number of the first.
+            stop: and of the first that does not belong to them.
+
+        Returns:
+            These batches.
+        """
+        if self.kept:
+            return CalibrationBatches((self._kept or [])[start:stop])
+        return CalibrationBatches(_Slice(self, start, stop), memory=0)
+
+    def first_images(self, images: int) -> CalibrationBatches:
+        """The batches that hold the first so many inputs, kept in memory."""
+        taken, count = [], 0
+        for batch in self:
+            taken.append(batch)
+            count += len(raw_input(batch))
+            if count >= images:
+                break
+        return CalibrationBatches(taken)
+
+    def fingerprint(self) -> str:
+        """A digest of everything that the batches hold; reads all of them where that has not been done yet."""
+        self.input_counts()
+        digests = self._digests if self._kept is None else [_digest(batch) for batch in self._kept]
+        return digest(digests)
+
+    def _keep_next(self) -> None:
+        """Read one more batch; where it does not fit, none are kept any longer."""
+        assert self._kept is not None
+        if self._rest is None:
+            self._rest = iter(self._batches)
+        try:
+            batch = next(self._rest)
+        except StopIteration:
+            self._complete = True
+            return
+        self._first = batch if self._first is None else self._first
+        self._room -= sum(leaf.numel() * leaf.element_size() for leaf in _tensors(batch))
+        self._counts.append(len(raw_input(batch)))
+        self._kept.append(batch)
+        if self._room < 0:
+            self._digests = [_digest(each) for each in self._kept]
+            self._rest = _chain(batch, self._rest)
+            self._kept = None
+
+    def _stream(self, position: int) -> Iterator:
+        """Read on from a position without keeping anything."""
+        if self._rest is not None and position == len(self._digests) - 1:
+            source, index = self._rest, position  # the first reading goes on
+        else:
+            source, index = iter(self._batches), 0
+            if source is self._batches:
+                raise ValueError(
+                    f"batches are needed several times and do not fit into memory, and the {type(source).__name__} "
+                    f"given is used up after one reading: give a list or a DataLoader"
+                )
+        self._rest = None
+        for batch in source:
+            self._compare(index, batch)
+            if index >= position:
+                yield batch
+            index += 1
+        if self._complete and index != len(self._digests):
+            raise ValueError(_different(f"{index} batches came where the first reading gave {len(self._digests)}"))
+        self._complete = True
+
+    def _compare(self, index: int, batch: object) -> None:
+        digest = _digest(batch)
+        if index == len(self._digests) and not self._complete:
+            self._digests.append(digest)
+            self._counts.append(len(raw_input(batch)))
+        elif index >= len(self._digests) or digest != self._digests[index]:
+            raise ValueError(_different(f"batch {index} is not the one of the first reading"))
+
+
+class _Slice:
+    """Some batches of an iterable that starts anew each time."""
+
+    def __init__(self, batches: Iterable, start: int, stop: int) -> None:
+        self.batches, self.start, self.stop = batches, start, stop
+
+    def __iter__(self) -> Iterator:
+        return islice(iter(self.batches), self.start, self.stop)
+
+
+def calibration_batches(batches: Iterable, memory: float | None = None) -> CalibrationBatches:
+    """Batches that are the same on every reading; what is so already is given back as it is."""
+    return batches if isinstance(batches, CalibrationBatches) else CalibrationBatches(batches, memory)
+
+
+def _different(what: str) -> str:
+    return (
+        f"batches gives other batches when it is read again ({what}), so that inputs and targets would not belong "
+        f"together: switch shuffling and random augmentation off, or give a list of batches"
+    )
+
+
+def _tensors(batch: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+
+
+def _digest(batch: object) -> str:
+    return digest(_tensors(batch))
+
+
+def _chain(first: object, rest: Iterator) -> Iterator:
+    yield first
+    yield from rest

@@ -1,0 +1,226 @@
+"""Walks through a network that sequential pruning and corrections make many times: forward passes up to one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lobs.calibration.batches import CalibrationBatches, calibration_batches
+from lobs.calibration.inputs import network_input, probe_determinism
+from lobs.calibration.lockstep import SuspendedPasses, suspendable
+from lobs.layers.matrix import call_input, tied_layers
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class _LastCall(BaseException):
+    """Leaves a forward pass; no `Exception`, so that a network's own ``except Exception`` does not stop it."""
+
+
+def run_until(
+    model: nn.Module, modules: Iterable[nn.Module], calls: int, inputs: Tensor, see: Callable[..., None]
+) -> None:
+    """Run a forward pass up to the last call of some of its modules.
+
+    Args:
+        model: in evaluation mode.
+        modules: of the model: one, or those that share its weight.
+        calls: how often a forward pass calls them together.
+        inputs: of the network.
+        see: is given a module's input and its output at every call.
+
+    Raises:
+        ValueError: this pass calls them less often.
+    """
+    seen, modules = 0, list(modules)
+
+    def hook(_: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
+        nonlocal seen
+        seen += 1
+        see(call_input(args, kwargs), output)
+        if seen == calls:
+            raise _LastCall
+
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
+    try:
+        model(inputs)
+    except _LastCall:
+        return
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise ValueError(
+        f"{modules[0]} was called {seen} times in a forward pass and {calls} times in the first one: networks that "
+        f"call their layers depending on the data cannot be walked layer by layer"
+    )
+
+
+def first_input(model: nn.Module, batches: Iterable) -> Tensor:
+    """The first batch's input, on the network's device.
+
+    Returns:
+        The input.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    first = batches.first() if isinstance(batches, CalibrationBatches) else next(iter(batches), None)
+    if first is None:
+        raise ValueError("batches is empty: there is no calibration batch")
+    return network_input(first, model)
+
+
+@torch.no_grad()
+def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -> dict[str, int]:
+    """How often one forward pass calls each of some modules, found with the first batch.
+
+    Args:
+        model: in evaluation mode.
+        batches: as for `lobs.collect_statistics`.
+        modules: of the model, by name; those that share a weight with one of them count as that one.
+
+    Returns:
+        Counts by name in the order of the first call; without the modules that are never called.
+
+    Raises:
+        ValueError: there is no batch, or the network answers differently twice.
+    """
+    inputs = first_input(model, batches)
+    probe_determinism(model, inputs)
+    calls: dict[str, int] = {}
+
+    def hook_of(name: str) -> Callable:
+        def hook(*_: object) -> None:
+            calls[name] = calls.get(name, 0) + 1
+
+        return hook
+
+    own = _members(model, modules)
+    handles = [module.register_forward_hook(hook_of(name)) for name, members in own.items() for module in members]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _members(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, list[nn.Module]]:
+    """For each module itself and those that share its weight."""
+    tied = tied_layers(model)
+    return {name: list(tied[name].values()) if name in tied else [module] for name, module in modules.items()}
+
+
+class Walk:
+    """One network front to back: what its modules are given and give, while those before them may have been changed.
+
+    A context manager. Where the network allows it (`lobs.calibration.lockstep`) all of the walk is one forward pass,
+    else every module is reached from the network's start.
+
+    Args:
+        model: in evaluation mode.
+        modules: of the model, by name.
+        batches: calibration inputs, the same on every reading.
+        together: how many such walks are made at once and share the memory.
+
+    Attributes:
+        calls: how often one forward pass calls each module, in the order of the first call; without those never called.
+
+    Raises:
+        ValueError: there is no batch, or the network answers differently twice.
+    """
+
+    def __init__(
+        self, model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, together: int = 1
+    ) -> None:
+        self.batches = calibration_batches(batches)
+        self.calls = count_calls(model, self.batches, modules)
+        self._model, self._members = model, _members(model, modules)
+        self._passes: SuspendedPasses | None = None
+        if suspendable(model, modules, self.batches, together):
+            self._passes = SuspendedPasses(model, modules, self.batches)
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._passes is not None:
+            self._passes.close()
+
+    def visits(self, name: str) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """What every batch brings to a module: the next one in the order of `calls`.
+
+        Args:
+            name: of the module.
+
+        Yields:
+            Input and output of every call, batch by batch.
+        """
+        for (calls,) in side_by_side(name, self):
+            yield calls
+
+    @torch.no_grad()
+    def visit(self, name: str, index: int, batch: object) -> list[tuple[Tensor, Tensor]]:
+        """What one batch brings to a module.
+
+        Args:
+            name: of the module.
+            index: of the batch.
+            batch: itself.
+
+        Returns:
+            Input and output of every call.
+        """
+        modules = self._members[name]
+        if self._passes is not None:
+            inputs = self._passes.input(index, name)
+            return [(inputs, modules[0].forward(inputs))]
+        seen: list[tuple[Tensor, Tensor]] = []
+        run_until(self._model, modules, self.calls[name], network_input(batch, self._model), _keeper(seen))
+        return seen
+
+
+def side_by_side(name: str, *walks: Walk) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
+    """What every batch brings to a module in several networks, with one reading of the batches for all of them.
+
+    Args:
+        name: of the module.
+        walks: through the networks, over the same batches.
+
+    Yields:
+        For each walk, input and output of every call, batch by batch.
+    """
+    for index, batch in enumerate(walks[0].batches):
+        yield [walk.visit(name, index, batch) for walk in walks]
+
+
+def _keeper(seen: list[tuple[Tensor, Tensor]]) -> Callable[[Tensor, Tensor], None]:
+    """Notes a call; copies, since what follows in the network may overwrite either in place."""
+    return lambda inputs, output: seen.append((inputs.clone(), output.clone()))
+
+
+def require_repeatable(batches: Iterable | None, what: str, memory: float | None = None) -> CalibrationBatches:
+    """Refuse batches that are missing, or that a first pass would use up.
+
+    Args:
+        batches: any iterable.
+        what: the argument that needs them, for the message.
+        memory: see `CalibrationBatches`.
+
+    Returns:
+        The batches, the same on every reading.
+
+    Raises:
+        ValueError: they are missing or a one-shot iterator.
+    """
+    if batches is None:
+        raise ValueError(f"{what} needs batches=, the calibration inputs, and got none")
+    if isinstance(batches, Iterator):
+        raise ValueError(
+            f"{what} reads batches several times, and the {type(batches).__name__} given is used up after one pass: "
+            f"give a list, a DataLoader or another iterable that starts anew"
+        )
+    return calibration_batches(batches, memory)

@@ -1,0 +1,95 @@
+"""The diagonal of the training loss's Hessian, which OBD scores weights by (LeCun, Denker & Solla 1990)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lobs.base.distributed import summed
+
+LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
+
+
+class LossCurvature:
+    """Sums the Hessian's diagonal of each layer over batches: exact, by BackPACK.
+
+    Args:
+        model: a network of modules that BackPACK knows (Linear, Conv2d, activations, pooling, Flatten); it is copied.
+        loss: a name in `LOSSES`; the mean over samples is meant.
+        names: the layers wanted.
+
+    Raises:
+        ValueError: the loss is unknown, or the package backpack-for-pytorch is missing.
+    """
+
+    def __init__(self, model: nn.Module, loss: str, names: Sequence[str]) -> None:
+        if loss not in LOSSES:
+            raise ValueError(f"unknown loss {loss!r}: accepted are {', '.join(LOSSES)}")
+        try:
+            from backpack import extend
+        except ImportError as error:
+            raise ValueError(f"loss={loss!r} needs the package backpack-for-pytorch: {error}") from None
+        self._model = extend(copy.deepcopy(model)).eval()
+        self._model.requires_grad_(True)
+        self._loss = extend(LOSSES[loss](reduction="sum"))
+        self._layers = {name: self._model.get_submodule(name) for name in names}
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Add one batch.
+
+        Raises:
+            ValueError: BackPACK cannot follow the network, or the targets do not fit its outputs.
+        """
+        from backpack import backpack
+        from backpack.extensions import DiagHessian
+
+        with torch.enable_grad(), backpack(DiagHessian()), warnings.catch_warnings():
+            # BackPACK hooks the first layer too, whose inputs need no gradient.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            try:
+                outputs = self._model(inputs)
+                self._check(outputs, targets)
+                self._loss(outputs, targets).backward()
+            except NotImplementedError as error:
+                raise ValueError(
+                    f"the loss's curvature needs a network that is an nn.Sequential of modules BackPACK knows: {error}"
+                ) from None
+        for name, module in self._layers.items():
+            diagonal = module.weight.diag_h.flatten(1).double()
+            if module.bias is not None:
+                diagonal = torch.cat([diagonal, module.bias.diag_h[:, None].double()], 1)
+            self._sums[name] = self._sums[name] + diagonal if name in self._sums else diagonal
+            for parameter in module.parameters():
+                del parameter.diag_h
+        self._model.zero_grad()
+        self._count += len(inputs)
+
+    def _check(self, outputs: Tensor, targets: Tensor) -> None:
+        if isinstance(self._loss, nn.MSELoss):
+            if outputs.shape != targets.shape:
+                raise ValueError(
+                    f"loss='mse' compares outputs {tuple(outputs.shape)} with targets {tuple(targets.shape)}: give "
+                    f"targets of the same shape"
+                )
+        elif not targets.is_floating_point() and len(targets):
+            low, high = int(targets.min()), int(targets.max())
+            if low < 0 or high >= outputs.shape[1]:
+                raise ValueError(
+                    f"loss='cross_entropy' is given labels from {low} to {high}, the network has {outputs.shape[1]} "
+                    f"outputs: labels must lie between 0 and {outputs.shape[1] - 1}"
+                )
+
+    def combine(self) -> None:
+        """Add up the sums of all processes."""
+        self._sums = {name: summed(total) for name, total in self._sums.items()}
+        self._count = int(summed(torch.tensor(self._count)))
+
+    def result(self) -> dict[str, Tensor]:
+        """The diagonal of the mean loss's Hessian, float64 ``[out, features (+ 1)]`` per layer."""
+        return {name: total / self._count for name, total in self._sums.items()}

@@ -1,0 +1,230 @@
+"""How much the network's final loss minds an error in a layer's outputs: the Fisher information of pre-activations.
+
+Let g be the gradient of an image's negative log-likelihood ``-log p(y)`` in a layer's pre-activations z
+(``[positions, units]``; one position in a Linear layer on a vector), with the label y drawn from the network's own
+softmax. To second order, whatever the true label is::
+
+    KL(p(. | z) || p(. | z + dz)) = 1/2 dz^T F dz,    F = E_y[g g^T]
+
+F is at the same time the generalised Gauss-Newton matrix of the cross entropy in z. Averaged over images, with errors
+dz that are uncorrelated between positions and between units, of the same mean square everywhere, and independent of g
+(assumptions, all three), only F's trace is left::
+
+    KL = 1/2 s_l E_l,    s_l = mean over images of sum over positions of mean over units of g^2
+
+where E_l is the layer error: the mean over images and positions of ``||dz||^2``, summed over units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from lobs.base.evaluation_mode import evaluation_mode
+from lobs.calibration.inputs import network_input, output_tensors
+from lobs.layers.matrix import prunable_layers, tied_layers, unit_outputs
+
+
+def output_sensitivity(
+    model: nn.Module,
+    batches: Iterable,
+    layers: Iterable[str] | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] | None = None,
+) -> dict[str, float]:
+    """s_l of every layer, without labels (see the module's text for formula and assumptions).
+
+    Drawing one label y per image would do, but a network that is nearly certain then gives almost only zeros and
+    rarely a large value. Here all labels are mixed with random signs e_y, one backward pass per batch as well::
+
+        v = sum_y e_y sqrt(p_y) (p - onehot(y)),    E_e[v v^T] = E_y[(p - onehot(y)) (p - onehot(y))^T]
+
+    so g = J^T v has the same expected square and far less noise.
+
+    Args:
+        model: the network. Where its outputs are no class logits (`fitting_distance`), the squared distance over
+            their spread takes KL's place. Parameters' gradients stay as they are.
+        batches: inputs, or tuples of which the first entry is the input; read once.
+        layers: names or patterns; None takes every Linear and Conv2d that is called.
+        seed: of the signs.
+        progress: wraps the iterable.
+
+    Returns:
+        s_l by layer, in the order of their first call. A layer called several times per image adds its calls up.
+
+    Raises:
+        ValueError: there is no batch, a layer asked for is never called, no gradient reaches a layer, or the outputs
+            hold nothing that could be compared.
+    """
+    modules = prunable_layers(model, layers)
+    members = tied_layers(model)
+    outputs: list[tuple[str, Tensor]] = []
+
+    def hook_of(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            if not output.numel():
+                return output
+            if not output.requires_grad:
+                output = output.detach().requires_grad_()
+            outputs.append((name, output))
+            return output.clone()  # so that an activation in place leaves what is remembered alone
+
+        return hook
+
+    handles = [m.register_forward_hook(hook_of(name)) for name in modules for m in members[name].values()]
+    generator = torch.Generator().manual_seed(seed)
+    sums: dict[str, float] = {}
+    images, weigh = 0, None
+    try:
+        with evaluation_mode(model), torch.enable_grad():
+            for batch in batches if progress is None else progress(batches):
+                outputs.clear()
+                inputs = network_input(batch, model)
+                found = model(inputs)
+                calls = list(outputs)  # a checkpoint calls its layers again, backwards
+                if weigh is None:
+                    weigh = _Directions(found, batch, len(inputs), generator)
+                gradients = _gradients(weigh.of(found), calls)
+                for (name, _), gradient in zip(calls, gradients, strict=True):
+                    units = unit_outputs(modules[name], gradient)
+                    square = float(units.double().square().sum()) / units.shape[1]
+                    sums[name] = sums.get(name, 0.0) + square
+                images += len(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not images:
+        raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
+    never = [name for name in modules if name not in sums]
+    if layers is not None and never:
+        raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
+    return {name: total / images for name, total in sums.items()}
+
+
+class _Directions:
+    """Random directions v of the outputs with E[v v^T] the curvature of the distance in them.
+
+    Args:
+        outputs: of the first batch.
+        batch: it.
+        images: in it.
+        generator: of the signs.
+    """
+
+    def __init__(self, outputs: object, batch: object, images: int, generator: torch.Generator) -> None:
+        self.distance, self.generator = fitting_distance(outputs, batch), generator
+        self.scales: list[float] = []
+        if self.distance == "relative":
+            from lobs.allocation.output_distance import spreads
+
+            self.scales = spreads([[part.detach().double() for part in output_tensors(outputs)]], images)
+
+    def of(self, outputs: object) -> list[tuple[Tensor, Tensor]]:
+        """Output tensors with their directions."""
+        if self.distance == "kl":
+            logits = class_logits(outputs)
+            return [(logits, mixed_gradient(logits.detach(), self._signs(logits)))]
+        # Of ||dy||^2 / scale the curvature is 2 / scale in every output.
+        return [
+            (part, self._signs(part).to(part) * (2 / scale) ** 0.5)
+            for part, scale in zip(output_tensors(outputs), self.scales, strict=True)
+            if scale
+        ]
+
+    def _signs(self, like: Tensor) -> Tensor:
+        return torch.randint(0, 2, like.shape, generator=self.generator) * 2 - 1
+
+
+def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tensor]]) -> list[Tensor]:
+    """J^T v for every call of a layer; no layer is without any."""
+    cause = "" if any(part.requires_grad for part, _ in pairs) else "the outputs have no graph"
+    gradients: list[Tensor | None] = [None] * len(outputs)
+    if not cause:
+        directions = [direction for part, direction in pairs if part.requires_grad]
+        parts = [part for part, _ in pairs if part.requires_grad]
+        try:
+            gradients = list(torch.autograd.grad(parts, [o for _, o in outputs], directions, allow_unused=True))
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            cause = " ".join(str(error).split())[:150]
+    reached = {name for (name, _), gradient in zip(outputs, gradients, strict=True) if gradient is not None}
+    missing = [name for name, _ in outputs if name not in reached]
+    if missing:
+        raise ValueError(
+            f"layer {missing[0]!r}: no gradient reaches it from the network's outputs (torch.no_grad, detach or a "
+            f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: leave "
+            f"it out with exclude=[{missing[0]!r}], or take allocation='relative' or 'measured'"
+        )
+    # A call whose result is not looked at (an argmax, say) beside others that are has no effect.
+    return [torch.zeros_like(o) if g is None else g for (_, o), g in zip(outputs, gradients, strict=True)]
+
+
+def fitting_distance(outputs: object, batch: object) -> str:
+    """The distance that fits a network's outputs: ``kl`` for class logits, else ``relative``.
+
+    Class logits are one tensor ``[images, classes]`` with two or more columns, unless the batch brings a target of the
+    same shape in floating point: then it is a regression.
+
+    Args:
+        outputs: of the network.
+        batch: they belong to.
+
+    Returns:
+        ``kl`` or ``relative``.
+
+    Raises:
+        ValueError: the outputs hold no floating-point tensor.
+    """
+    parts = output_tensors(outputs)
+    if not parts:
+        raise ValueError(
+            f"the network's outputs hold no floating-point tensor to compare, got {type(outputs).__name__}: give a "
+            f"network that returns tensors, in tuples, dicts or dataclasses if need be"
+        )
+    logits = len(parts) == 1 and parts[0].dim() == 2 and parts[0].shape[1] > 1
+    target = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    regression = isinstance(target, Tensor) and target.is_floating_point() and target.shape == parts[0].shape
+    # Soft labels are probabilities: of one class each, or of several that add up to one.
+    if regression and logits:
+        values = cast("Tensor", target).double()
+        regression = not (bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-3).all()))
+    return "kl" if logits and not regression else "relative"
+
+
+def class_logits(outputs: object) -> Tensor:
+    """The network's outputs, once they are known to be ``[images, classes]``.
+
+    Args:
+        outputs: whatever the network returned; a single tensor in a tuple, dict or dataclass will do.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    parts = output_tensors(outputs)
+    if len(parts) != 1 or parts[0].dim() != 2:
+        shapes = ", ".join(f"a tensor of shape {tuple(part.shape)}" for part in parts) or type(outputs).__name__
+        raise ValueError(f"the network's outputs must be class logits [images, classes], got {shapes}")
+    return parts[0]
+
+
+def mixed_gradient(logits: Tensor, signs: Tensor) -> Tensor:
+    """``v = sum_y e_y sqrt(p_y) (p - onehot(y))``, a combination of all labels' gradients in the logits.
+
+    Args:
+        logits: ``[images, classes]``.
+        signs: e, +1 or -1, in the same shape.
+
+    Returns:
+        v, in the shape and type of the logits.
+    """
+    probabilities = logits.double().softmax(dim=1)
+    weights = signs.to(probabilities) * probabilities.sqrt()
+    return (weights.sum(dim=1, keepdim=True) * probabilities - weights).to(logits)

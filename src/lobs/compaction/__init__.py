@@ -1,0 +1,1 @@
+"""Units that pruning left empty leave the network."""

@@ -1,0 +1,184 @@
+"""Physical removal of what pruning has left empty: rows, columns and channels leave, constants go into biases.
+
+A unit is dead where nothing reads it (all weights that read it, in all of its readers, are zero), or where it reads
+nothing: then its output is the constant act(bias), and
+
+    b'_o = b_o + sum over the dead inputs c of (sum over the kernel of W_oc) * constant_c
+
+takes its place in the readers' biases. Both together to a fixed point (`lobs.compaction.channels`): what only dead
+units read is dead, what only constants feed is constant. The function in evaluation mode stays the same up to
+rounding. In training mode batch norm would estimate anew and dropout would act on fewer units.
+
+What stays: the network's inputs and outputs; a constant that a zero-padded convolution reads (it sees zeros at the
+border), unless it is zero; a channel of a sum unless it is dead in every branch; single channels of a grouped
+convolution (a group leaves as a whole); one unit in every layer; all channels that a step reads which is not known.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lobs.base.evaluation_mode import evaluation_mode
+from lobs.compaction.channels import Channels, Product, constants
+from lobs.compaction.trace import follow
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """A Linear or Conv2d before and after compaction.
+
+    Attributes:
+        units: outputs before.
+        inputs: channels or features read before.
+        removed_units: which outputs have left, in the numbering of before.
+        removed_inputs: which inputs have left.
+    """
+
+    units: int
+    inputs: int
+    removed_units: tuple[int, ...]
+    removed_inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CompactResult:
+    """A compacted network and what has left it.
+
+    Attributes:
+        model: the smaller network, of the same class and in the same mode.
+        layers: sizes by layer, in the order of the calls.
+        parameters: number of parameters before.
+        parameters_left: and after.
+        difference: largest difference between the outputs of the two networks on the example.
+    """
+
+    model: nn.Module
+    layers: dict[str, LayerSize]
+    parameters: int
+    parameters_left: int
+    difference: float
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Number of units that have left, by layer."""
+        return {name: len(layer.removed_units) for name, layer in self.layers.items()}
+
+
+def compact(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> CompactResult:
+    """Remove dead units and channels and fold constants into biases; the network's function stays.
+
+    Args:
+        model: any network that torch.fx can trace; not changed.
+        example_input: one batch, or the arguments of one call: tells the shapes, and both networks are run on it. The
+            batch size is free, the size of images is not where the network flattens maps.
+
+    Returns:
+        The compacted copy and a record.
+
+    Raises:
+        ValueError: torch.fx cannot trace the network, it does not accept the example, or the compacted network does
+            not give the same outputs on it.
+    """
+    example = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+    smaller = deepcopy(model)
+    with evaluation_mode(smaller):
+        channels = follow(smaller, example)
+        layers = _shrink(channels)
+        difference = _difference(model, smaller, example)
+    before, after = (sum(entry.numel() for entry in network.parameters()) for network in (model, smaller))
+    return CompactResult(smaller, layers, before, after, difference)
+
+
+def _shrink(channels: Channels) -> dict[str, LayerSize]:
+    need = channels.needed()
+    layers = {}
+    for product in channels.products:
+        units, inputs = need[product.outputs], need[product.inputs.ids]
+        if not (units.all() and inputs.all()):
+            _shrink_product(product, units, inputs)
+        gone = [tuple((~kept).nonzero()[:, 0].tolist()) for kept in (units, inputs)]
+        layers[product.name] = LayerSize(len(units), len(inputs), *gone)
+    for _, module, ids in channels.norms:
+        kept = need[ids]
+        if not kept.all():
+            _shrink_norm(module, kept)
+    return layers
+
+
+def _shrink_product(product: Product, units: Tensor, inputs: Tensor) -> None:
+    module = product.module
+    groups = getattr(module, "groups", 1)
+    if groups == 1:
+        gone = torch.where(product.foldable & ~inputs, product.inputs.value, 0.0)
+        folded = constants(module, gone)[units]
+        if gone.any() and (module.bias is not None or folded.any()):
+            requires_grad = (module.weight if module.bias is None else module.bias).requires_grad
+            _set(module, "bias", folded.to(module.weight), requires_grad)
+        elif module.bias is not None:
+            _keep(module, "bias", units)
+        _keep(module, "weight", units, inputs)
+    else:
+        # Whole groups have left, with their inputs and units.
+        _keep(module, "weight", units)
+        if module.bias is not None:
+            _keep(module, "bias", units)
+        module.groups = int(inputs.view(groups, -1)[:, 0].sum())
+    outputs_name, inputs_name = (
+        ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
+    )
+    setattr(module, outputs_name, int(units.sum()))
+    setattr(module, inputs_name, int(inputs.sum()))
+
+
+def _shrink_norm(module: nn.Module, kept: Tensor) -> None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(module, name) is not None:
+            _keep(module, name, kept)
+    module.num_features = int(kept.sum())  # type: ignore[assignment]
+
+
+def _keep(module: nn.Module, name: str, rows: Tensor, columns: Tensor | None = None) -> None:
+    """Cut a parameter or buffer down to some rows and columns; memory layout and gradient flag stay."""
+    tensor = getattr(module, name)
+    kept = tensor.detach()[rows.to(tensor.device)]
+    if columns is not None:
+        kept = kept[:, columns.to(tensor.device)]
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    kept = kept.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    _set(module, name, kept, tensor.requires_grad)
+
+
+def _set(module: nn.Module, name: str, tensor: Tensor, requires_grad: bool) -> None:
+    is_buffer = name in module._buffers
+    setattr(module, name, tensor if is_buffer else nn.Parameter(tensor, requires_grad=requires_grad))
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, smaller: nn.Module, example: tuple[Tensor, ...]) -> float:
+    """The largest difference of the outputs, checked against the rounding that the dtype explains."""
+    with evaluation_mode(model):
+        expected = [entry for entry in tree_leaves(model(*example)) if isinstance(entry, Tensor)]
+    name = type(model).__name__
+    try:
+        found = [entry for entry in tree_leaves(smaller(*example)) if isinstance(entry, Tensor)]
+    except Exception as error:
+        raise ValueError(f"{name} cannot be compacted: without its dead units it fails with: {error}") from error
+    largest = 0.0
+    for one, other in zip(expected, found, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(f"{name} cannot be compacted: its output's shape {tuple(one.shape)} would change")
+        if not one.numel():
+            continue
+        difference = float((one.double() - other.double()).abs().max())
+        allowed = (
+            torch.finfo(one.dtype).eps ** 0.5 * (1 + float(one.double().abs().max())) if one.is_floating_point() else 0
+        )
+        if not difference <= allowed and bool(one.isfinite().all()):
+            raise ValueError(f"{name} cannot be compacted: an output would change by {difference:.3g}")
+        largest = max(largest, difference)
+    return largest

@@ -1,0 +1,262 @@
+"""Sparse files: a network's tensors in safetensors, each in the layout that takes the fewest bytes.
+
+A tensor ``t`` of two or more dimensions becomes ``t#values`` (what is not zero, in the order of the flattened tensor)
+and the places of these:
+
+* bitmask: ``t#bits``, uint8, the first place in the lowest bit;
+* blocks: the places are cut into blocks of 256; ``t#counts`` (uint16) says how many values lie in each block,
+  ``t#offsets`` (uint8) where in it;
+* positions: ``t#positions``, in the smallest integer that counts the tensor's places.
+
+Tensors with fewer dimensions (biases, batch norm's) and those that are smaller dense are stored as they are. Zero means
+that all bits are zero: a negative zero is a value, so that the round trip is exact. Layouts and shapes stand in the
+file's metadata as JSON. Bytes by layout: `lobs.allocation.budget.layout_bytes`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lobs.allocation.budget import FileCosts, layout_bytes, position_type
+from lobs.base.atomic import replacing
+from lobs.base.fingerprint import tensor_digest
+from lobs.layers.matrix import memory_place, prunable_layers
+
+FORMAT = "lobs-sparse-1"
+_PARTS = {
+    "dense": (),
+    "bitmask": ("values", "bits"),
+    "blocks": ("values", "counts", "offsets"),
+    "positions": ("values", "positions"),
+}
+_BLOCK = 2**8  # places
+
+
+def save_sparse(model: nn.Module, path: str | Path) -> int:
+    """Write a network's parameters and buffers to a sparse file; `load_sparse` gives every bit of them back.
+
+    Args:
+        model: any module; its zeros are what makes the file small. Tensors that share memory are written each.
+        path: the file; its folder is created, an older file replaced in one move.
+
+    Returns:
+        Bytes of the tensors in the file: `lobs.allocation.budget.sparse_bytes` of every tensor with two or more
+        dimensions, the dense size of all others. The file has a header besides.
+
+    Raises:
+        ValueError: the network's state holds something that is no tensor, or a name with ``#``.
+    """
+    from safetensors.torch import save_file
+
+    stored: dict[str, Tensor] = {}
+    index: dict[str, dict[str, Any]] = {}
+    for name, tensor in _state(model).items():
+        layout, parts = encode(tensor)
+        index[name] = {"layout": layout, "shape": list(tensor.shape)}
+        stored |= {f"{name}#{part}" if part else name: value for part, value in parts.items()}
+    with replacing(path) as partial:
+        # One entry: safetensors writes several in any order.
+        save_file(stored, partial, metadata={FORMAT: json.dumps(index, sort_keys=True)})
+    return sum(tensor.numel() * tensor.itemsize for tensor in stored.values())
+
+
+def load_sparse(path: str | Path, into: nn.Module) -> nn.Module:
+    """Read a sparse file into a network of the same architecture; nothing in the file is executed.
+
+    Args:
+        path: what `save_sparse` wrote.
+        into: is overwritten in place, on its own device; nothing is changed where the file does not fit.
+
+    Returns:
+        ``into``.
+
+    Raises:
+        ValueError: the file is missing, damaged or no sparse file; or names, shapes or dtypes differ.
+    """
+    tensors = read_sparse(path)
+    target = _state(into)
+    missing, unknown = sorted(target.keys() - tensors.keys()), sorted(tensors.keys() - target.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"{path} holds another network than {type(into).__name__}: it lacks {', '.join(missing) or 'nothing'} and "
+            f"has {', '.join(unknown) or 'nothing'} besides"
+        )
+    pairs = {name: [f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], target[name])] for name in target}
+    wrong = [f"{name!r} is {found}, not {expected}" for name, (found, expected) in pairs.items() if found != expected]
+    if wrong:
+        raise ValueError(f"{path} does not fit {type(into).__name__}: {'; '.join(wrong)}")
+    places: dict[tuple, str] = {}
+    for name, tensor in target.items():
+        first = places.setdefault(memory_place(tensor), name) if tensor.numel() else name
+        if first != name and tensor_digest(tensors[first]) != tensor_digest(tensors[name]):
+            raise ValueError(
+                f"{path} does not fit {type(into).__name__}: {first!r} and {name!r} share their memory there, and the "
+                f"file holds different values for them"
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            target[name].copy_(tensor)
+    return into
+
+
+def read_sparse(path: str | Path) -> dict[str, Tensor]:
+    """Read a sparse file without a network.
+
+    Args:
+        path: what `save_sparse` wrote.
+
+    Returns:
+        The dense tensors by name, on the CPU.
+
+    Raises:
+        ValueError: the file is missing, damaged or no sparse file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"there is no sparse file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error})") from None
+    if FORMAT not in metadata:
+        raise ValueError(f"{path} is no sparse file: its metadata have {list(metadata)}, not {FORMAT!r}")
+    try:
+        index = json.loads(metadata[FORMAT])
+        tensors = {}
+        for name, entry in index.items():
+            keys = {part: f"{name}#{part}" for part in _PARTS[entry["layout"]]} or {"": name}
+            parts = {part: stored.pop(key) for part, key in keys.items()}
+            tensors[name] = decode(entry["layout"], parts, entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from None
+    if stored:
+        raise ValueError(f"{path} is damaged: {', '.join(sorted(stored))} belong to no tensor")
+    return tensors
+
+
+def encode(tensor: Tensor) -> tuple[str, dict[str, Tensor]]:
+    """A tensor in its smallest layout.
+
+    Args:
+        tensor: any shape and dtype.
+
+    Returns:
+        Name of the layout, and its parts by name, on the CPU; a dense tensor's only part has the name ``""``.
+    """
+    tensor = tensor.detach().cpu().contiguous()
+    # A copy: tensors that share memory cannot be written as they are.
+    dense = {"": tensor.clone()}
+    if tensor.dim() < 2 or not tensor.numel():
+        return "dense", dense
+    flat = tensor.flatten()
+    # safetensors knows the dtypes, torch cannot compute with all of them: bytes serve for every one.
+    nonzero = flat.view(torch.uint8).view(-1, tensor.itemsize).any(dim=1)
+    places = nonzero.nonzero()[:, 0]
+    sizes = layout_bytes(torch.tensor(len(places)), len(flat), tensor.itemsize)
+    layout = min(sizes, key=lambda name: float(sizes[name]))
+    if layout == "dense":
+        return layout, dense
+    values = flat.view(torch.uint8).view(-1, tensor.itemsize)[places].flatten().view(tensor.dtype)
+    if layout == "bitmask":
+        bits = torch.zeros(ceil(len(flat) / 8) * 8, dtype=torch.uint8)
+        bits[: len(flat)] = nonzero
+        return layout, {"values": values, "bits": (bits.view(-1, 8) << torch.arange(8)).sum(dim=1).to(torch.uint8)}
+    if layout == "positions":
+        return layout, {"values": values, "positions": places.to(position_type(len(flat)))}
+    counts = torch.bincount(places // _BLOCK, minlength=ceil(len(flat) / _BLOCK))
+    return layout, {"values": values, "counts": counts.to(torch.uint16), "offsets": (places % _BLOCK).to(torch.uint8)}
+
+
+def decode(layout: str, parts: Mapping[str, Tensor], shape: list[int]) -> Tensor:
+    """The dense tensor of a layout's parts.
+
+    Args:
+        layout: its name.
+        parts: from `encode`.
+        shape: of the dense tensor.
+
+    Returns:
+        The tensor, bit by bit the one that was encoded.
+
+    Raises:
+        ValueError: the parts contradict each other or the shape.
+    """
+    weights = prod(shape)
+    if layout == "dense":
+        if list(parts[""].shape) != shape:
+            raise ValueError(f"a dense tensor has shape {list(parts[''].shape)}, not {shape}")
+        return parts[""]
+    values = parts["values"]
+    if layout == "bitmask":
+        if len(parts["bits"]) != ceil(weights / 8):
+            raise ValueError(f"{len(parts['bits'])} bytes of bits for {weights} weights")
+        places = ((parts["bits"][:, None] >> torch.arange(8)) & 1).flatten().nonzero()[:, 0]
+    elif layout == "positions":
+        places = parts["positions"].long()
+    else:
+        counts = parts["counts"].long()
+        if len(counts) != ceil(weights / _BLOCK) or bool((counts < 0).any()) or int(counts.sum()) != len(values):
+            raise ValueError(f"counts of {len(counts)} blocks do not belong to {len(values)} of {weights} weights")
+        places = torch.arange(len(counts)).repeat_interleave(counts) * _BLOCK + parts["offsets"].long()
+    outside = len(places) and (int(places[0]) < 0 or int(places[-1]) >= weights)
+    if outside or len(places) != len(values) or bool((places.diff() <= 0).any()):
+        raise ValueError(f"{len(places)} places for {len(values)} of {weights} weights, or out of order")
+    flat = torch.zeros(weights, values.itemsize, dtype=torch.uint8)
+    flat[places] = values.view(torch.uint8).view(-1, values.itemsize)
+    return flat.flatten().view(values.dtype).view(shape)
+
+
+def file_costs(model: nn.Module, names: Iterable[str]) -> FileCosts:
+    """What the sparse file of a network holds besides some layers' weights.
+
+    Args:
+        model: the dense network.
+        names: of the layers whose weights are still to be pruned.
+
+    Returns:
+        The costs; the header is taken at its largest, so that a file is never larger than its budget.
+    """
+    weights = {memory_place(module.weight): name for name, module in prunable_layers(model, names).items()}
+    fixed, copies = 8 + len(json.dumps({"__metadata__": {FORMAT: ""}})), dict.fromkeys(weights.values(), 0)
+    state = _state(model)
+    digits = len(str(sum(tensor.numel() * tensor.itemsize for tensor in state.values())))
+    for key, tensor in state.items():
+        name = weights.get(memory_place(tensor))
+        if name is None:
+            layout, parts = encode(tensor)
+            fixed += sum(part.numel() * part.itemsize for part in parts.values())
+            fixed += _header_bytes(key, tensor, layout, digits)
+        else:
+            copies[name] += 1
+            fixed += max(_header_bytes(key, tensor, layout, digits) for layout in _PARTS)
+    widths = {name: prunable_layers(model)[name].weight.element_size() for name in copies}
+    return FileCosts(fixed + 8, widths, copies)  # the header is filled up to a multiple of 8
+
+
+def _header_bytes(key: str, tensor: Tensor, layout: str, digits: int) -> int:
+    """A tensor's entries in a file's header, with numbers as long as they can be."""
+    shape = list(tensor.shape) if layout == "dense" else [tensor.numel()]
+    entry = {"dtype": "BF16", "shape": shape, "data_offsets": [10 ** (digits - 1)] * 2}
+    names = [f"{key}#{part}" for part in _PARTS[layout]] or [key]
+    index = {key: {"layout": layout, "shape": list(tensor.shape)}}
+    return len(json.dumps(dict.fromkeys(names, entry), separators=(",", ":"))) + len(json.dumps(json.dumps(index)))
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name!r} of {type(model).__name__} is a {type(value).__name__}, only tensors are stored")
+        if "#" in name:
+            raise ValueError(f"{name!r} of {type(model).__name__}: a name with '#' cannot be stored")
+    return dict(state)

@@ -1,0 +1,281 @@
+"""What must hold for a layer before it is pruned and afterwards; what does not is refused, never repaired in silence.
+
+* Its weight is a parameter that it computes with, not something that is computed from others (`check_plain`).
+* Nobody else computes with that weight in another way (`check_owners`).
+* It gives what its weight says: ``Z = W y`` for every sample y (`check_product`), before and after.
+* The pruned network's weights have the zeros of the masks (`read_back`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lobs.base.evaluation_mode import evaluation_mode
+from lobs.layers.matrix import (
+    Prunable,
+    call_input,
+    input_samples,
+    memory_place,
+    prunable_layers,
+    tied_layers,
+    unit_outputs,
+)
+
+if TYPE_CHECKING:
+    from lobs.calibration.statistics import LayerStatistics
+
+# How far ||W y - z||_F may be from zero relative to ||z||_F, by the coarsest dtype that is involved.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Rounding relative to ||W||_F ||y||, in units of the dtype's epsilon: what is left where products cancel.
+ROUNDING = 8.0
+# Rows of a Linear's input, and images of a convolution's, that are looked at.
+CHECKED_ROWS, CHECKED_IMAGES = 256, 2
+# Old ways of computing a weight: the buffer or parameter that they leave, and what makes the weight plain again.
+DERIVED = {
+    "{}_mask": "torch.nn.utils.prune.remove(module, {!r})",
+    "{}_g": "torch.nn.utils.remove_weight_norm(module, {!r})",
+    "{}_u": "torch.nn.utils.remove_spectral_norm(module, {!r})",
+}
+
+
+def check_plain(layers: Mapping[str, nn.Module]) -> None:
+    """Refuse layers whose weight or bias is not a parameter of their own, or not of real numbers.
+
+    Args:
+        layers: by name.
+
+    Raises:
+        ValueError: one is computed from other tensors; the message names the call that makes it plain.
+    """
+    for name, module in layers.items():
+        for key in ("weight", "bias"):
+            if getattr(module, key) is not None and key not in module._parameters:
+                raise ValueError(
+                    f"layer {name!r}: its {key} is computed from other tensors, so that zeros written to it do not "
+                    f"last: {_remedy(module, key)} first, or leave it out with exclude=[{name!r}]"
+                )
+            parameter = module._parameters.get(key)
+            if parameter is not None and not parameter.is_floating_point():
+                raise ValueError(
+                    f"layer {name!r}: its {key} is {parameter.dtype}, and real floating-point numbers are pruned: "
+                    f"leave it out with exclude=[{name!r}]"
+                )
+
+
+def _remedy(module: nn.Module, key: str) -> str:
+    if parametrize.is_parametrized(module, key):
+        return f"call torch.nn.utils.parametrize.remove_parametrizations(module, {key!r})"
+    for pattern, call in DERIVED.items():
+        if hasattr(module, pattern.format(key)):
+            return f"call {call.format(key)}"
+    return f"make it a parameter (module.{key} = torch.nn.Parameter(module.{key}.detach()))"
+
+
+def check_owners(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse layers whose weight belongs to another kind of module, too: that one's inputs are not looked at.
+
+    Args:
+        model: the network.
+        names: of the layers to prune.
+
+    Raises:
+        ValueError: an embedding, say, or a convolution with other groups, has the same weight.
+    """
+    groups = tied_layers(model)
+    wanted = {memory_place(groups[name][name].weight)[0]: name for name in names}
+    for owner, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is None or not parameter.numel():
+                continue
+            name = wanted.get(parameter.data_ptr())
+            if name is not None and not (key == "weight" and owner in groups[name]):
+                raise ValueError(
+                    f"layer {name!r} shares its weight with {key!r} of {owner or 'the network'!r} "
+                    f"({type(module).__name__}), which computes with it in another way: leave it out with "
+                    f"exclude=[{name!r}], or give it a weight of its own (torch.nn.Parameter(weight.clone()))"
+                )
+
+
+@torch.no_grad()
+def check_product(name: str, module: Prunable, inputs: Tensor | None, output: object) -> None:
+    """Compare a layer's output with the product of its weight matrix and its samples.
+
+    Holds where ``||W y + b - z||_F <= tolerance ||z||_F + rounding``; looked at are the first rows or images.
+
+    Args:
+        name: of the layer.
+        module: the layer, just called.
+        inputs: of the call; None where it had no tensor.
+        output: of the call.
+
+    Raises:
+        ValueError: they differ: the class computes something else, or a hook, a wrapper or a parametrization does.
+    """
+    what = f"layer {name!r} ({type(module).__name__})"
+    remedy = f"leave it out with exclude=[{name!r}], or replace it by a plain Linear or Conv2d"
+    if inputs is None or not isinstance(output, Tensor):
+        given = "no tensor" if inputs is None else f"an output of {type(output).__name__}"
+        raise ValueError(f"{what} is called with or gives {given}, one tensor in and one out are expected: {remedy}")
+    if not inputs.numel():
+        return
+    if not (inputs.is_floating_point() and module.weight.is_floating_point()):
+        raise ValueError(
+            f"{what} multiplies {inputs.dtype} by {module.weight.dtype}, real floating-point numbers are expected: "
+            f"{remedy}"
+        )
+    weight = module.weight.detach().double().flatten(1)
+    try:
+        rows, found = _first_samples(module, inputs, output)
+        weight = weight.unflatten(0, (len(rows), -1))
+        expected = (rows.double() @ weight.mT).movedim(0, 1).flatten(1)
+    except (RuntimeError, IndexError):
+        raise ValueError(f"{what} is given {tuple(inputs.shape)}, which its class does not take: {remedy}") from None
+    if expected.shape != found.shape:
+        raise ValueError(
+            f"{what} has {len(expected)} samples and {len(found)} output positions: it does not compute what its "
+            f"class stands for (its own forward, a hook or a wrapper), {remedy}"
+        )
+    if module.bias is not None:
+        expected = expected + module.bias.detach().double()
+    if not expected.isfinite().all():
+        return  # inputs or weights that are not finite have a message of their own
+    scale = float(found.double().norm())
+    difference = float((expected - found.double()).norm())
+    coarsest = max((inputs.dtype, output.dtype, module.weight.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    tolerance = TOLERANCE.get(coarsest, 0.2) * (5 if output.is_cuda else 1)  # TensorFloat-32 rounds more
+    rounding = ROUNDING * torch.finfo(coarsest).eps * float(weight.norm()) * float(rows.double().norm())
+    if not difference <= tolerance * scale + rounding:
+        raise ValueError(
+            f"{what} does not give its weight times its inputs plus its bias (relative difference "
+            f"{difference / scale if scale else float('inf'):.2g}): its own forward, a hook or a wrapper changes it, "
+            f"{remedy}"
+        )
+
+
+def _first_samples(module: Prunable, inputs: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """The first samples ``[groups, n, features]`` and the outputs ``[n, out]`` that belong to them."""
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(1, -1, inputs.shape[-1])[:, :CHECKED_ROWS], unit_outputs(module, output)[:CHECKED_ROWS]
+    whole = inputs[None] if inputs.dim() == 3 else inputs[:CHECKED_IMAGES]
+    outputs = output if inputs.dim() == 3 else output[:CHECKED_IMAGES]
+    return torch.cat(list(input_samples(module, whole)), dim=1), unit_outputs(module, outputs)
+
+
+def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:
+    """Refuse statistics of another layer.
+
+    Args:
+        name: of the layer.
+        module: it.
+        statistics: that are to be its.
+
+    Raises:
+        ValueError: the inputs, groups or outputs differ.
+    """
+    shape, groups = tuple(module.weight.shape), getattr(module, "groups", 1)
+    features = prod(shape[1:])
+    units = None if statistics.zero_fraction is None else len(statistics.zero_fraction)
+    if (statistics.features, statistics.groups) != (features, groups) or units not in (None, shape[0]):
+        raise ValueError(
+            f"layer {name!r}: a weight {shape} in {groups} groups does not fit statistics of {statistics.features} "
+            f"inputs in {statistics.groups} groups{'' if units is None else f' and {units} outputs'}: collect them "
+            f"from this network"
+        )
+
+
+@torch.no_grad()
+def check_layers(model: nn.Module, inputs: Tensor, names: Iterable[str] | None = None) -> dict[str, int]:
+    """`check_product` for the layers of a network, in one pass.
+
+    Args:
+        model: the network.
+        inputs: of the pass.
+        names: of the layers; None: all.
+
+    Returns:
+        How often each layer was called with at least one row, in the order of their first call.
+    """
+    wanted = prunable_layers(model, names)
+    calls: dict[str, int] = {}
+
+    def hook_of(name: str, own: str) -> Callable:
+        def hook(module: Prunable, args: tuple, kwargs: dict, output: object) -> None:
+            given = call_input(args, kwargs)
+            check_product(own, module, given, output)
+            if given is not None and given.numel():
+                calls[name] = calls.get(name, 0) + 1
+
+        return hook
+
+    members = [(name, own, module) for name in wanted for own, module in tied_layers(model)[name].items()]
+    handles = [m.register_forward_hook(hook_of(name, own), with_kwargs=True) for name, own, m in members]
+    try:
+        with evaluation_mode(model):
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def read_back(pruned: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """Compare the weights that a network computes with to the masks that are reported.
+
+    Args:
+        pruned: the network.
+        masks: by layer, True where a weight is kept.
+
+    Returns:
+        Of each layer, how many weights are kept by the mask and zero all the same, where there are any.
+
+    Raises:
+        ValueError: a weight that the mask removes is not zero.
+    """
+    modules = dict(pruned.named_modules())
+    zeros = {}
+    for name, mask in masks.items():
+        nonzero = modules[name].weight.detach() != 0
+        alive = int((nonzero & ~mask).sum())
+        if alive:
+            raise ValueError(
+                f"layer {name!r}: {alive} weights that pruning removed are not zero in the pruned network: something "
+                f"else writes to its weight, leave it out with exclude=[{name!r}]"
+            )
+        if kept := int((mask & ~nonzero).sum()):
+            zeros[name] = kept
+    return zeros
+
+
+def independent_copy(model: nn.Module) -> nn.Module:
+    """A copy of a network that shares no tensor with it.
+
+    Args:
+        model: the network.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: it holds a tensor that cannot be copied, or something else that cannot.
+    """
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        for name, module in model.named_modules():
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    raise ValueError(
+                        f"{type(model).__name__} cannot be copied: {key!r} of its module {name!r} is a tensor that "
+                        f"autograd computed: detach it (module.{key} = module.{key}.detach()), or use in_place=True"
+                    ) from None
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())}): give a network that "
+            f"copy.deepcopy copies, or use in_place=True"
+        ) from error

@@ -1,0 +1,1 @@
+"""How the layers are gone through: all at once, or front to back."""

@@ -1,0 +1,113 @@
+"""What pruning did to one layer, and the file that keeps it for a call that is made again after an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
+from lobs.solvers import PruningPath
+from lobs.solvers.path import layer_error
+
+# Of a step, what is a number.
+NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_threshold", "damping", "seconds")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer's part in the pruning of a network.
+
+    Attributes:
+        name: of the layer.
+        trained: its weight before, ``[out, d]``.
+        weight: its weight now, likewise.
+        mask: likewise, True where a weight is kept.
+        features: columns of the weight that are no bias.
+        removable: weights that could have been removed.
+        error: see `lobs.LayerRecord`, as are the others.
+        relative_error: likewise.
+        sensitivity_threshold: likewise.
+        damping: likewise.
+        seconds: likewise.
+    """
+
+    name: str
+    trained: Tensor
+    weight: Tensor
+    mask: Tensor
+    features: int
+    removable: int
+    error: float
+    relative_error: float
+    sensitivity_threshold: float | None
+    damping: float
+    seconds: float
+
+    @classmethod
+    def taken(
+        cls, name: str, trained: Tensor, path: PruningPath, count: int, solved: tuple[Tensor, Tensor], seconds: float
+    ) -> Step:
+        """The step that ends at one point of a layer's path.
+
+        Args:
+            name: of the layer.
+            trained: its weight before.
+            path: that was walked; in sequence it starts at W*.
+            count: weights removed.
+            solved: the new weight and its mask.
+            seconds: spent.
+
+        Returns:
+            The step, its error measured.
+        """
+        layer = path.statistics
+        if layer.target_power is None:
+            error, output = path.measured_error(solved[0]), layer_error(path.weight, layer.second_moment)
+        else:
+            error, output = layer.target_error(solved[0]), layer.target_power
+        return cls(
+            name=name,
+            trained=trained,
+            weight=solved[0],
+            mask=solved[1],
+            features=layer.features,
+            removable=path.removable,
+            error=error,
+            relative_error=error / output if output else 0.0,
+            sensitivity_threshold=path.sensitivity_threshold(count),
+            damping=path.damping,
+            seconds=seconds,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write it to the file that `load` reads, whole or not at all."""
+        tensors = {"weight": self.weight, "mask": self.mask}
+        numbers = json.dumps({name: getattr(self, name) for name in NUMBERS})
+        write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers})
+
+    @classmethod
+    def load(cls, folder: Path, name: str, trained: Tensor) -> Step | None:
+        """A step that was saved, to the last digit.
+
+        Args:
+            folder: it was saved to.
+            name: of the layer.
+            trained: its weight before, on the device that the step is to be on.
+
+        Returns:
+            The step; None where none is there.
+        """
+        from safetensors import safe_open
+
+        file = layer_file(folder, name)
+        if (tensors := read_tensors(file)) is None:
+            return None
+        with safe_open(file, "pt") as stored:
+            numbers: Mapping[str, Any] = json.loads(stored.metadata()["numbers"])
+        weight, mask = (tensors[key].to(trained.device) for key in ("weight", "mask"))
+        return cls(name, trained, weight, mask, **numbers)

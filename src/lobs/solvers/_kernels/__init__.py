@@ -1,0 +1,1 @@
+"""Compiled and batched loops of the solvers."""

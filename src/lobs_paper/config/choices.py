@@ -1,0 +1,25 @@
+"""What an experiment can ask for by name. Pure Python, so that a configuration is checked before torch is imported."""
+
+from __future__ import annotations
+
+# Data set -> the module whose fetch() downloads or reads it.
+DATASETS: dict[str, str] = {
+    "mnist": "lobs_paper.data.mnist",
+    "cifar10": "lobs_paper.data.cifar10",
+    "imagenet": "lobs_paper.data.image_folder",
+    "imagenet_sample": "lobs_paper.data.image_folder",
+    "folder": "lobs_paper.data.image_folder",
+}
+
+OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
+SCHEDULES: tuple[str, ...] = ("constant", "cosine")
+# How training images are varied at random; what a crop is depends on the data (`lobs_paper.data.augmentation`).
+AUGMENTATIONS: tuple[str, ...] = ("none", "flip", "crop_flip")
+DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
+# Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
+THRESHOLDS: dict[str, str] = {
+    "quality": "a quality parameter times the standard deviation of the layer's weights (LWC)",
+    "surgery": "mean + rate x standard deviation of the layer's |w|, updated while the network trains (DNS)",
+}
+# Those whose curvature `lobs.calibration.loss_hessian` can collect.
+LOSSES = ("cross_entropy", "mse")

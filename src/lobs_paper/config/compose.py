@@ -1,0 +1,273 @@
+"""Composes conf/ with Hydra and turns every mistake in an override into one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lobs_paper.config.budget import BUDGETS
+from lobs_paper.config.schema import (
+    OPEN_KEYS,
+    Config,
+    ConfigError,
+    accepted,
+    check_key,
+    check_tuned,
+    unknown_key,
+    validate,
+)
+
+ROOT_CONFIG = "config"
+CONFIG_FILE = f"{ROOT_CONFIG}.yaml"
+HYDRA_VERSION_BASE = "1.3"
+
+# Longest name of a sweep point's folder; file systems take 255 bytes.
+LONGEST_FOLDER = 180
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def folder_name(overrides: str) -> str:
+    """A point's overrides as a folder's name; a long one ends with a digest of what was cut off."""
+    if len(overrides.encode()) <= LONGEST_FOLDER:
+        return overrides
+    digest = hashlib.sha256(overrides.encode()).hexdigest()[:10]
+    return overrides.encode()[: LONGEST_FOLDER - len(digest) - 1].decode(errors="ignore") + f"~{digest}"
+
+
+def last_name(target: str) -> str:
+    """The class or function at the end of a dotted path: what an experiment with somebody's own network is called."""
+    return str(target).rpartition(".")[2]
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("last_name", last_name, replace=True)
+
+
+def config_dir() -> Path:
+    """The folder that LOBS_CONF names, else `./conf` if it is ours, else the installed package's or the checkout's.
+
+    Returns:
+        An absolute path.
+
+    Raises:
+        ConfigError: none of them exists.
+    """
+    named = os.environ.get("LOBS_CONF")
+    if named:
+        if not (Path(named) / CONFIG_FILE).is_file():
+            raise ConfigError(f"LOBS_CONF={named} holds no {CONFIG_FILE}: name a folder like conf/ of the sources")
+        return Path(named).resolve()
+    here = Path("conf").resolve()
+    package = Path(__file__).resolve().parents[1]
+    for folder in (here, package / "conf", package.parents[1] / "conf"):
+        if (folder / CONFIG_FILE).is_file():
+            if folder != here or _is_ours((folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")):
+                return folder
+            _mention_foreign(folder)
+    raise ConfigError(f"no configuration found: expected conf/{CONFIG_FILE} in the working directory")
+
+
+def _is_ours(text: str) -> bool:
+    """Whether a configuration's defaults list names our schema and a method; a mistake elsewhere in it is no matter."""
+    return all(re.search(rf"^\s*-\s*{entry}", text, re.MULTILINE) for entry in (r"schema\s*(#.*)?$", r"method\s*:"))
+
+
+@cache
+def _mention_foreign(folder: Path) -> None:
+    print(
+        f"lobs: conf/{CONFIG_FILE} is another program's (`schema` and `method` are not among its defaults) and is left "
+        "alone: LOBS_CONF=conf takes it all the same",
+        file=sys.stderr,
+    )
+
+
+def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose the configuration, resolve its interpolations and validate it.
+
+    Args:
+        overrides: as on Hydra's command line, without sweeps.
+
+    Returns:
+        The whole configuration as plain dicts and lists.
+
+    Raises:
+        ConfigError: an override or a file in conf/ is wrong.
+    """
+    overrides = implied(overrides)
+    parsed = parse(overrides)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line} gives several values: add -m to run all of them")
+    try:
+        with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+            composed = compose(ROOT_CONFIG, opened(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from None
+    except YAMLError as error:
+        raise ConfigError(f"a configuration file is no YAML that can be read: {' '.join(str(error).split())}") from None
+    return finish(composed, parsed)
+
+
+def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any]:
+    """A composed configuration as a validated dict.
+
+    `methods.<name>` adds what the experiment sets for the method chosen. What is given by hand wins over conf/: a
+    tolerance (flops, size) takes the place of the density (who gives both is told so), `method.x=...` that of
+    `methods.<name>.x`, and `retrain.x=...` that of the method's own `method.retrain.x`.
+
+    Args:
+        composed: what Hydra made; may still hold the node `hydra`.
+        overrides: those of the command line.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: a value is not accepted or an interpolation fails.
+    """
+    try:
+        config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from None
+    config.pop("hydra", None)
+    given = {override.key_or_group for override in overrides}
+    if "density" not in given and any(config.get(key) is not None for key in BUDGETS[1:]):
+        config["density"] = None
+    check_tuned(config["methods"])
+    _tune(config, given)
+    for key in given:
+        group, _, leaf = key.partition(".")
+        if group == "retrain" and f"method.{key}" not in given:
+            config["method"]["retrain"].pop(leaf, None)
+    validate(config)
+    return config
+
+
+def _tune(config: dict[str, Any], given: set[str]) -> None:
+    """Put the experiment's settings for the chosen method, `methods.<name>`, into `method`."""
+    method, tuned = config["method"], config["methods"].get(config["method"]["name"])
+    for key, value in (tuned if isinstance(tuned, dict) else {}).items():
+        if key == "density" or f"method.{key}" in given:
+            continue  # the density's interpolation has been resolved by now
+        if isinstance(value, dict):
+            fresh = {name: entry for name, entry in value.items() if f"method.{key}.{name}" not in given}
+            method[key] = {**(method[key] if isinstance(method[key], dict) else {}), **fresh}
+        else:
+            method[key] = value
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides and check what they address: keys of the schema, files of the groups.
+
+    Args:
+        overrides: as on Hydra's command line.
+
+    Returns:
+        The overrides in Hydra's own form.
+
+    Raises:
+        ConfigError: a key, a group's option or the syntax is wrong.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException:
+            raise ConfigError(f"{text!r} cannot be read: write key=value") from None
+        if not override.key_or_group.startswith("hydra"):
+            _check_address(override)
+        parsed.append(override)
+    return parsed
+
+
+def _check_address(override: Override) -> None:
+    if override.is_delete():
+        raise ConfigError(f"{override.input_line} is not accepted: give the key another value, no key can be removed")
+    folder, key = config_dir(), override.key_or_group
+    values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
+    if key and (folder / key).is_dir():
+        options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
+        for value in values:
+            if str(value) not in options:
+                raise ConfigError(f"{key}={value} is not accepted: one of {', '.join(options)}")
+    elif "/" in key:
+        groups = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise ConfigError(unknown_key(key, values[0], groups))
+    else:
+        check_key(key, values[0])
+
+
+def implied(overrides: Sequence[str]) -> list[str]:
+    """The same overrides; a network without an experiment is one of somebody's own, conf/experiment/own.yaml."""
+    keys = {text.partition("=")[0].lstrip("+") for text in overrides}
+    own = "model._target_" in keys and not keys & {"experiment", "model"}
+    return ["experiment=own", *overrides] if own else list(overrides)
+
+
+def opened(overrides: Sequence[str]) -> list[str]:
+    """The same overrides, with leave to add keys where the schema does not fix them (a solver's options, say)."""
+    # Of a network of somebody's own only its maker knows the arguments.
+    own = any(text.startswith(("model._target_=", "model=own", "experiment=own")) for text in overrides)
+    keys = (*OPEN_KEYS, "model.") if own else OPEN_KEYS
+    return [f"++{text}" if text.startswith(keys) else text for text in overrides]
+
+
+def points(overrides: Sequence[str]) -> list[list[str]]:
+    """The points of a sweep, each as overrides without sweeps, in the order in which Hydra runs them.
+
+    Args:
+        overrides: as on Hydra's command line; `+sweep=<name>` adds the parameters of conf/sweep/<name>.yaml.
+
+    Returns:
+        A list of overrides per point.
+
+    Raises:
+        ConfigError: an override is wrong, or uses a sweep that Hydra's BasicSweeper does not know.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    try:
+        everything = [*_sweep_parameters(overrides), *opened(overrides)]
+        (batch,) = BasicSweeper.split_arguments(parse(everything), max_batch_size=None)
+    except HydraException as error:
+        raise ConfigError(_one_line(error)) from None
+    return [[item for item in point if not item.startswith("hydra")] for point in batch]
+
+
+def _sweep_parameters(overrides: Sequence[str]) -> list[str]:
+    """What Hydra's sweeper adds to the overrides by itself: `hydra.sweeper.params` of the sweep that is named."""
+    parsed = parse(overrides)
+    named = [str(override.input_line) for override in parsed if override.key_or_group == "sweep"]
+    if not named:
+        return []
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        composed = compose(ROOT_CONFIG, named, return_hydra_config=True)
+    return [f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items()]
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages span lines and name types; what counts is the key and the first line."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    first = str(cause).strip().splitlines()[0]
+    key = getattr(cause, "full_key", None)
+    if key and "is not in struct" in first:
+        return f"unknown key {key}"
+    rule = accepted(key)
+    return (f"{key}: {first}" if key else first) + (f"; accepted: {rule}" if rule else "")

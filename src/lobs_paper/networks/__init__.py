@@ -1,0 +1,1 @@
+"""The paper's networks, and weights that were trained elsewhere."""

@@ -1,0 +1,262 @@
+"""Stage prune: one factorisation per layer, one pruned network, and the curves that the same paths give for free."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.statistics import Statistics
+from lobs.layers.matrix import prunable_layers, set_weight_matrix
+from lobs.pruning import PruneResult, prune
+from lobs.schedule.one_shot import paths_within, shared_losses
+from lobs.solvers import make
+from lobs.solvers.path import PruningPath, layer_error
+from lobs.solvers.recomputed import whole
+from lobs_paper.config.budget import excluded, needs_curvature, requested, runs_network
+from lobs_paper.data.splits import Split, load_training_data
+from lobs_paper.files import save_tensors, write_csv, write_json
+from lobs_paper.stages.calibration import calibration_batches, with_curvature
+from lobs_paper.stages.corrections import corrections
+from lobs_paper.stages.partial_results import forget, partial_folder
+from lobs_paper.stages.progress import progress
+from lobs_paper.stages.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
+from lobs_paper.stages.thresholds import threshold_densities
+from lobs_paper.training.evaluation import DenseOutputs, error_percent, errors
+
+# Densities of the error curves: every half percent below 10%, where the paper works, every two percent above.
+PATH_DENSITIES = [step / 200 for step in range(20)] + [step / 50 for step in range(5, 51)]
+# Densities at which the network with only its first layer pruned is tested (Figure 2).
+CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in range(2, 21)]
+# Densities at which the whole network is tested without retraining. Where every point takes new work (sequential
+# pruning, Net-Trim) there are fewer.
+BUDGETS = [0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009]
+CURVE_IMAGES = 5000  # training images on which the distance of outputs is measured along it
+COSTLY_BUDGETS = {"sequential": [0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009], "solved": [0.1, 0.05]}
+# Sensitivities below 1e-20 are counted with the first bin: they belong to inputs that are always zero.
+LOWEST_LOG10 = -20
+BINS_PER_DECADE = 4
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Prune the dense network to the budget and write it with its masks, records and curves.
+
+    Args:
+        config: what `STAGE_KEYS["prune"]` lists.
+
+    Returns:
+        The metrics written.
+    """
+    device = prepare(config)
+    folders = Folders(config)
+    trained = folders.input("train", "model.safetensors")
+    collected = folders.input("collect", "statistics.safetensors")
+    dense = load_network(config, trained, folders.command("train")).to(device)
+    statistics = Statistics.load(collected, lazy=True)
+    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+
+    watch = Stopwatch()
+    method = config["method"]
+    if needs_curvature(method):
+        statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
+    bar = progress("factorising")
+    solver = make(method["solver"], **method["options"])
+    exclude = excluded(config)
+    left_out = prunable_layers(dense, exclude) if exclude else {}
+    folder = folders.output("prune")
+    partial = partial_folder(folder, config, [trained, collected])
+    paths = paths_within(
+        ceiling_bytes(config),
+        dense,
+        statistics,
+        solver,
+        [name for name in statistics if name not in left_out],
+        lambda names: watch.each(bar(names)),
+        partial,
+    )
+    again = runs_network(method)
+    batches = CalibrationBatches(calibration_batches(train, config["collect"], repeated=True)) if again else None
+    losses = cache(lambda: shared_losses(dense, paths, method["allocation"], batches, progress("what layers lose")))
+
+    def prune_to(budget: dict[str, Any], bar: Callable[[Iterable], Iterable] | None = None) -> PruneResult:
+        densities = threshold_densities(dense, method, budget["density"]) if "density" in budget else None
+        return prune(
+            dense,
+            statistics,
+            solver,
+            **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
+            allocation="uniform" if densities else method["allocation"],
+            paths=paths,
+            losses=None if densities or "tolerance" in budget else losses(),
+            sequential=method["sequential"],
+            correct=method["correct"],
+            batches=batches,
+            progress=bar,
+            folder=partial / "-".join(f"{key}={value}" for key, value in budget.items()) if again else None,
+        )
+
+    budget = requested(config)
+    result = prune_to(budget, progress("pruning"))
+    for record in result.layers:
+        watch.layers[record.name] += record.seconds
+    timings = watch.result(config, device)
+
+    metrics = _metrics(config, dense, result, measured)
+    if result.uncorrected:
+        metrics["corrections"] = corrections(dense, result, cast("Iterable", batches), measured)
+    first = next(iter(paths))
+    first_path = whole(paths[first])
+    save_network(config, folder / "model.safetensors", result.model)
+    save_tensors(folder / "masks.safetensors", result.masks)
+    write_json(folder / "layers.json", layer_rows(result))
+    write_csv(
+        folder / "paths.csv",
+        [row for name, path in paths.items() for row in error_curve(name, path)],
+        ["layer", "density", "error", "relative_error", "sensitivity_threshold"],
+    )
+    write_csv(
+        folder / "first_layer_curve.csv",
+        first_layer_curve(dense, first, first_path, measured, config["curve"] or CURVE_DENSITIES),
+        ["density", "test_accuracy_percent"],
+    )
+    write_csv(
+        folder / "density_curve.csv",
+        density_curve(
+            lambda density: result if budget == {"density": density} else prune_to({"density": density}),
+            config["curve"] or budgets(method, paths),
+            dense,
+            train.part(0, CURVE_IMAGES),
+            measured,
+        ),
+        ["density", "test_error_percent", "test_top5_error_percent", "output_error"],
+    )
+    write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
+    write_json(folder / "timings.json", timings)
+    write_json(folder / "metrics.json", metrics)
+    forget(partial)
+    return metrics
+
+
+def layer_rows(result: PruneResult) -> list[dict[str, Any]]:
+    """The layers' records without their durations, which must not reach a file that other stages depend on."""
+    rows = [asdict(record) for record in result.layers]
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def error_curve(name: str, path: PruningPath) -> list[dict[str, Any]]:
+    """A layer's error E along its path, at every density that the path reaches."""
+    path = whole(path)
+    output = layer_error(path.weight, path.statistics.second_moment)
+    rows = []
+    for density in PATH_DENSITIES:
+        count = round((1 - density) * path.removable)
+        if count <= path.total:
+            error = path.layer_error(count)
+            rows.append(
+                {
+                    "layer": name,
+                    "density": density,
+                    "error": error,
+                    "relative_error": error / output if output else 0.0,
+                    "sensitivity_threshold": path.sensitivity_threshold(count),
+                }
+            )
+    return rows
+
+
+def first_layer_curve(
+    dense: nn.Module, name: str, path: PruningPath, measured: Split, densities: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Accuracy of the network while only one layer is pruned (the paper's Figure 2)."""
+    network = copy.deepcopy(dense)
+    module = prunable_layers(network)[name]
+    rows = []
+    counts = path.cheap_counts() or [round((1 - density) * path.removable) for density in densities]
+    for count in progress("first layer alone")(sorted(counts, reverse=True)):
+        if count <= path.total:
+            set_weight_matrix(module, path.at(count)[0], path.statistics.bias)
+            density = round(1 - count / path.removable, 6)
+            rows.append({"density": density, "test_accuracy_percent": 100 - error_percent(network, measured)})
+    return rows
+
+
+def budgets(method: Mapping[str, Any], paths: Mapping[str, PruningPath]) -> list[float]:
+    """The densities of `density_curve` for a method where the configuration names none."""
+    if any(path.cheap_counts() is not None for path in paths.values()):
+        return COSTLY_BUDGETS["solved"]
+    return COSTLY_BUDGETS["sequential"] if method["sequential"] else BUDGETS
+
+
+def density_curve(
+    prune_to: Callable[[float], PruneResult],
+    densities: Sequence[float],
+    dense: nn.Module,
+    calibration: Split,
+    measured: Split,
+) -> list[dict[str, Any]]:
+    """Error of the whole network over densities, without retraining, all from the same paths."""
+    outputs = DenseOutputs(dense, calibration)
+    rows = []
+    for density in progress("densities")(densities):
+        try:
+            result = prune_to(density)
+        except ValueError:
+            continue  # fewer than one unit per layer, or thresholds that cannot go so low
+        rows.append(
+            {
+                "density": result.density,
+                **errors(result.model, measured).named("test_error_percent"),
+                "output_error": outputs.error(result.model),
+            }
+        )
+    return rows
+
+
+def sensitivity_histogram(name: str, path: PruningPath) -> dict[str, Any]:
+    """How the sensitivities L_q of a layer are distributed over decades (Figure 3); empty where there are none."""
+    if path.sensitivities is None:
+        return {}
+    values = path.sensitivities.double().flatten().cpu()
+    logs = values.clamp_min(10.0**LOWEST_LOG10).log10()
+    low, high = int(logs.min().floor()), int(logs.max().floor()) + 1
+    bins = (high - low) * BINS_PER_DECADE
+    return {
+        "layer": name,
+        "log10_edges": [low + step / BINS_PER_DECADE for step in range(bins + 1)],
+        "counts": [int(count) for count in torch.histc(logs, bins, low, high)],
+        "share_below_0.001": float((values < 1e-3).double().mean()),
+    }
+
+
+def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, measured: Split) -> dict[str, Any]:
+    kept = sum(record.kept for record in result.layers)
+    return {
+        "experiment": config["name"],
+        "method": config["method"]["name"],
+        "seed": config["seed"],
+        "data": measured.title,
+        "solver": config["method"]["solver"],
+        "requested": requested(config),
+        "allocation": config["method"]["allocation"],
+        "density": result.density,
+        "correction": result.correction,
+        "removable_weights": kept + sum(record.removed for record in result.layers),
+        "kept_weights": kept,
+        "network_density": result.network_density,
+        "unpruned_share": result.unpruned_share,
+        "unpruned": [asdict(entry) for entry in result.unpruned],
+        "notes": result.notes,
+        "shared_by": result.shared_by,
+        "distance": result.distance,
+        **errors(dense, measured).named("error_before_percent"),
+        **errors(result.model, measured).named("error_after_pruning_percent"),
+        "layer_error_sum": sum(record.error for record in result.layers),
+    }

@@ -1,0 +1,37 @@
+"""Stage report: tables, figures and the page, from the metrics files; README and MLflow are brought up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lobs_paper.report import write_report
+from lobs_paper.report.readme import fill_readme
+from lobs_paper.stages import track
+from lobs_paper.stages.progress import waiting
+
+MATRIX = Path("conf/matrix.yaml")
+# Targets of the Makefile, and the lists of the matrix that say what they run.
+TARGETS = {"repro": "runs", "repro-quick": "quick"}
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Write the report.
+
+    Args:
+        config: what `STAGE_KEYS["report"]` lists.
+
+    Returns:
+        The number of files written and of MLflow runs.
+    """
+    paths = config["paths"]
+    further = [Path(folder) for folder in paths["further_runs"]]
+    with waiting("writing the report"):
+        written = write_report(Path(paths["runs"]), Path(paths["reports"]), further)
+    import yaml
+
+    matrix = yaml.safe_load(MATRIX.read_text(encoding="utf-8")) if MATRIX.exists() else {}
+    reports = Path(paths["reports"])
+    commands = {f"make {target}": matrix.get(name, ()) for target, name in TARGETS.items()}
+    fill_readme(reports.parent / "README.md", reports, commands)
+    return {"page": str(written[0]), "files": len(written), **track.run(config)}

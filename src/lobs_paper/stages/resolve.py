@@ -1,0 +1,93 @@
+"""Stage resolve: the fire wall between conf/ and the other stages.
+
+It composes every run (experiment, seed, method) of the matrix.yaml in the working directory (those of pipelines/), or
+else of conf/matrix.yaml, and writes one small file per stage instance with only the values that this instance reads.
+DVC runs a stage again when its file changed, so a comment in conf/ touches no other stage and a value only those that
+use it. The same for the code: a file per stage with the digests of the modules that it imports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lobs_paper.config.code_digests import code_digests
+from lobs_paper.config.compose import config_dir, load
+from lobs_paper.config.schema import ConfigError, stage_config
+from lobs_paper.files import write_text
+from lobs_paper.stages.progress import progress
+
+MATRIX_FILE = "matrix.yaml"
+MATRIX = ("datasets", "experiments", "seeds", "runs")
+FOLDER = Path("resolved")
+CODE = "code"
+# Stages that run once per seed, and those that run once per seed and method.
+SEED_STAGES = ("train", "collect")
+METHOD_STAGES = ("prune", "retrain", "evaluate")
+CODE_STAGES = ("fetch", *SEED_STAGES, *METHOD_STAGES, "report")
+
+
+def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose and write all files; nothing is written unless everything is valid.
+
+    Args:
+        overrides: for every composition.
+
+    Returns:
+        The number of files.
+    """
+    own = Path(MATRIX_FILE)
+    matrix = read_matrix(own if own.exists() else config_dir() / MATRIX_FILE)
+    files: dict[Path, dict[str, Any]] = {FOLDER / "report.yaml": stage_config(load(overrides), "report")}
+    for data in matrix["datasets"]:
+        files[FOLDER / "fetch" / f"{data}.yaml"] = stage_config(load([f"data={data}", *overrides]), "fetch")
+    for experiment in matrix["experiments"]:
+        for seed in matrix["seeds"]:
+            config = load([f"experiment={experiment}", f"seed={seed}", *overrides])
+            for stage in SEED_STAGES:
+                files[FOLDER / str(experiment) / f"seed{seed}" / f"{stage}.yaml"] = stage_config(config, stage)
+    for run in progress("composing")(matrix["runs"]):
+        config = load([*_choices(run, matrix), *overrides])
+        for stage in METHOD_STAGES:
+            files[FOLDER / run / f"{stage}.yaml"] = stage_config(config, stage)
+    for stage in CODE_STAGES:
+        files[FOLDER / CODE / f"{stage}.yaml"] = code_digests(stage)
+    for path, part in files.items():
+        write_text(path, yaml.safe_dump(part, sort_keys=False))
+    return {"files": len(files)}
+
+
+def _choices(run: object, matrix: dict[str, list]) -> list[str]:
+    """The overrides that a run stands for."""
+    match = re.fullmatch(r"(\w+)/seed(\d+)/(\w+)", str(run))
+    if match is None or match[1] not in matrix["experiments"] or int(match[2]) not in matrix["seeds"]:
+        raise ConfigError(
+            f"runs: {run!r} is not accepted: <experiment>/seed<k>/<method>, with experiments "
+            f"{matrix['experiments']} and seeds {matrix['seeds']}"
+        )
+    return [f"experiment={match[1]}", f"seed={match[2]}", f"method={match[3]}"]
+
+
+def read_matrix(path: Path) -> dict[str, list]:
+    """The lists of what to run.
+
+    Args:
+        path: of the file that dvc.yaml takes its variables from.
+
+    Returns:
+        The lists by name.
+
+    Raises:
+        ConfigError: the file or one of the lists is missing.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: it lists what to run ({', '.join(MATRIX)})")
+    lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name in MATRIX:
+        if not isinstance(lists, dict) or not isinstance(lists.get(name), list):
+            raise ConfigError(f"{path}: {name} is missing or no list")
+    return lists

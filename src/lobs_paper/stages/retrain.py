@@ -1,0 +1,180 @@
+"""Stage retrain: training with fixed masks, further rounds of pruning, or surgery, as the method has it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lobs.pruning import prune
+from lobs.solvers import make
+from lobs_paper.config.budget import excluded, runs_network
+from lobs_paper.data.splits import Split, load_training_data
+from lobs_paper.files import load_tensors, save_tensors, write_csv, write_json
+from lobs_paper.stages.calibration import calibrate, calibration_batches
+from lobs_paper.stages.devices import on_devices
+from lobs_paper.stages.progress import first_process
+from lobs_paper.stages.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
+from lobs_paper.training.evaluation import errors
+
+if TYPE_CHECKING:
+    from lobs_paper.training.retraining import Retrained
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Retrain the pruned network and write it with its masks, its metrics and its whole error curve.
+
+    Args:
+        config: what `STAGE_KEYS["retrain"]` lists.
+
+    Returns:
+        The metrics written.
+    """
+    return on_devices(retrain_network, config)
+
+
+def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
+    """The work of one process."""
+    device = prepare(config)
+    folders = Folders(config)
+    before = require_same_budget(config, folders)
+    splits = load_training_data(config["paths"]["data"], **config["data"])
+
+    watch = Stopwatch()
+    learn = operate if config["method"]["allocation"] == "surgery" else retrain_pruned
+    result = learn(config, folders, *splits, device)
+    if not first_process():
+        return {}
+    last = result.rounds[-1]
+    metrics = {
+        "experiment": config["name"],
+        "method": config["method"]["name"],
+        "seed": config["seed"],
+        "data": splits[1].title,
+        "error_before_percent": before["error_before_percent"],
+        "error_after_pruning_percent": last["error_after_pruning_percent"],
+        **errors(result.network, splits[1]).named("error_after_retraining_percent"),
+        "error_after_retraining_percent": last["error_after_retraining_percent"],
+        "iterations": sum(entry["iterations"] for entry in result.rounds),
+        "iterations_to_original": result.iterations_to(before["error_before_percent"]),
+        "density": last["density"],
+        "masks_exact": result.masks_exact,
+        "recipe": {key: value for key, value in config["retrain"].items() if key != "measure_every"},
+        "rounds": result.rounds,
+    }
+    folder = folders.output("retrain")
+    save_network(config, folder / "model.safetensors", result.network)
+    save_tensors(folder / "masks.safetensors", result.masks)
+    write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
+    write_json(folder / "timings.json", watch.result(config, device))
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def retrain_pruned(
+    config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device
+) -> Retrained:
+    """Retrain what stage prune left, in as many rounds as the method has.
+
+    Args:
+        config: of the stage.
+        folders: of the stage.
+        train: the images to learn from.
+        measured: the images to measure the curve on.
+        device: where to compute.
+
+    Returns:
+        The retrained network and its history.
+    """
+    from lobs_paper.training.fit import Recipe
+    from lobs_paper.training.lwc import Connections
+    from lobs_paper.training.retraining import retrain
+
+    made_by = folders.command("prune")
+    network = load_network(config, folders.input("prune", "model.safetensors"), made_by)
+    masks = load_tensors(folders.input("prune", "masks.safetensors"), made_by)
+    method, rounds = config["method"], config["method"]["rounds"]
+    prune_on: Any = partial(prune_again, config=config, train=train, device=device)
+    if method["allocation"] == "quality":
+        prune_on = Connections(network, method["relative"])
+        prune_on.adjust_dropout(network, masks)
+    recipe = dict(config["retrain"])
+    return retrain(
+        network,
+        masks,
+        train,
+        measured,
+        seed=config["seed"],
+        device=device.type,
+        measure_every=recipe.pop("measure_every"),
+        recipe=Recipe(**recipe),
+        further=[*rounds[1:], config["density"]] if rounds else [],
+        prune=prune_on,
+    )
+
+
+def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device) -> Retrained:
+    """Dynamic network surgery: starts from the dense network, cuts and splices while it trains.
+
+    Args:
+        config: of the stage.
+        folders: of the stage.
+        train: the images to learn from.
+        measured: the images to measure the curve on.
+        device: where to compute.
+
+    Returns:
+        The trained network and its history.
+    """
+    from lobs_paper.training.dns import surgery
+    from lobs_paper.training.dns_masks import SurgerySettings
+    from lobs_paper.training.fit import Recipe
+
+    network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
+    method, recipe = config["method"], dict(config["retrain"])
+    settings = SurgerySettings(density=config["density"], rate=method["relative"], **method["surgery"])
+    return surgery(
+        network,
+        train,
+        measured,
+        settings=settings,
+        seed=config["seed"],
+        device=device.type,
+        measure_every=recipe.pop("measure_every"),
+        recipe=Recipe(**recipe),
+    )
+
+
+def prune_again(
+    network: nn.Module, density: float, config: dict[str, Any], train: Split, device: torch.device
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Prune a retrained network further, from its own statistics.
+
+    Args:
+        network: on the CPU.
+        density: to prune to.
+        config: of the stage.
+        train: the images to calibrate on.
+        device: where to compute.
+
+    Returns:
+        The pruned network and its masks, on the CPU.
+    """
+    method = config["method"]
+    network = network.to(device)
+    result = prune(
+        network,
+        calibrate(network, train, config["collect"], solver=method["solver"]),
+        make(method["solver"], **method["options"]),
+        density=density,
+        allocation=method["allocation"],
+        limits=method["limits"],
+        exclude=excluded(config),
+        sequential=method["sequential"],
+        correct=method["correct"],
+        batches=calibration_batches(train, config["collect"], repeated=True) if runs_network(method) else None,
+        in_place=True,
+    )
+    return result.model.cpu(), {name: mask.cpu() for name, mask in result.masks.items()}

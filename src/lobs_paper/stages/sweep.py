@@ -1,0 +1,153 @@
+"""Hydra's multirun behind `-m`: every point in its own folder, one comparison table at the end, the same in MLflow.
+
+Where the points run is Hydra's matter: one after the other here, or by `+launcher=...` (conf/launcher) side by side on
+this machine or as jobs of a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+
+from lobs_paper.cli import run_stage
+from lobs_paper.config.compose import (
+    HYDRA_VERSION_BASE,
+    ROOT_CONFIG,
+    config_dir,
+    finish,
+    implied,
+    load,
+    opened,
+    parse,
+    points,
+)
+from lobs_paper.config.schema import ConfigError, stage_config
+from lobs_paper.files import write_csv, write_json
+from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.prerequisites import run_missing
+from lobs_paper.stages.stage import POINT, clock, flat, print_table
+
+
+def sweep(stage: str, overrides: Sequence[str]) -> int:
+    """Run a stage at every point. All points are checked before the first one runs.
+
+    Args:
+        stage: the stage.
+        overrides: with comma-separated values, ranges or choices.
+
+    Returns:
+        How many points failed; they are listed, and do not stop the others.
+
+    Raises:
+        ConfigError: a point's configuration is wrong; nothing has run then.
+    """
+    overrides = implied(overrides)
+    checked, configs = points(overrides), []
+    for point in checked:
+        try:
+            configs.append(load(point))
+        except ConfigError as error:
+            raise ConfigError(f"{error} (at the point {' '.join(point)})") from None
+    for config in configs:
+        run_missing(stage, config, run_stage, seed_only=True)
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        hydra: Any = GlobalHydra.instance().hydra
+        batches = hydra.multirun(ROOT_CONFIG, _Point(stage, len(checked)), opened(overrides))
+    results: list[Mapping[str, Any]] = [job.return_value for batch in batches for job in batch]
+    rows = [{**result, "point": _varied(result["point"])} for result in results]
+    _compare(stage, rows)
+    _log(stage, rows, parse(overrides), Path(configs[-1]["paths"]["mlflow"]))
+    return sum(1 for result in results if result["error"])
+
+
+class _Point:
+    """Runs one point; a failure becomes part of the result, since Hydra would raise it and drop the others.
+
+    A class and no closure, because a launcher may send it to another process.
+
+    Args:
+        stage: the stage.
+        count: how many points there are.
+    """
+
+    def __init__(self, stage: str, count: int) -> None:
+        self.stage = stage
+        self.count = count
+        self.process = os.getpid()
+        self.start = time.time()
+
+    def __call__(self, composed: DictConfig) -> dict[str, Any]:
+        job = HydraConfig.get()
+        overrides = list(job.overrides.task)
+        self._announce(job.job.num, overrides)
+        # Bars of several processes would write over each other.
+        with nullcontext() if os.getpid() == self.process else redirect_stdout(StringIO()):
+            return self._result(composed, job, overrides)
+
+    def _announce(self, done: int, overrides: Sequence[str]) -> None:
+        """On a terminal: which point begins, and for how long the sweep will go on at this pace."""
+        if sys.stdout.isatty():
+            spent = time.time() - self.start
+            left = f", {clock(spent / done * (self.count - done))} left" if done else ""
+            print(f"point {done + 1} of {self.count}{left}: {' '.join(overrides)}", flush=True)
+
+    def _result(self, composed: DictConfig, job: Any, overrides: Sequence[str]) -> dict[str, Any]:
+        result: dict[str, Any] = {"point": list(overrides), "folder": job.sweep.dir, "metrics": {}, "error": None}
+        try:
+            config = finish(composed, parse(overrides))
+            config["paths"]["output"] = str(Path(job.runtime.output_dir))
+            result["metrics"] = flat(run_stage(self.stage, stage_config(config, self.stage)))
+        except Exception as error:
+            if not is_user_error(error):
+                traceback.print_exc()
+            result["error"] = f"{type(error).__name__}: {error}"
+        write_json(Path(job.runtime.output_dir) / POINT, {"point": _varied(overrides), "error": result["error"]})
+        return result
+
+
+def _varied(overrides: Sequence[str]) -> dict[str, str]:
+    """A point's overrides by key, without the names of the sweep and of the launcher."""
+    pairs = (item.lstrip("+").split("=", 1) for item in overrides)
+    return {key: value for key, value in pairs if key not in ("sweep", "launcher")}
+
+
+def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write all points as CSV; print what differs between those that succeeded, then the failures."""
+    rows = []
+    for result in results:
+        own = {key: value for key, value in result["metrics"].items() if key not in result["point"]}
+        rows.append({**result["point"], **own, "error": result["error"]})
+    columns = [*dict.fromkeys(key for row in rows for key in row if key != "error"), "error"]
+    file = Path(results[0]["folder"]) / f"{stage}.csv"
+    write_csv(file, rows, columns)
+    succeeded = [row for row in rows if not row["error"]]
+    shown = [key for key in columns if len({str(row.get(key)) for row in succeeded}) > 1] or columns[:-1]
+    print_table(f"lobs {stage} -m", [{key: row.get(key) for key in shown} for row in succeeded])
+    print(f"{len(rows)} points, all columns in {file}")
+    for row, result in zip(rows, results, strict=True):
+        if row["error"]:
+            print(f"failed: {' '.join(f'{key}={value}' for key, value in result['point'].items())}: {row['error']}")
+
+
+def _log(stage: str, results: Sequence[Mapping[str, Any]], overrides: Sequence[Override], store: Path) -> None:
+    """Show a sweep that has a name (`+sweep=<name>`) in MLflow, below the parent run `sweep/<name>`."""
+    name = next((str(override.value()) for override in overrides if override.key_or_group == "sweep"), None)
+    if name is None:
+        return
+    from lobs_paper.tracking.runs import log_sweep
+
+    log_sweep(name, stage, results, store)
+    print(f"in MLflow ({store}): sweep/{name}")

@@ -1,0 +1,119 @@
+"""Stage train: the dense network, trained here or loaded with somebody else's weights."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import torch
+from torch import nn
+
+from lobs_paper.data.splits import Split, load_training_data
+from lobs_paper.files import write_csv, write_json
+from lobs_paper.networks.pretrained import load_weights, origin
+from lobs_paper.stages.devices import on_devices
+from lobs_paper.stages.progress import first_process
+from lobs_paper.stages.stage import ORIGIN, Folders, Stopwatch, prepare, save_network
+
+
+def run(config: dict[str, Any]) -> dict[str, Any]:
+    """Train (or load) the network and write it with its metrics and its error curve.
+
+    Args:
+        config: what `STAGE_KEYS["train"]` lists.
+
+    Returns:
+        The metrics written.
+    """
+    return on_devices(train_network, config)
+
+
+def train_network(config: dict[str, Any]) -> dict[str, Any]:
+    """The work of one process."""
+    device = prepare(config)
+    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+
+    from lobs_paper.networks.networks import build
+    from lobs_paper.training.evaluation import errors
+
+    watch = Stopwatch()
+    network = build(config["model"])
+    pretrained = config["model"].get("weights") is not None
+    learn = load_pretrained if pretrained else fit_network
+    curve = learn(network, train, measured, config, device)
+    if not first_process():
+        return {}
+    # Somebody else's training images may be many; as many as are measured on tell enough.
+    seen = train.part(0, len(measured)) if pretrained else train
+    metrics = {
+        "experiment": config["name"],
+        "seed": config["seed"],
+        "data": train.title,
+        "measured_on": "validation" if config["data"]["validation"] else "test",
+        **errors(network, measured).named("test_error_percent"),
+        "test_error_percent": curve[-1]["test_error_percent"],
+        **errors(network, seen).named("train_error_percent"),
+        "epochs": curve[-1]["epoch"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "device": device.type,
+    }
+    folder = Folders(config).output("train")
+    marks = {ORIGIN: origin(config["model"])} if pretrained else {}
+    save_network(config, folder / "model.safetensors", network, marks)
+    write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
+    write_json(folder / "timings.json", watch.result(config, device))
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def fit_network(
+    network: nn.Module, train: Split, measured: Split, config: dict[str, Any], device: torch.device
+) -> list[dict[str, Any]]:
+    """Train a network in place by the recipe `train`.
+
+    Args:
+        network: freshly initialised.
+        train: the images to learn from.
+        measured: the images to measure the curve on.
+        config: of the stage.
+        device: where to compute.
+
+    Returns:
+        The error curve, a point per epoch.
+    """
+    from lobs_paper.training.fit import Recipe, fit
+
+    recipe = dict(config["train"])
+    epochs, epoch = recipe.pop("epochs"), ceil(len(train) / recipe["batch_size"])
+    result = fit(
+        network,
+        train,
+        measured,
+        Recipe(**recipe, iterations=epochs * epoch),
+        seed=config["seed"],
+        device=device.type,
+        measure_every=epoch,
+    )
+    return [{"epoch": point.pop("iteration") // epoch, **point} for point in result.points]
+
+
+def load_pretrained(
+    network: nn.Module, train: Split, measured: Split, config: dict[str, Any], device: torch.device
+) -> list[dict[str, Any]]:
+    """Load weights that somebody else trained, `model.weights`, in the place of training.
+
+    Args:
+        network: is given the weights in place; measured on the device, it stays there.
+        train: not used.
+        measured: the images to measure the error on.
+        config: of the stage.
+        device: where to compute.
+
+    Returns:
+        The error curve: one point, epoch 0.
+    """
+    from lobs_paper.training.evaluation import error_percent
+
+    load_weights(network, config["model"])
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return [{"epoch": 0, "train_loss": None, "test_error_percent": error_percent(network, measured)}]

@@ -1,0 +1,1 @@
+"""Training, retraining and the methods that prune while they train."""

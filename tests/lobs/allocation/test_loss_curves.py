@@ -1,0 +1,65 @@
+"""The candidate losses: each is the formula in its docstring."""
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+from lobs.allocation.allocate import allocate
+from lobs.allocation.loss_curves import fisher, loss_curves, relative, theorem
+from lobs.solvers import make
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 5))
+    statistics = lobs.collect_statistics(model, [torch.randn(80, 1, 6, 6)])
+    return model, statistics, lobs.layer_paths(model, statistics, "magnitude")
+
+
+def test_relative_ends_at_one(pruned):
+    for name, (counts, losses) in relative(pruned[2]).items():
+        path = pruned[2][name]
+        assert counts[-1] == path.total
+        assert losses[0] == 0 and losses[-1] == 1
+        torch.testing.assert_close(losses * path.layer_error(path.total), path.layer_error()[counts])
+
+
+def test_the_scale_of_a_layer_does_not_matter_to_relative():
+    """Twice the inputs, a fourth of the weights' squares: the same network, so the same split."""
+    torch.manual_seed(0)
+    samples = torch.randn(50, 6, dtype=torch.float64)
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    plain = make("exact_obs")(weight, lobs.LayerStatistics.from_samples(samples))
+    scaled = make("exact_obs")(weight, lobs.LayerStatistics.from_samples(1000 * samples))
+    counts = allocate({"plain": plain, "scaled": scaled}, 0.5, "relative")
+    assert abs(counts["plain"] - counts["scaled"]) <= 1
+
+
+def test_theorem_is_the_bound_with_dense_norms(pruned):
+    """One layer pruned alone leaves all later norms dense: then its curve is the bound of Theorem 3.2 itself."""
+    model, statistics, paths = pruned
+    curves = theorem(paths, model)
+    assert list(curves) == list(paths)
+    for name, path in paths.items():
+        counts, losses = curves[name]
+        index = int(torch.searchsorted(counts, path.total // 2))
+        kept = dict.fromkeys(paths, 1.0) | {name: 1 - int(counts[index]) / path.removable}
+        result = lobs.prune(model, statistics, densities=kept, paths=paths)
+        assert lobs.error_bound(model, result.model, statistics).total == pytest.approx(float(losses[index]), rel=1e-6)
+
+
+def test_fisher_is_half_of_sensitivity_times_error(pruned):
+    paths = pruned[2]
+    curves = fisher(paths, {"0": 2.0, "3": 0.5, "5": 4.0})
+    for name, scale in (("0", 1.0), ("3", 0.25), ("5", 2.0)):
+        counts, losses = curves[name]
+        torch.testing.assert_close(losses, scale * paths[name].layer_error()[counts])
+
+
+def test_names_without_curves_are_refused(pruned):
+    for name in ("uniform", "even"):
+        with pytest.raises(ValueError, match=f"unknown allocation with loss curves '{name}': accepted are global, rel"):
+            loss_curves(pruned[2], name)
+    assert loss_curves(pruned[2], "global").keys() == pruned[2].keys()

@@ -1,0 +1,169 @@
+"""Walks front to back: passes that wait before every layer see what passes from the start see."""
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+from lobs import suspended, walk
+from lobs.calibration.layerwise import Walk
+from lobs.calibration.lockstep import SuspendedPasses, suspendable
+
+
+class Branches(nn.Module):
+    """A residual branch, ReLUs in place and a batch norm; layers are called once, not in the order of definition."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        self.stem = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.inside = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.short = nn.Conv2d(2, 4, 1, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.relu(self.stem(x))
+        y = self.norm(self.inside(y)) + self.short(x)
+        return self.head(self.relu(y).mean((2, 3)))
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(torch.relu(self.layer(x)))
+
+
+class Autocast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.second(self.first(x))
+
+
+class Fickle(nn.Module):
+    """Calls its layers in an order that depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.second(self.first(x)) if float(x[0, 0]) > 0 else self.first(self.second(x))
+
+
+def layers(model):
+    return lobs.layers.matrix.prunable_layers(model)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(20, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    return Branches().eval()
+
+
+def visited(model, images):
+    """What a walk shows of each layer, while every layer is changed as soon as it has been seen."""
+    found = {}
+    batches = images.split(6)
+    with Walk(model, layers(model), batches) as front_to_back:
+        for name in front_to_back.calls:
+            found[name] = [(x.clone(), z.clone()) for calls in front_to_back.visits(name) for x, z in calls]
+            with torch.no_grad():
+                layers(model)[name].weight.mul_(0.5)
+    return found
+
+
+def test_waiting_passes_see_what_passes_from_the_start_see(model, images, monkeypatch):
+    assert suspendable(model, layers(model), images.split(6))
+    waiting = visited(model, images)
+    torch.manual_seed(1)
+    monkeypatch.setattr(walk, "suspendable", lambda *_: False)
+    anew = visited(Branches().eval(), images)
+    assert list(waiting) == list(anew) == ["stem", "inside", "short", "head"]
+    for name, calls in waiting.items():
+        assert len(calls) == 4
+        for (x, z), (y, w) in zip(calls, anew[name], strict=True):
+            assert torch.equal(x, y)
+            assert torch.equal(z, w)
+
+
+@pytest.mark.parametrize("correct", ["none", "bias"])
+def test_pruning_in_sequence_gives_the_same_network_either_way(model, images, correct, monkeypatch):
+    def pruned():
+        settings = {"density": 0.4, "sequential": True, "batches": images.split(6), "correct": correct}
+        return lobs.prune(model, method="exact_obs", **settings).model.state_dict()
+
+    waiting = pruned()
+    monkeypatch.setattr(walk, "suspendable", lambda *_: False)
+    for name, tensor in pruned().items():
+        assert torch.equal(tensor, waiting[name]), name
+
+
+def test_a_walk_reads_the_batches_a_few_times_however_many_layers_there_are(images):
+    torch.manual_seed(0)
+    deep = nn.Sequential(*[nn.Conv2d(2, 2, 1) for _ in range(12)]).eval()
+    calls = 0
+
+    def count(*_):
+        nonlocal calls
+        calls += 1
+
+    deep[0].register_forward_hook(count)
+    with Walk(deep, layers(deep), images.split(5)) as front_to_back:
+        for name in front_to_back.calls:
+            assert len(list(front_to_back.visits(name))) == 4
+    assert calls <= 8  # of 12 layers x 4 batches
+
+
+def test_passes_end_with_the_walk(model, images):
+    ended = []
+
+    class Watched(Branches):
+        def forward(self, x):
+            try:
+                return super().forward(x)
+            finally:
+                ended.append(len(x))
+
+    watched = Watched().eval()
+    with SuspendedPasses(watched, layers(watched), images.split(6)) as passes:
+        passes.input(0, "stem")
+    assert ended == [6]
+    assert not any(module._forward_pre_hooks for module in watched.modules())
+
+
+@pytest.mark.parametrize("network", [Shared, Autocast])
+def test_networks_whose_passes_cannot_wait_are_known(network):
+    model = network().eval()
+    assert not suspendable(model, layers(model), [torch.randn(3, 4)])
+
+
+def test_memory_decides(model, images):
+    batches = images.split(5)
+    own, widest = 2 * 6 * 6 * 4, 2 * 6 * 6 * 4
+    needed = 20 * (own + suspended.ALIVE * widest)
+    assert suspendable(model, layers(model), batches, memory=needed)
+    assert not suspendable(model, layers(model), batches, memory=needed - 1)
+    assert not suspendable(model, layers(model), batches, 2, memory=needed)
+
+
+def test_another_order_of_layers_is_named():
+    model = Fickle().eval()
+    batches = [torch.ones(2, 4), -torch.ones(2, 4)]
+    with (
+        Walk(model, layers(model), batches) as front_to_back,
+        pytest.raises(ValueError, match="called layer 'second' where the first one called layer 'first'"),
+    ):
+        list(front_to_back.visits("first"))

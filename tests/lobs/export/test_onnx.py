@@ -1,0 +1,60 @@
+"""ONNX files give the network's own outputs, at any batch size."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+from lobs_paper.networks.networks import LeNet5
+
+
+class BatchNormNet(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12), nn.ReLU6(), nn.Dropout()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10)),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compacted", [False, True], ids=["pruned", "compacted"])
+@pytest.mark.parametrize("build", [LeNet5, BatchNormNet])
+def test_onnxruntime_computes_what_the_pruned_network_computes(tmp_path, build, compacted):
+    import onnxruntime
+
+    torch.manual_seed(0)
+    model = build()
+    images = torch.randn(64, 1, 28, 28)
+    model(images)  # batch norm's statistics
+    pruned = lobs.prune(model, batches=[images], method="magnitude", density=0.2).model
+    pruned = lobs.compact(pruned, images[:2]).model if compacted else pruned
+    flags = [module.training for module in pruned.modules()]
+    path = lobs.export_onnx(pruned, images[:1], tmp_path / "new" / "net.onnx")
+    assert [module.training for module in pruned.modules()] == flags
+    assert [entry.name for entry in path.parent.iterdir()] == ["net.onnx"]
+    session = onnxruntime.InferenceSession(path)
+    pruned.eval()
+    for count in (1, 5, 64):
+        (found,) = session.run(None, {"input": images[:count].numpy()})
+        with torch.no_grad():
+            assert (torch.from_numpy(found) - pruned(images[:count])).abs().max() < 1e-5
+
+
+def test_without_onnx_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("lobs.export.onnx.find_spec", lambda name: None if name == "onnxscript" else sys)
+    with pytest.raises(ValueError, match=r"ONNX export needs onnxscript: install lobs\[export\]"):
+        lobs.export_onnx(LeNet5(), torch.zeros(1, 1, 28, 28), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_be_exported_is_named_and_leaves_no_file(tmp_path):
+    class Branching(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if float(x.sum()) > 0 else x
+
+    with pytest.raises(ValueError, match="Branching cannot be exported to ONNX"):
+        lobs.export_onnx(Branching(3, 3), torch.randn(2, 3), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,403 @@
+"""Pruning in sequence against brute force: all inputs and outputs at once, least squares on the mask."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+from lobs.calibration.layerwise import Walk, count_calls, run_until
+from lobs.schedule.sequential import paired_statistics, reference_weight
+from lobs.solvers.hessian import DAMPING
+
+
+class Residual(nn.Module):
+    """Branches, a layer called twice, a ReLU that overwrites its input, a batch norm, a bias-free convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.inside = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.shared = nn.Conv2d(4, 4, 1)
+        self.short = nn.Conv2d(2, 4, 1, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(4 * 9, 3)
+
+    def forward(self, x):
+        short = self.short(x)
+        y = self.relu(self.stem(x))
+        y = self.norm(self.inside(y)) + short
+        y = self.relu(self.shared(self.relu(self.shared(self.relu(y)))))
+        return self.head(y.flatten(1))
+
+
+def mlp(dtype=torch.float64):
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 7, bias=False), nn.ReLU(), nn.Linear(7, 4)]
+    return nn.Sequential(*layers).to(dtype)
+
+
+def residual():
+    torch.manual_seed(0)
+    model = Residual().double()
+    with torch.no_grad():
+        model.norm.running_mean.normal_()
+        model.norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+NETWORKS = {"mlp": (mlp, (300, 8)), "residual": (residual, (60, 2, 6, 6))}
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    make, shape = NETWORKS[request.param]
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return make(), inputs
+
+
+def pairs(dense, pruned, name, batches, base, keep):
+    """`paired_statistics` of one layer alone."""
+    walks = [Walk(model, {name: model.get_submodule(name)}, batches) for model in (dense, pruned)]
+    with walks[0], walks[1]:
+        sizes = [len(batch) for batch in batches]
+        return paired_statistics(*walks, pruned.get_submodule(name), name, sizes, base, keep)
+
+
+def brute_force(dense, pruned, name, inputs):
+    """X ``[n, d]`` of the pruned network and Z ``[n, out]`` of the dense one, from plain forward passes."""
+    found = {}
+    for key, model in (("pruned", pruned), ("dense", dense)):
+        rows = []
+
+        def hook(module, args, output, rows=rows):
+            rows.append((args[0].clone(), output.clone()))
+
+        handle = model.get_submodule(name).register_forward_hook(hook)
+        with torch.no_grad():
+            model.eval()(inputs)
+        handle.remove()
+        found[key] = rows
+    module = dense.get_submodule(name)
+    x, z = [], []
+    for (given, _), (_, wanted) in zip(found["pruned"], found["dense"], strict=True):
+        if isinstance(module, nn.Conv2d):
+            given = nn.functional.unfold(given, module.kernel_size, 1, module.padding, module.stride).movedim(1, 2)
+            wanted = wanted.flatten(2).movedim(1, 2)
+        x.append(given.reshape(-1, given.shape[-1]))
+        z.append(wanted.reshape(-1, wanted.shape[-1]))
+    x, z = torch.cat(x), torch.cat(z)
+    if module.bias is not None:
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    return x, z
+
+
+def plain_solution(x, z, weight, mask, damping):
+    """Row by row the least of ||X w - z||^2 / n + lambda ||w - W||^2 on the mask, by lstsq."""
+    system = torch.cat([x / len(x) ** 0.5, damping**0.5 * torch.eye(x.shape[1], dtype=x.dtype)])
+    result = torch.zeros_like(weight)
+    for row, kept in enumerate(mask):
+        target = torch.cat([z[:, row] / len(x) ** 0.5, damping**0.5 * weight[row]])
+        result[row, kept] = torch.linalg.lstsq(system[:, kept], target[:, None], driver="gelsd").solution[:, 0]
+    return result
+
+
+def full_mask(mask, bias):
+    mask = mask.flatten(1)
+    return torch.cat([mask, torch.ones_like(mask[:, :1])], 1) if bias else mask
+
+
+def test_every_layer_is_least_squares_on_its_mask(case):
+    dense, inputs = case
+    result = lobs.prune(dense, method="exact_obs", density=0.4, sequential=True, batches=inputs.split(17))
+    order = list(lobs.collect_statistics(dense, [inputs]))
+    assert [record.name for record in result.layers] == order
+    so_far = copy.deepcopy(dense)
+    for record in result.layers:
+        module, pruned = dense.get_submodule(record.name), result.model.get_submodule(record.name)
+        x, z = brute_force(dense, so_far, record.name, inputs)
+        alive = x.square().mean(0)
+        assert record.damping == pytest.approx(DAMPING * float(alive[alive > 0].mean()))
+        mask = full_mask(result.masks[record.name], module.bias is not None)
+        assert record.kept == int(result.masks[record.name].sum()) == int(0.4 * module.weight.numel())
+        expected = plain_solution(x, z, lobs.layers.matrix.weight_matrix(module), mask, record.damping)
+        ours = lobs.layers.matrix.weight_matrix(pruned)
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+        error = float((x @ ours.T - z).square().sum() / len(x))
+        assert record.error == pytest.approx(error, rel=1e-9)
+        assert record.relative_error == pytest.approx(error / float(z.square().sum() / len(z)), rel=1e-9)
+        so_far.get_submodule(record.name).load_state_dict(pruned.state_dict())
+    bound = lobs.error_bound(dense, result.model, lobs.collect_statistics(dense, [inputs]))
+    assert [record.bound_contribution for record in result.layers] == pytest.approx(list(bound.layers.values()))
+
+
+def test_the_reference_weight_and_the_floor(case):
+    dense, inputs = case
+    pruned = copy.deepcopy(dense)
+    names = list(lobs.collect_statistics(dense, [inputs]))
+    with torch.no_grad():
+        pruned.get_submodule(names[0]).weight.mul_(torch.rand(pruned.get_submodule(names[0]).weight.shape) > 0.4)
+    name = names[-2]
+    base = lobs.collect_statistics(dense, [inputs])[name]
+    dense.eval(), pruned.eval()
+    layer = pairs(dense, pruned, name, inputs.split(23), base, keep=9)
+    x, z = brute_force(dense, pruned, name, inputs)
+    weight = lobs.layers.matrix.weight_matrix(dense.get_submodule(name))
+    torch.testing.assert_close(layer.second_moment, x.T @ x / len(x))
+    torch.testing.assert_close(layer.target_moment, z.T @ x / len(x))
+    assert layer.target_power == pytest.approx(float(z.square().sum() / len(z)))
+    assert (layer.samples, layer.inputs) == (len(x), len(inputs))
+    rows = (x[None] == layer.inputs_sample[:, None]).all(2).double().argmax(1)
+    torch.testing.assert_close(layer.target_sample, z[rows])
+
+    for other in (weight, torch.randn_like(weight), torch.zeros_like(weight)):
+        assert layer.target_error(other) == pytest.approx(float((x @ other.T - z).square().sum() / len(x)))
+    best = torch.linalg.lstsq(x, z, driver="gelsd").solution.T
+    floor = float((x @ best.T - z).square().sum() / len(x))
+    assert floor > 0
+    assert layer.target_floor() == pytest.approx(floor)
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    alive = layer.second_moment.diagonal()
+    damping = DAMPING * float(alive[alive > 0].mean())
+    expected = plain_solution(x, z, weight, everything, damping)
+    torch.testing.assert_close(reference_weight(weight, layer), expected, rtol=1e-7, atol=1e-9)
+    strong = reference_weight(weight, layer, alpha=1e-9)
+    torch.testing.assert_close(strong, weight, rtol=1e-6, atol=1e-6)
+
+
+def test_nothing_pruned_before_means_nothing_to_repair():
+    """Float32: the first layer is pruned exactly as alone, and with density 1 the network stays as it is."""
+    model, inputs = mlp(torch.float32), torch.randn(200, 8)
+    statistics = lobs.collect_statistics(model, inputs.split(50))
+    alone = lobs.prune(model, statistics, "exact_obs", density=0.5)
+    sequence = lobs.prune(model, statistics, "exact_obs", density=0.5, sequential=True, batches=inputs.split(50))
+    assert torch.equal(alone.model[0].weight, sequence.model[0].weight)
+    assert sequence.layers[0].error == pytest.approx(alone.layers[0].error, rel=1e-6)
+    assert not torch.equal(alone.model[2].weight, sequence.model[2].weight)
+    same = lobs.prune(model, statistics, density=1.0, sequential=True, batches=inputs.split(50))
+    for name, value in same.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    assert [record.error for record in same.layers] == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+def test_the_network_comes_closer_than_independently(case):
+    dense, inputs = case
+    distances = {}
+    for sequential in (False, True):
+        result = lobs.prune(
+            dense,
+            method="exact_obs",
+            density=0.3,
+            allocation="relative",
+            sequential=sequential,
+            batches=inputs.split(20),
+        )
+        with torch.no_grad():
+            distances[sequential] = float((result.model.eval()(inputs) - dense.eval()(inputs)).square().sum())
+    assert distances[True] < 0.8 * distances[False]
+
+
+def test_batches_do_not_matter_and_the_caller_keeps_the_model(case):
+    dense, inputs = case
+    dense.train()
+    before = {name: value.clone() for name, value in dense.state_dict().items()}
+    one = lobs.prune(dense, density=0.5, sequential=True, batches=[inputs])
+    many = lobs.prune(dense, density=0.5, sequential=True, batches=[(part, None) for part in inputs.split(7)])
+    for name, value in dense.state_dict().items():
+        assert torch.equal(value, before[name])
+        torch.testing.assert_close(one.model.state_dict()[name], many.model.state_dict()[name])
+    assert all(module.training for module in [*dense.modules(), *one.model.modules()])
+    again = lobs.prune(dense, density=0.5, sequential=True, batches=[inputs], in_place=True)
+    assert again.model is dense
+    assert all(torch.equal(value, one.model.state_dict()[name]) for name, value in dense.state_dict().items())
+
+
+def test_budgets():
+    model, inputs = mlp(), torch.randn(300, 8, dtype=torch.float64)
+    batches = inputs.split(100)
+    statistics = lobs.collect_statistics(model, batches)
+    shared = lobs.prune(model, statistics, "exact_obs", density=0.3, allocation="relative")
+    sequence = lobs.prune(
+        model, statistics, "exact_obs", density=0.3, allocation="relative", sequential=True, batches=batches
+    )
+    assert [r.kept for r in sequence.layers] == [r.kept for r in shared.layers]
+    assert len({r.density for r in sequence.layers}) > 1
+    paths = lobs.layer_paths(model, statistics, "exact_obs")
+    reused = lobs.prune(
+        model,
+        statistics,
+        "exact_obs",
+        density=0.3,
+        allocation="relative",
+        sequential=True,
+        batches=batches,
+        paths=paths,
+    )
+    assert torch.equal(reused.model[4].weight, sequence.model[4].weight)
+
+    chosen = {"0": 0.9, "2": 0.5, "4": 0.25}
+    result = lobs.prune(model, statistics, densities=chosen, sequential=True, batches=batches)
+    assert [r.kept for r in result.layers] == [72, 35, 7]
+    with pytest.raises(ValueError, match=r"exactly the pruned layers 0, 2, 4; unknown: 5; missing: 4"):
+        lobs.prune(model, statistics, densities={"0": 1, "2": 1, "5": 1}, sequential=True, batches=batches)
+    some = lobs.prune(model, statistics, density=0.5, layers=["2"], sequential=True, batches=batches)
+    assert list(some.masks) == ["2"]
+
+    result = lobs.prune(model, statistics, "exact_obs", tolerance=0.2, sequential=True, batches=batches)
+    assert result.layers[0].error <= 0.04 * (1 + 1e-9)
+    assert all(record.removed for record in result.layers)
+    # the floor that the layers before leave is not the layer's own doing
+    so_far = copy.deepcopy(model)
+    for record in result.layers:
+        x, z = brute_force(model, so_far, record.name, inputs)
+        best = torch.linalg.lstsq(x, z).solution
+        floor = float((x @ best - z).square().sum() / len(x))
+        assert record.error - floor <= 0.04 * (1 + 1e-2)
+        so_far.get_submodule(record.name).load_state_dict(result.model.get_submodule(record.name).state_dict())
+
+
+@pytest.mark.parametrize("method", [name for name in lobs.methods() if name != "apoz"])
+def test_every_method_goes_in_sequence(method):
+    model, inputs = mlp(), torch.randn(60, 8, dtype=torch.float64)
+    batches = [(part, torch.randint(4, (len(part),))) for part in inputs.split(20)]
+    statistics = lobs.collect_statistics(model, batches, loss="cross_entropy", keep_samples=40)
+    result = lobs.prune(model, statistics, method, density=0.5, sequential=True, batches=batches)
+    assert [record.kept for record in result.layers] == [40, 35, 14]
+    assert result.model(inputs).isfinite().all()
+
+
+def test_samples_for_net_trim_are_kept_on_request():
+    model, inputs = mlp(), torch.randn(60, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"layer '0': net_trim needs raw inputs.*keep_samples=2000"):
+        lobs.prune(model, method="net_trim", density=0.5, sequential=True, batches=[inputs])
+    first = lobs.prune(model, method="net_trim", density=0.5, sequential=True, batches=[inputs], keep_samples=30)
+    second = lobs.prune(model, method="net_trim", density=0.5, sequential=True, batches=[inputs], keep_samples=60)
+    assert not torch.equal(first.model[0].weight, second.model[0].weight)
+
+
+def test_a_pass_ends_with_the_layers_last_call():
+    model, inputs = residual().eval(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    seen = []
+    model.head.register_forward_hook(lambda *_: seen.append("head"))
+    got = []
+    run_until(model, [model.shared], 2, inputs, lambda x, z: got.append((x.shape, z.shape)))
+    assert len(got) == 2
+    assert not seen
+    assert count_calls(model, [inputs], {"head": model.head, "shared": model.shared}) == {"shared": 2, "head": 1}
+    with pytest.raises(ValueError, match="was called 2 times in a forward pass and 3 times in the first"):
+        run_until(model, [model.shared], 3, inputs, lambda *_: None)
+
+
+def test_statistics_with_targets_are_saved(tmp_path):
+    layer = replace(
+        lobs.LayerStatistics.from_samples(torch.randn(9, 3)),
+        target_moment=torch.randn(2, 3, dtype=torch.float64),
+        target_power=1 / 3,
+        target_sample=torch.randn(5, 2),
+    )
+    lobs.Statistics({"a": layer}).save(tmp_path / "s.safetensors")
+    loaded = lobs.Statistics.load(tmp_path / "s.safetensors")["a"]
+    assert torch.equal(loaded.target_moment, layer.target_moment)
+    assert torch.equal(loaded.target_sample, layer.target_sample)
+    assert loaded.target_power == layer.target_power
+    with pytest.raises(ValueError, match="hold no targets: sequential pruning collects them"):
+        lobs.LayerStatistics.from_samples(torch.randn(9, 3)).target_floor()
+
+
+def test_targets_of_a_grouped_convolution_stay_in_order():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2)).double().eval()
+    pruned = copy.deepcopy(dense)
+    nn.init.normal_(pruned[0].weight)
+    images = torch.randn(9, 4, 5, 5, dtype=torch.float64)
+    base = lobs.collect_statistics(dense, [images])["2"]
+    layer = pairs(dense, pruned, "2", images.split(4), base, keep=7)
+    x, z = pruned[1](pruned[0](images)), dense(images).movedim(1, -1).reshape(-1, 6)
+    error = float((pruned(images) - dense(images)).detach().square().sum() / len(z))
+    assert layer.target_error(lobs.layers.matrix.weight_matrix(dense[2])) == pytest.approx(error)
+    for group in range(2):
+        patches = nn.functional.unfold(x[:, 2 * group : 2 * group + 2], 3).movedim(1, 2).reshape(-1, 18)
+        patches = torch.cat([patches, torch.ones_like(patches[:, :1])], 1)
+        expected = z[:, 3 * group : 3 * group + 3].T @ patches / len(patches)
+        torch.testing.assert_close(layer.group(group).target_moment, expected)
+        assert layer.group(group).target_sample.shape == (7, 3)
+    assert 0 < layer.target_floor() < error
+    repaired = lobs.schedule.sequential.reference_weight(
+        lobs.layers.matrix.weight_matrix(dense[2]), layer, damping=1e-9
+    )
+    floor = layer.target_floor()
+    assert floor * (1 - 1e-12) <= layer.target_error(repaired) < floor + 1e-6 * error  # rounding apart
+
+
+def test_errors_name_what_is_wrong():
+    model, inputs = mlp(), torch.randn(20, 8, dtype=torch.float64)
+    statistics = lobs.collect_statistics(model, [inputs])
+    with pytest.raises(ValueError, match=r"give statistics .* or batches .*; got neither"):
+        lobs.prune(model, density=0.5)
+    with pytest.raises(ValueError, match=r"sequential=True needs batches=.*got none"):
+        lobs.prune(model, statistics, density=0.5, sequential=True)
+    with pytest.raises(ValueError, match=r"sequential=True reads batches several times.*generator given is used up"):
+        lobs.prune(model, density=0.5, sequential=True, batches=(part for part in [inputs]))
+    with pytest.raises(ValueError, match="batches is empty"):
+        lobs.prune(model, statistics, density=0.5, sequential=True, batches=[])
+    with pytest.raises(ValueError, match=r"ApoZ removes whole units.*cannot be used with sequential=True"):
+        lobs.prune(model, statistics, "apoz", density=0.5, sequential=True, batches=[inputs])
+    with pytest.raises(ValueError, match=r"layer '0': obd needs the loss's curvature"):
+        lobs.prune(model, method="obd", density=0.5, sequential=True, batches=[inputs])
+    with pytest.raises(ValueError, match=r"density is the share .* got 2"):
+        lobs.prune(model, density=2, sequential=True, batches=[inputs])
+    solver = lobs.solvers.make("exact_obs", damping=0.0)
+    with pytest.raises(lobs.SingularStatisticsError, match="layer '0'"):
+        lobs.prune(model, method=solver, density=0.5, sequential=True, batches=[inputs[:4]])
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.spare(x) if len(x) > 3 else self.used(x)
+
+    half, both = Half(), [torch.randn(5, 2), torch.randn(3, 2)]
+    with pytest.raises(ValueError, match="layer 'used' is never called with these batches"):
+        lobs.prune(half, density=0.5, sequential=True, batches=both)
+    with pytest.raises(ValueError, match="ended where the first one called layer 'spare': networks that call"):
+        lobs.prune(half, density=0.5, sequential=True, batches=both, layers=["spare"])
+
+
+@pytest.mark.parametrize("budget", [{"density": 0.4}, {"density": 0.4, "allocation": "measured_joint"}])
+def test_an_interrupted_call_goes_on_at_the_layer_where_it_stopped(case, tmp_path, budget):
+    model, inputs = case
+    batches = inputs.split(20)
+    statistics = lobs.collect_statistics(model, batches)
+    options = {"method": "exact_obs", "sequential": True, "batches": batches, **budget}
+    expected = lobs.prune(model, statistics, **options)
+
+    def interrupted(names):
+        for position, name in enumerate(names):
+            if list(names) == list(statistics) and position == 2:
+                raise KeyboardInterrupt
+            yield name
+
+    paths = lobs.layer_paths(model, statistics, "exact_obs")
+    with pytest.raises(KeyboardInterrupt):
+        lobs.prune(model, statistics, **options, paths=paths, progress=interrupted, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert (tmp_path / "counts.json").exists() == ("allocation" in budget)
+    for remaining in (list(statistics)[2:], None):
+        seen = []
+        resumed = lobs.prune(
+            model,
+            statistics,
+            **options,
+            progress=lambda names, seen=seen: seen.append(list(names)) or seen[-1],
+            folder=tmp_path,
+        )
+        assert seen == ([] if remaining is None else [remaining])
+        for name, value in expected.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value)
+        assert [replace(r, seconds=0) for r in resumed.layers] == [replace(r, seconds=0) for r in expected.layers]
+        assert all(torch.equal(resumed.masks[name], mask) for name, mask in expected.masks.items())

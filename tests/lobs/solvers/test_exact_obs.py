@@ -1,0 +1,376 @@
+"""Exact OBS against its definition, its invariants, and its two implementations against each other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lobs
+from helpers import oracles
+from lobs.solvers import exact_obs, make
+from lobs.solvers._kernels import elimination_numba, elimination_torch
+from lobs.solvers.exact_obs import ExactOBS
+from lobs.solvers.hessian import SingularStatisticsError, damp
+
+
+def make_layer(rows, features, count, bias=True, spread=0.0, dead=0, seed=0):
+    """Weight, samples (bias's ones included) and statistics; inputs' scales run from 10^-spread to 10^spread."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.randn(count, features, generator=generator, dtype=torch.float64)
+    samples = samples @ torch.randn(features, features, generator=generator, dtype=torch.float64)
+    scales = torch.logspace(-spread, spread, features, dtype=torch.float64)
+    samples = samples * scales[torch.randperm(features, generator=generator)]
+    samples[:, :dead] = 0
+    weight = torch.randn(rows, features + bias, generator=generator, dtype=torch.float64)
+    statistics = lobs.LayerStatistics.from_samples(samples, bias)
+    ones = torch.ones(count, int(bias), dtype=torch.float64)
+    return weight, torch.cat([samples, ones], dim=1), statistics
+
+
+def row_orders(path):
+    """Each row's inputs in the order in which they leave."""
+    return path.rank.argsort(dim=1)
+
+
+layers = st.fixed_dictionaries(
+    {
+        "rows": st.integers(1, 4),
+        "features": st.integers(1, 40),
+        "count": st.integers(1, 60),
+        "bias": st.booleans(),
+        "spread": st.sampled_from([0.0, 1.0, 4.0, 8.0]),
+        "dead": st.integers(0, 3),
+        "seed": st.integers(0, 1000),
+    }
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(layer=layers, damping=st.sampled_from([1e-4, 1e-2, 1.0]))
+def test_same_order_and_curve_as_the_definition(layer, damping):
+    weight, _, statistics = make_layer(**layer)
+    path = ExactOBS(damping=damping)(weight, statistics)
+    plain = oracles.plain_layer(weight, statistics.second_moment, path.damping, statistics.bias)
+    dead = statistics.features - len(plain["gaps"][0])
+    clear = True
+    for ours, order, gaps in zip(row_orders(path).tolist(), plain["orders"], plain["gaps"], strict=True):
+        ties = np.flatnonzero(gaps < 1 + 1e-6)
+        until = dead + (ties[0] if len(ties) else len(gaps))
+        assert ours[:until] == order[:until]
+        clear &= not len(ties)
+    if clear:
+        scale = plain["curve"][-1]
+        np.testing.assert_allclose(path.layer_error(), plain["curve"], rtol=1e-6, atol=1e-9 * scale)
+
+
+def test_merged_order_is_the_heaps():
+    weight, _, statistics = make_layer(rows=6, features=25, count=50, dead=3)
+    path = ExactOBS()(weight, statistics)
+    plain = oracles.plain_layer(weight, statistics.second_moment, path.damping, True)
+    sequence = [divmod(int(i), 25) for i in path.rank.flatten().argsort()]
+    assert sequence[18:] == plain["sequence"][18:]
+    assert {j for _, j in sequence[:18]} == {0, 1, 2}, "inputs that are always zero leave first"
+
+
+@settings(max_examples=40, deadline=None)
+@given(layer=layers, share=st.floats(0, 1), options=st.sampled_from([{}, {"pattern": "0:1"}]))
+def test_curve_is_the_damped_error_of_the_weights(layer, share, options):
+    weight, _, statistics = make_layer(**layer)
+    path = ExactOBS(damping=1e-3, **options)(weight, statistics)
+    assert path.total == path.removable
+    for count in {0, 1, round(share * path.total), path.total - 1, path.total}:
+        pruned, mask = path.at(count)
+        assert int((~mask).sum()) == count
+        measured = oracles.damped_error(pruned - weight, statistics.second_moment, path.damping)
+        assert path.layer_error(count) == pytest.approx(measured, rel=1e-6, abs=1e-9 * path.layer_error(path.total))
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows=st.integers(1, 2), features=st.integers(1, 5), bias=st.booleans(), seed=st.integers(0, 100))
+def test_never_below_the_best_support_and_equal_for_one_removal(rows, features, bias, seed):
+    weight, samples, statistics = make_layer(rows, features, count=12, bias=bias, seed=seed)
+    path = ExactOBS(damping=1e-3)(weight, statistics)
+    best = oracles.best_of_all_supports(weight.numpy(), samples.numpy(), path.damping, bias)
+    curve = path.layer_error().numpy()
+    assert (curve >= best * (1 - 1e-7) - 1e-12).all()
+    assert curve[1] == pytest.approx(best[1], rel=1e-7)
+    assert curve[-1] == pytest.approx(best[-1], rel=1e-7)
+
+
+def test_sensitivities_are_half_the_increments_at_removal():
+    weight, _, statistics = make_layer(rows=3, features=10, count=30)
+    path = ExactOBS()(weight, statistics)
+    increments = path.layer_error().diff()
+    order = path.rank.flatten().argsort()
+    torch.testing.assert_close(path.sensitivities.flatten()[order], increments / 2, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_precision_on_ill_conditioned_statistics(precision):
+    weight, inputs = oracles.mnist_like(rows=16, features=200)
+    statistics = lobs.LayerStatistics.from_samples(inputs, bias=True)
+    moment = damp(statistics, 0.0).correlation
+    assert torch.linalg.cond(moment) > 1e6
+    exact = ExactOBS()(weight, statistics)
+    path = ExactOBS(precision=precision)(weight, statistics)
+    reference = exact.layer_error()
+    torch.testing.assert_close(path.layer_error(), reference, rtol=0.01, atol=1e-7 * float(reference[-1]))
+    for density in (0.5, 0.2, 0.1, 0.07, 0.04):
+        count = path.count_for(density)
+        measured = oracles.damped_error(path.at(count)[0] - weight, statistics.second_moment, path.damping)
+        assert measured == pytest.approx(exact.layer_error(count), rel=0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    layer=layers,
+    pattern=st.sampled_from([None, "2:4", "1:4", "0:4", "3:4"]),
+    precision=st.sampled_from(["float64", "float32"]),
+)
+def test_compiled_and_batched_versions_agree(layer, pattern, precision):
+    layer["features"] = -(-layer["features"] // 4) * 4
+    weight, _, statistics = make_layer(**layer)
+    hessian = damp(statistics, 1e-2)
+    features = statistics.features
+    _, _, group, quota = exact_obs._dead_first(weight, hessian, pattern)
+    group = torch.cat([group, group.new_full((int(statistics.bias),), -1)])
+    if not (group >= 0).any():
+        return
+    scaled = weight[:, hessian.alive] * hessian.scale
+    scaled = scaled / scaled.abs().amax(1, keepdim=True)
+    none_gone = torch.zeros_like(scaled, dtype=torch.bool)
+    arguments = scaled, none_gone, hessian.inverse, group, quota, exact_obs.PRECISIONS[precision]
+    order, costs = elimination_numba.eliminate(*arguments)
+    batched_order, batched_costs = elimination_torch.eliminate(*arguments)
+    assert order.shape == batched_order.shape == (len(weight), int(quota.sum()))
+    assert features >= order.shape[1]
+    if precision == "float64":
+        assert torch.equal(order, batched_order)
+    tolerance = {"float64": 1e-7, "float32": 0.01}[precision]
+    torch.testing.assert_close(costs.sum(1), batched_costs.sum(1), rtol=tolerance, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(layer=layers, pattern=st.sampled_from([None, "2:4", "1:4", "3:4"]), share=st.sampled_from([0.2, 0.6, 0.9]))
+def test_both_versions_leave_zeros_out_from_the_start(layer, pattern, share):
+    """What is left of a row is eliminated as if its zeros had never been inputs."""
+    layer.update(features=-(-layer["features"] // 4) * 4, dead=0, spread=min(layer["spread"], 1.0))
+    weight, _, statistics = make_layer(**layer)
+    features, hessian = statistics.features, damp(statistics, 1e-2)
+    zeros = torch.rand(weight.shape, generator=torch.Generator().manual_seed(layer["seed"])) < share
+    zeros[:, features:] = False
+    scaled = (weight * hessian.scale).masked_fill(zeros, 0.0)
+    _, _, group, quota = exact_obs._dead_first(weight, hessian, pattern)
+    group = torch.cat([group, group.new_full((int(statistics.bias),), -1)])
+    arguments = scaled, zeros, hessian.inverse, group, quota, torch.float64
+    (order, costs), (batched, batched_costs) = (f.eliminate(*arguments) for f in (elimination_numba, elimination_torch))
+    torch.testing.assert_close(costs, batched_costs, rtol=1e-7, atol=1e-9 * float(costs.max()))
+    for row in range(len(weight)):
+        kept = (~zeros[row]).nonzero()[:, 0]
+        if not len(kept):
+            continue
+        inverse = torch.linalg.inv(hessian.correlation[kept][:, kept])
+        left = quota - torch.bincount(group[:features][zeros[row, :features]], minlength=len(quota))
+        alone, own = elimination_torch.eliminate(
+            scaled[row : row + 1, kept],
+            torch.zeros(1, len(kept), dtype=torch.bool),
+            inverse,
+            group[kept],
+            left.clamp_min(0),
+            torch.float64,
+        )
+        first = order.shape[1] - alone.shape[1]
+        assert zeros[row, order[row, :first].long()].all()
+        assert torch.equal(order[row, first:], kept[alone[0].long()].int())
+        assert torch.equal(order[row, first:], batched[row, first:])
+        torch.testing.assert_close(costs[row, first:], own[0], rtol=1e-7, atol=1e-9 * float(costs.max()))
+
+
+def test_batched_version_in_many_batches_with_compaction(monkeypatch):
+    weight, inputs = oracles.mnist_like(rows=7, features=70)
+    statistics = lobs.LayerStatistics.from_samples(inputs, bias=True)
+    hessian = damp(statistics)
+    _, _, group, quota = exact_obs._dead_first(weight, hessian, None)
+    group = torch.cat([group, group.new_full((1,), -1)])
+    scaled = weight[:, hessian.alive] * hessian.scale
+    none_gone = torch.zeros_like(scaled, dtype=torch.bool)
+    arguments = scaled, none_gone, hessian.inverse, group, quota, torch.float64
+    expected = elimination_numba.eliminate(*arguments)
+    monkeypatch.setitem(elimination_torch.BATCH_BYTES, "cpu", 3 * 64**2 * 8)
+    actual = elimination_torch.eliminate(*arguments)
+    assert torch.equal(actual[0], expected[0])
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-7, atol=1e-12)
+    monkeypatch.setitem(elimination_torch.BATCH_BYTES, "cpu", 1)  # one row at a time
+    again = elimination_torch.eliminate(*arguments)
+    assert torch.equal(again[0], expected[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    groups=st.integers(1, 6),
+    pattern=st.sampled_from(["2:4", "1:4", "0:4", "1:2"]),
+    dead=st.integers(0, 5),
+    seed=st.integers(0, 100),
+)
+def test_patterns_are_exact_and_greedy(groups, pattern, dead, seed):
+    kept, width = map(int, pattern.split(":"))
+    features = groups * width
+    weight, _, statistics = make_layer(3, features, count=40, dead=min(dead, features), seed=seed)
+    path = ExactOBS(pattern=pattern, damping=1e-2)(weight, statistics)
+    pruned, mask = path.at(path.total)
+    assert (mask[:, :features].reshape(3, groups, width).sum(2) == kept).all()
+    for count in (path.total // 3, path.total // 2):
+        _, partial = path.at(count)
+        assert int((~partial).sum()) == count
+        assert (partial[:, :features].reshape(3, groups, width).sum(2) >= kept).all()
+    measured = oracles.damped_error(pruned - weight, statistics.second_moment, path.damping)
+    assert path.layer_error(path.total) == pytest.approx(measured, rel=1e-6)
+    scores = torch.where(path.sensitivities.isinf(), -1.0, path.sensitivities)
+    assert int((scores >= 0).sum()) == path.total
+
+
+@pytest.mark.parametrize("pattern", [(2, 4), (1, 4), (1, 2)])
+def test_patterns_leave_in_the_order_of_the_definition(pattern):
+    weight, _, statistics = make_layer(rows=5, features=24, count=60)
+    path = ExactOBS(pattern=f"{pattern[0]}:{pattern[1]}")(weight, statistics)
+    inverse = torch.linalg.inv(statistics.second_moment + path.damping * torch.eye(25)).numpy()
+    for row, ours in zip(weight.numpy(), row_orders(path).tolist(), strict=True):
+        order, _, _ = oracles.plain_row(row, inverse, 24, pattern)
+        assert ours[: len(order)] == order
+        assert len(order) == path.total / 5
+
+
+@settings(max_examples=25, deadline=None)
+@given(block=st.integers(1, 4), units=st.integers(1, 6), dead=st.integers(0, 6), seed=st.integers(0, 100))
+def test_blocks_leave_whole_and_cheapest_first(block, units, dead, seed):
+    features = block * units
+    dead = 0 if block == 1 else min(dead, features)  # single inputs that are dead leave first, whatever they cost
+    weight, samples, statistics = make_layer(2, features, count=30, dead=dead, seed=seed)
+    path = ExactOBS(block=block, damping=1e-2)(weight, statistics)
+    for count in range(0, path.total + 1, block):
+        _, mask = path.at(count)
+        whole = mask[:, :features].reshape(2, units, block)
+        assert (whole.all(2) | ~whole.any(2)).all()
+        assert int((~mask).sum()) == count
+    for count in range(path.total + 1):  # exact inside a block as well
+        measured = oracles.damped_error(path.at(count)[0] - weight, statistics.second_moment, path.damping)
+        assert path.layer_error(count) == pytest.approx(measured, rel=1e-6, abs=1e-9 * path.layer_error(path.total))
+    whole_cost = [
+        oracles.best_on_support(
+            row.numpy(), samples.numpy(), [j for j in range(features + 1) if j // block != unit], path.damping
+        )
+        for row in weight
+        for unit in range(units)
+    ]
+    assert path.layer_error(block) == pytest.approx(min(whole_cost), rel=1e-6, abs=1e-12)
+
+
+def test_one_group_of_all_inputs_changes_nothing():
+    weight, _, statistics = make_layer(rows=4, features=24, count=50, dead=2)
+    whole, grouped = (ExactOBS(group_size=size)(weight, statistics) for size in (None, 24))
+    assert torch.equal(whole.rank, grouped.rank)
+    assert torch.equal(whole.layer_error(), grouped.layer_error())
+
+
+@pytest.mark.parametrize("options", [{}, {"pattern": "2:4"}, {"block": 2}])
+def test_groups(options, monkeypatch):
+    weight, _, statistics = make_layer(rows=5, features=40, count=100, dead=9)
+    path = ExactOBS(group_size=8, **options)(weight, statistics)
+    alone = ExactOBS(**options)(weight, statistics)
+    count = path.total // 2
+    pruned, mask = path.at(count)
+    assert int((~mask).sum()) == count
+    error = path.measured_error(pruned)
+    assert error < path.measured_error(make("magnitude")(weight, statistics).at(count)[0])
+    assert error <= path.layer_error(count) * (1 + 1e-9), "the curve is measured"
+    monkeypatch.setattr(exact_obs, "MOST_SOLVE_OPERATIONS", 0)
+    by_group = ExactOBS(group_size=8, **options)(weight, statistics)
+    separate = by_group.at(count)[0]
+    assert torch.equal(separate == 0, pruned == 0)
+    assert error <= by_group.measured_error(separate) < 10 * alone.layer_error(count)
+    assert torch.equal(by_group.layer_error(), by_group.layer_error().sort().values)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "float32"}, {"block": 2}])
+def test_singular_statistics_raise(options):
+    weight, _, statistics = make_layer(rows=3, features=20, count=8)
+    with pytest.raises(SingularStatisticsError, match="use a larger damping"):
+        ExactOBS(damping=0.0, **options)(weight, statistics)
+
+
+def test_lost_digits_raise():
+    weight, _, statistics = make_layer(rows=3, features=20, count=8)
+    with pytest.raises(SingularStatisticsError, match=r"float32.*or float64"):
+        ExactOBS(damping=1e-11, precision="float32")(weight, statistics)
+
+
+def test_no_damping_needs_none():
+    weight, samples, statistics = make_layer(rows=3, features=12, count=100, dead=2)
+    path = ExactOBS(damping=0.0)(weight, statistics)
+    count = path.total // 2
+    change = path.at(count)[0] - weight
+    measured = float((samples @ change.T).square().sum() / len(samples))
+    assert path.layer_error(count) == pytest.approx(measured, rel=1e-9)
+    assert path.layer_error(6) == pytest.approx(0, abs=1e-12)
+
+
+def test_scaling_inputs_changes_nothing():
+    weight, samples, _ = make_layer(rows=3, features=12, count=100, bias=False)
+    for factor in (1e-8, 1e8):
+        scaled = lobs.LayerStatistics.from_samples(samples * factor)
+        plain = ExactOBS()(weight, lobs.LayerStatistics.from_samples(samples))
+        path = ExactOBS(precision="float32")(weight, scaled)
+        torch.testing.assert_close(path.layer_error() / factor**2, plain.layer_error(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": 5}, "block must divide the layer's 12 inputs, got 5"),
+        ({"block": 0}, "block must divide"),
+        ({"pattern": "2:4", "block": 2}, "not both: pattern=2:4 block=2"),
+        ({"group_size": 6, "pattern": "2:4"}, "group_size must be a positive multiple of 4, got 6"),
+        ({"group_size": 0}, "group_size must be a positive multiple of 1, got 0"),
+        ({"precision": "half"}, "precision must be one of float64, float32, got 'half'"),
+        ({"refine": True, "block": 2}, "leave out pattern, block and group_size"),
+    ],
+)
+def test_wrong_options(options, message):
+    weight, _, statistics = make_layer(rows=3, features=12, count=30)
+    with pytest.raises(ValueError, match=message):
+        make("exact_obs", **options)(weight, statistics)
+
+
+def test_too_large_a_layer_says_what_to_use(monkeypatch):
+    weight, _, statistics = make_layer(rows=3, features=12, count=30)
+    monkeypatch.setattr(exact_obs, "MOST_OPERATIONS", 1000)
+    with pytest.raises(ValueError, match=r"3 units with 13 inputs.*group_size=512.*lobs with resolve=True"):
+        ExactOBS()(weight, statistics)
+    ExactOBS(group_size=3)(weight, statistics)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"pattern": "2:4"}, {"block": 2}, {"group_size": 8}])
+def test_same_path_on_cuda(options):
+    weight, _, statistics = make_layer(rows=5, features=40, count=100, dead=4)
+    moved = replace(statistics, second_moment=statistics.second_moment.cuda())
+    expected, actual = ExactOBS(**options)(weight, statistics), ExactOBS(**options)(weight.cuda(), moved)
+    assert torch.equal(actual.rank.cpu(), expected.rank)
+    torch.testing.assert_close(actual.at(90)[0].cpu(), expected.at(90)[0])
+
+
+def test_the_sensitivity_rule_stops_at_the_first_weight_above():
+    """Along an exact path L_q is not monotone: what leaves after a weight that is too sensitive does not count."""
+    torch.manual_seed(0)
+    samples = torch.randn(60, 8, dtype=torch.float64) @ torch.randn(8, 8, dtype=torch.float64)
+    path = make("exact_obs")(torch.randn(6, 8, dtype=torch.float64), lobs.LayerStatistics.from_samples(samples))
+    in_order = path.sensitivities.flatten()[path.rank.flatten().argsort()].sqrt()
+    assert (in_order.diff() < 0).any(), "the example shows nothing"
+    for tolerance in in_order.tolist():
+        count = path.within(tolerance, rule="sensitivity")
+        assert (in_order[:count] <= tolerance).all()
+        assert count == path.total or in_order[count] > tolerance

@@ -1,0 +1,152 @@
+"""Splits in memory: what a batch holds, and that the official test set is never touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lobs_paper import datamodule
+from lobs_paper.data.augmentation import CHANCES, shifted_and_flipped
+from lobs_paper.data.splits import Split, Transform, fingerprint, load_split, load_training_data, split_file
+from lobs_paper.files import save_tensors
+from lobs_paper.training.datamodule import InMemoryData
+
+
+def split(count=10, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 4, 5), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(count) % 3)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name, part in (("train", split(10)), ("test", split(6, seed=1))):
+        labels = part.labels.to(torch.uint8)
+        save_tensors(
+            split_file(tmp_path, "mnist", name),
+            {"images": part.images, "labels": labels},
+            {"md5": fingerprint(part.images, labels)},
+        )
+    return tmp_path
+
+
+def test_a_batch_is_scaled_to_one_and_has_a_channel():
+    data = split()
+    inputs, labels = data[[3, 1]]
+    assert inputs.shape == (2, 1, 4, 5)
+    torch.testing.assert_close(inputs[:, 0], data.images[[3, 1]].float() / 255)
+    assert labels.tolist() == [0, 1]
+
+
+def test_batches_cover_every_image_once_and_in_order():
+    data = split()
+    batches = list(data.batches(4))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), data[slice(None)][0])
+
+
+def test_without_a_validation_part_the_official_split_is_used(root):
+    train, measured = load_training_data(root, "mnist")
+    assert torch.equal(train.images, split(10).images)
+    assert torch.equal(measured.images, split(6, seed=1).images)
+
+
+def test_a_validation_part_comes_out_of_the_training_set(root):
+    train, measured = load_training_data(root, "mnist", validation=3)
+    assert torch.equal(torch.cat([train.images, measured.images]), split(10).images)
+    assert (len(train), len(measured)) == (7, 3)
+    with pytest.raises(ValueError, match=r"data.validation=10: mnist has only 10 training images"):
+        load_training_data(root, "mnist", validation=10)
+
+
+def test_a_changed_byte_is_noticed(root):
+    path = split_file(root, "mnist", "train")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train.safetensors has MD5 .* run `lobs fetch data=mnist`"):
+        load_split(root, "mnist", "train")
+
+
+def test_the_order_of_training_images_depends_on_the_seed_alone():
+    def labels(seed):
+        module = InMemoryData(Split(split(50).images, torch.arange(50)), batch_size=8, seed=seed)
+        loader = module.train_dataloader()
+        return [[batch[1].tolist() for batch in loader] for _ in range(2)]
+
+    first, second = labels(0)
+    assert labels(0) == [first, second]
+    assert labels(1)[0] != first
+    assert first != second
+    assert sorted(index for batch in first for index in batch) == list(range(50))
+    assert [len(batch) for batch in first] == [8, 8, 8, 8, 8, 8, 2]
+
+
+def test_inputs_are_normalised_per_channel():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (5, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    data = Split(images, torch.zeros(5), Transform((0.1, 0.2, 0.3), (2.0,)))
+    mean = torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    torch.testing.assert_close(data[1:3][0], (images[1:3].float() / 255 - mean) / 2)
+    with pytest.raises(ValueError, match=r"data.mean=\[0.1, 0.2\]: one number or 3"):
+        Transform((0.1, 0.2))(images)
+
+
+def test_stored_pixels_are_not_resized(root):
+    with pytest.raises(ValueError, match=r"data.size=8 is not accepted for mnist, which is stored as pixels of 5x4"):
+        load_split(root, "mnist", "train", size=8, resize=None)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_small_images_are_moved_by_up_to_four_pixels_and_flipped(channels):
+    generator = torch.Generator().manual_seed(0)
+    shape = (60, 6, 7) if channels is None else (60, channels, 6, 7)
+    images = torch.randint(1, 256, shape, generator=generator, dtype=torch.uint8)
+    chances = torch.rand(60, CHANCES, generator=generator)
+    chances[0, :2], chances[1, :2] = 0.0, 0.9999
+    varied = shifted_and_flipped(images, chances)
+    assert varied.shape == images.shape
+    flips = 0
+    for image, result, numbers in zip(images, varied, chances, strict=True):
+        top, left = int(numbers[0] * 9), int(numbers[1] * 9)
+        expected = torch.nn.functional.pad(image, (4, 4, 4, 4))[..., top : top + 6, left : left + 7]
+        flips += bool(numbers[2] < 0.5)
+        assert torch.equal(result, expected.flip(-1) if numbers[2] < 0.5 else expected)
+    assert 15 < flips < 45
+
+
+def test_flips_are_those_of_the_random_numbers():
+    data = split(20)
+    chances = torch.rand(20, CHANCES, generator=torch.Generator().manual_seed(0))
+    inputs, labels = data.flipped(slice(None), chances)
+    plain = data[:][0]
+    assert torch.equal(labels, data.labels)
+    for row, image, numbers in zip(inputs, plain, chances, strict=True):
+        assert torch.equal(row, image.flip(-1) if numbers[2] < 0.5 else image)
+
+
+@pytest.mark.parametrize("how", ["flip", "crop_flip"])
+def test_augmented_training_batches_depend_on_the_seed_alone(how):
+    def epoch(seed, augment=how):
+        loader = InMemoryData(split(20), batch_size=8, seed=seed, augment=augment).train_dataloader()
+        return torch.cat([inputs for inputs, _ in loader])
+
+    assert torch.equal(epoch(0), epoch(0))
+    assert not torch.equal(epoch(0), epoch(1))
+    assert not torch.equal(epoch(0), epoch(0, augment="none"))
+
+
+@pytest.mark.parametrize("how", ["none", "flip", "crop_flip"])
+def test_the_shares_of_two_processes_are_the_batches_of_one(monkeypatch, how):
+    def batches():
+        loader = InMemoryData(split(21), batch_size=8, seed=3, augment=how).train_dataloader()
+        return [inputs for epoch in range(2) for inputs, _ in loader]
+
+    alone = batches()
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(datamodule, "rank_and_size", lambda rank=rank: (rank, 2))
+        shares.append(batches())
+    for whole, first, second in zip(alone, *shares, strict=True):
+        assert torch.equal(whole[::2], first)
+        assert torch.equal(whole[1::2], second)

@@ -1,0 +1,68 @@
+"""The networks of conf/model: their shapes, and that hooks, statistics and pruning get along with their modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+from lobs_paper.networks.networks import build
+
+NETWORKS = {
+    "lobs_paper.networks.networks.CifarNet": (32, 145_376, None),
+    "lobs_paper.networks.networks.resnet18_cifar": (32, 11_164_352, ["conv1", "layer4.0.*", "fc"]),
+    "lobs_paper.networks.networks.vgg16_cifar": (32, 14_715_584, ["features.0", "features.3", "classifier"]),
+    "torchvision.models.alexnet": (64, 61_090_496, ["features.*", "classifier.6"]),
+    "torchvision.models.vgg16": (32, 138_344_128, ["features.0", "features.7", "classifier.6"]),
+    "torchvision.models.resnet50": (32, 25_502_912, ["conv1", "layer1.0.*", "layer2.0.downsample.0", "fc"]),
+    "lobs_paper.networks.networks.efficientnet_lite0": (64, 4_610_000, ["_blocks.1._*_conv", "_conv_head", "_fc"]),
+}
+
+
+@pytest.mark.parametrize("target", NETWORKS)
+def test_a_network_is_collected_and_pruned_whatever_its_modules_are(target):
+    size, weights, layers = NETWORKS[target]
+    torch.manual_seed(0)
+    network = build({"_target_": target, "weights": "ignored here"}).eval()
+    matrices = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    assert sum(module.weight.numel() for module in matrices) == pytest.approx(weights, rel=1e-3)
+    batches = [torch.randn(2, 3, size, size)]
+    if "efficientnet" in target:
+        layers = [name for name, module in network.named_modules() if name.endswith(("_expand_conv", "_fc"))][:3]
+    statistics = lobs.collect_statistics(network, batches, layers=layers)
+    result = lobs.prune(network, statistics, method="magnitude", density=0.3)
+    assert result.density == pytest.approx(0.3, abs=1e-3)
+    for name, mask in result.masks.items():
+        assert not result.model.get_submodule(name).weight[~mask].any()
+    with torch.no_grad():
+        assert not torch.equal(result.model(batches[0]), network(batches[0]))
+
+
+def test_efficientnet_of_plain_modules_is_the_packages_network():
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    torch.manual_seed(0)
+    theirs = package.EfficientNet.from_name("efficientnet-lite0", num_classes=7).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    ours = build({"_target_": "lobs_paper.networks.networks.efficientnet_lite0", "classes": 7}).eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert {type(module) for module in ours.modules() if isinstance(module, nn.Conv2d)} == {nn.Conv2d}
+    inputs = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
+    again = build({"_target_": "lobs_paper.networks.networks.efficientnet_lite0", "classes": 7})
+    again.load_state_dict(ours.state_dict())
+    assert torch.equal(again._conv_stem[1].weight, theirs._conv_stem.weight)
+
+
+def test_cifarnet_pools_as_caffe_does():
+    network = build({"_target_": "lobs_paper.networks.networks.CifarNet"})
+    sizes = {}
+    for name, module in network.named_children():
+        module.register_forward_hook(lambda _, __, output, name=name: sizes.update({name: tuple(output.shape[1:])}))
+    network(torch.zeros(1, 3, 32, 32))
+    assert [sizes[name] for name in ("pool1", "pool2", "pool3")] == [(32, 16, 16), (32, 8, 8), (64, 4, 4)]
+    assert sizes["fc2"] == (10,)

@@ -1,0 +1,130 @@
+"""Somebody's own network in one command: the example of docs/own-network.md, from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.images import encoded, write_folder
+from lobs_paper.cli import main
+
+DOCUMENT = Path(__file__).parents[3] / "docs/own-network.md"
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.act(self.norm(self.conv(x))).mean((2, 3)))
+"""
+FAST = ["device=cpu", "threads=1", "data.size=16", "data.resize=20"]
+
+
+def example():
+    """The overrides of the document's command."""
+    (command,) = re.findall(r"```sh\n(lobs .*?)\n```", DOCUMENT.read_text(encoding="utf-8"))
+    return shlex.split(command)[2:]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write_folder(tmp_path, {f"photos/{label}/{n}.jpg": encoded(n, kind="JPEG") for label in "abc" for n in range(4)})
+    write_folder(tmp_path, {"my_package/net.py": NET.encode()})
+    save_weights(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+def save_weights(folder, seed=0, width=4):
+    namespace = {}
+    exec(NET, namespace)
+    torch.manual_seed(seed)
+    torch.save(namespace["Net"](width).state_dict(), folder / "net.pt")
+
+
+def ran(capsys):
+    """The stages that ran of themselves."""
+    return re.findall(r"lobs (\w+): its output is needed first", capsys.readouterr().out)
+
+
+def test_the_documents_command_runs_as_it_stands_in_a_new_process(folder):
+    """With a size of its own: the document's is ImageNet's."""
+    command = [sys.executable, "-m", "lobs_paper.cli", "prune", *example(), *FAST]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(folder / "runs/Net/seed0/lobs/prune/model.safetensors")
+    kept = sum(int((weights[f"{name}.weight"] != 0).sum()) for name in ("conv", "head"))
+    assert kept == int(0.3 * (4 * 27 + 3 * 4))
+    result = json.loads((folder / "runs/Net/seed0/lobs/prune/metrics.json").read_text())
+    assert (result["experiment"], result["data"], result["requested"]) == ("Net", "photos", {"density": 0.3})
+    train = json.loads((folder / "runs/Net/seed0/train/metrics.json").read_text())
+    dense = load_file(folder / "runs/Net/seed0/train/model.safetensors")
+    assert train["epochs"] == 0
+    state = torch.load(folder / "net.pt", weights_only=True)
+    assert all(torch.equal(dense[key], state[key]) for key in state)
+
+
+def test_only_what_is_missing_or_stale_runs_before_a_stage(folder, capsys):
+    def lobs(stage, *words):
+        assert main([stage, *example(), *FAST, *words]) == 0
+        return ran(capsys)
+
+    assert lobs("prune") == ["fetch", "train", "collect"]
+    assert lobs("prune", "density=0.5") == []
+    assert lobs("evaluate", "retrain.iterations=0", "density=0.5") == ["retrain"]
+    assert lobs("evaluate", "retrain.iterations=0") == ["prune", "retrain"]
+    save_weights(folder, seed=1)
+    assert lobs("prune") == ["train", "collect"]
+    (folder / "photos").rename(folder / "pictures")
+    assert lobs("prune", "data.root=pictures") == ["fetch", "train", "collect"]
+    save_weights(folder, width=5)
+    assert lobs("collect", "model.width=5", "data.root=pictures") == ["train"]
+
+
+def test_a_sweep_prepares_its_points_once(folder, capsys):
+    assert main(["prune", "-m", *example()[:-1], "density=0.2,0.5", *FAST, "method=magnitude"]) == 0
+    assert ran(capsys) == ["fetch", "train", "collect"]
+    assert len(list((folder / "multirun").rglob("prune/model.safetensors"))) == 2
+    assert (folder / "runs/Net/seed0/collect/statistics.safetensors").exists()
+
+
+def test_without_weights_nothing_runs_of_itself(folder, capsys):
+    words = [word for word in example() if not word.startswith("model.weights")]
+    assert main(["prune", *words, *FAST]) == 2
+    captured = capsys.readouterr()
+    assert "run `lobs train model._target_=my_package.net.Net seed=0` first" in captured.err
+    assert not (folder / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("model.weights=none.pt", "model.weights=none.pt does not exist"),
+        ("model.weights=3", "model.weights=3 is not accepted: the name of weights, a file, or null"),
+        ("model.depth=3", "does not accept {'depth': 3}"),
+        ("data.root=null", "data=folder is not downloaded: give data.root=<path>"),
+    ],
+)
+def test_a_mistake_is_one_line(folder, capsys, word, expected):
+    words = [entry for entry in example() if entry.split("=")[0] != word.split("=")[0]]
+    assert main(["prune", *words, *FAST, word]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    assert message.count("\n") == 1

@@ -1,0 +1,168 @@
+"""`-m`: every point in its own folder, all checked first, one table, and no point lost to another's failure."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from helpers.stages import SMALL
+from lobs_paper.cli import main
+from lobs_paper.config.compose import points
+
+
+def test_every_point_has_its_own_folder_and_a_row_in_the_table(project, capsys):
+    words = ["experiment=lenet300", "method=lobs,magnitude", "density=0.1,0.2,0.5", "model.hidden=[16,8]"]
+    assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
+    shown = capsys.readouterr().out
+    results = {}
+    for method in ("lobs", "magnitude"):
+        for density in ("0.1", "0.2", "0.5"):
+            (folder,) = (project / "multirun").glob(f"density={density},*method={method},*")
+            path = folder / f"lenet300/seed0/{method}/prune/metrics.json"
+            results[method, density] = json.loads(path.read_text())
+            assert results[method, density]["requested"] == {"density": float(density)}
+            assert (results[method, density]["method"], f"{density}" in shown) == (method, True)
+    assert results["lobs", "0.5"]["layer_error_sum"] < results["magnitude", "0.5"]["layer_error_sum"]
+    with (project / "multirun/prune.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["density"]) for row in rows] == list(results)
+    for row in rows:
+        expected = results[row["method"], row["density"]]
+        assert float(row["error_after_pruning_percent"]) == expected["error_after_pruning_percent"]
+
+
+def test_a_later_stage_finds_its_own_points_files(project):
+    words = ["density=0.3,0.6", *SMALL]
+    assert main(["prune", "-m", *words]) == 0
+    assert main(["retrain", "-m", *words]) == 0
+    for density in (0.3, 0.6):
+        (folder,) = (project / "multirun").glob(f"*density={density},*iterations=22*")
+        metrics = json.loads((folder / "lenet300/seed0/lobs/retrain/metrics.json").read_text())
+        assert abs(metrics["density"] - density) < 2e-3
+
+
+def test_one_wrong_point_stops_the_sweep_before_anything_runs(project, capsys):
+    before = sorted(project.rglob("*"))
+    assert main(["prune", "-m", "density=0.4,7", *SMALL]) == 2
+    message = capsys.readouterr().err
+    assert "density=7.0 is not accepted" in message
+    assert message.count("\n") == 1
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_failing_point_is_listed_and_does_not_lose_the_others(project, capsys):
+    assert main(["prune", "-m", "seed=0,7", "density=0.45", *SMALL]) == 1
+    shown = capsys.readouterr().out
+    assert "failed: seed=7" in shown
+    assert "lobs train experiment=lenet300 seed=7" in shown
+    assert list((project / "multirun").glob("*density=0.45*seed=0*/lenet300/seed0/lobs/prune/metrics.json"))
+
+
+def test_stages_that_run_once_take_no_sweep(capsys):
+    assert main(["report", "-m", "seed=0,1"]) == 2
+    assert "-m is not accepted" in capsys.readouterr().err
+
+
+def test_a_sweep_by_name_brings_its_own_points(project, capsys):
+    words = ["+sweep=methods", "method=lobs,magnitude", "hydra.sweep.dir=multirun/named", "model.hidden=[16,8]"]
+    assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
+    with (project / "multirun/named/prune.csv").open() as file:
+        found = [(row["method"], row["density"]) for row in csv.DictReader(file)]
+    expected = [(method, str(d)) for method in ("lobs", "magnitude") for d in (0.2, 0.1, 0.07, 0.05)]
+    assert found == expected
+    assert "sweep/methods" in capsys.readouterr().out
+    assert sorted(logged("methods")) == sorted(expected)
+
+
+def logged(name):
+    """Method and density of the points that MLflow shows below `sweep/<name>`."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient("sqlite:///mlruns/mlflow.db")
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    (parent,) = (run for run in runs if run.info.run_name == f"sweep/{name}")
+    children = (run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id)
+    return [(run.data.params["method"], run.data.params["density"]) for run in children]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit"])
+def test_points_run_side_by_side_and_a_failing_one_does_not_lose_the_others(project, capsys, launcher):
+    folder = project / f"multirun/{launcher}"
+    words = [
+        f"+launcher={launcher}",
+        "+sweep=density_curve",
+        "seed=0,7",
+        "density=0.4,0.6",
+        f"hydra.sweep.dir={folder}",
+    ]
+    assert main(["prune", "-m", *words, *SMALL]) == 1
+    shown = capsys.readouterr().out
+    assert "4 points" in shown
+    for density in (0.4, 0.6):
+        (metrics,) = folder.glob(f"*density={density},*/lenet300/seed0/lobs/prune/metrics.json")
+        assert json.loads(metrics.read_text())["requested"] == {"density": density}
+        assert f"failed: density={density} seed=7 " in shown
+    with (folder / "prune.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], bool(row["error"])) for row in rows] == [("0", False), ("7", True)] * 2
+    assert not any("launcher" in column for column in rows[0])
+
+
+def test_the_jobs_for_slurm_ask_for_what_the_file_says():
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from submitit.slurm import slurm
+
+    from lobs_paper.config.compose import HYDRA_VERSION_BASE, config_dir
+
+    words = ["+launcher=slurm", "+sweep=methods", "hydra.launcher.partition=long", "hydra.launcher.gpus_per_node=1"]
+    assert len(points(words)) == 20
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        launcher = instantiate(compose("config", words, return_hydra_config=True).hydra.launcher)
+    params = dict(launcher.params)
+    folder = params.pop("submitit_folder")
+    assert folder.startswith("multirun/methods")
+    shared = {"name": "job_name", "mem_gb": "mem", "timeout_min": "time", "tasks_per_node": "ntasks_per_node"}
+    del params["max_num_timeout"]
+    params = {shared.get(key, key): value for key, value in params.items() if value is not None}
+    params["mem"] = f"{params['mem']}GB"
+    script = slurm._make_sbatch_string(command="run", folder=folder, **params)
+    for line in ("job-name=lobs", "time=240", "cpus-per-task=4", "mem=16GB", "gpus-per-node=1", "partition=long"):
+        assert f"#SBATCH --{line}" in script
+
+
+def test_a_sweep_over_layers_prunes_one_at_a_time(project):
+    assert main(["prune", "-m", "+sweep=layers", "density=0.5", *SMALL]) == 0
+    pruned = []
+    for path in (project / "multirun/layers").rglob("layers.json"):
+        (layer,) = json.loads(path.read_text())
+        pruned.append(layer["name"])
+    assert sorted(pruned) == ["fc1", "fc2", "fc3"]
+
+
+def test_a_long_points_folder_is_cut_short_but_stays_its_own(project, capsys):
+    from lobs_paper.config.compose import folder_name
+
+    short, long = "a=1,b=2", ",".join(f"key{index}=value{index}" for index in range(40))
+    assert folder_name(short) == short
+    assert len(folder_name(long)) <= 180
+    assert folder_name(long) != folder_name(long + "x")
+    words = [*SMALL, "method.options.alpha=1e5,1e6", "hydra.sweep.dir=multirun/long", "density=0.25"]
+    assert main(["prune", "-m", *words]) == 0
+    folders = [path for path in (project / "multirun/long").iterdir() if path.is_dir()]
+    assert len(folders) == 2
+
+
+def test_every_committed_sweep_composes(capsys):
+    from pathlib import Path
+
+    from lobs_paper.config.compose import load, points
+
+    for path in sorted((Path(__file__).parents[3] / "conf/sweep").glob("*.yaml")):
+        found = points([f"+sweep={path.stem}"])
+        assert len(found) > 1, path
+        for point in found:
+            load(point)

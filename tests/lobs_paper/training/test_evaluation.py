@@ -1,0 +1,34 @@
+"""Errors of a network against a count by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lobs_paper.data.splits import Split
+from lobs_paper.training.evaluation import batch_size, error_percent, errors
+
+
+@pytest.mark.parametrize("classes", [7, 120])
+def test_top_1_and_top_5_errors_are_those_of_a_count(classes):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, classes))
+    split = Split(torch.randint(0, 256, (90, 3, 4), dtype=torch.uint8), torch.randint(0, 5, (90,)))
+    with torch.no_grad():
+        ranks = network(split[:][0]).argsort(1, descending=True)
+    wrong1 = sum(label not in row[:1].tolist() for row, label in zip(ranks, split.labels.tolist(), strict=True))
+    wrong5 = sum(label not in row[:5].tolist() for row, label in zip(ranks, split.labels.tolist(), strict=True))
+    found = errors(network, split)
+    assert found.top1 == error_percent(network, split) == pytest.approx(100 * wrong1 / 90)
+    if classes == 7:
+        assert found.named("test_error_percent") == {"test_error_percent": found.top1}
+    else:
+        assert found.top5 == pytest.approx(100 * wrong5 / 90)
+        assert found.named("error_before_percent").keys() == {"error_before_percent", "top5_error_before_percent"}
+
+
+def test_large_images_are_measured_few_at_a_time():
+    labels = torch.zeros(3, dtype=torch.long)
+    assert batch_size(Split(torch.zeros(3, 28, 28, dtype=torch.uint8), labels)) == 250
+    assert batch_size(Split(torch.zeros(3, 3, 224, 224, dtype=torch.uint8), labels)) == 19
