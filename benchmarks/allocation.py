@@ -29,7 +29,8 @@ from lobs.registry import ALLOCATIONS
 from lobs.solvers import PruningPath
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import load_tensors, tensor_metadata, write_csv, write_text
-from lobs_paper.networks.networks import LeNet5, LeNet300
+from lobs_paper.networks.lenet5 import LeNet5
+from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.stage import HELD_OUT
 from lobs_paper.training.evaluation import error_percent
 

@@ -29,7 +29,7 @@ METHODS = ("lobs", "net_trim")
 LIMIT_MIB = 8 * 1024
 BATCH = 1000
 DENSITY = 0.07
-MODEL = {"_target_": "lobs_paper.networks.networks.LeNet300"}
+MODEL = {"_target_": "lobs_paper.networks.lenet300.LeNet300"}
 # glibc then gives every freed block of this size back at once: the peak is that of live memory, the same every time.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 COLUMNS = ("method", "samples", "peak_mib", "baseline_mib", "needed_mib")
@@ -89,7 +89,7 @@ def work(method: str, samples: int, run: Path, layer: str, data: Path) -> None:
     import lobs
     from lobs.solvers import make
     from lobs_paper.files import load_tensors
-    from lobs_paper.networks.networks import build
+    from lobs_paper.networks.build import build
 
     torch.set_num_threads(1)
     network = build(MODEL).eval()

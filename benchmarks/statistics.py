@@ -21,7 +21,7 @@ from torch import nn
 import lobs
 from lobs.layers.matrix import input_samples, prunable_layers
 from lobs_paper.data.splits import load_split
-from lobs_paper.networks.networks import build
+from lobs_paper.networks.build import build
 from lobs_paper.stages.stage import peak_memory_mib
 
 BATCH = 1000
@@ -36,7 +36,7 @@ CONVOLUTIONS = {
     "ResNet-50 layer4 conv2": (512, 512, 3, 1, 7, 64),
     "depthwise": (192, 192, 3, 192, 28, 64),
 }
-MODEL = {"_target_": "lobs_paper.networks.networks.LeNet300"}
+MODEL = {"_target_": "lobs_paper.networks.lenet300.LeNet300"}
 
 
 def main() -> None:

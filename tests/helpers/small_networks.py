@@ -4,7 +4,7 @@ from torch import nn
 from torchvision.models import resnet
 from torchvision.models.vgg import VGG, make_layers
 
-from lobs_paper import networks
+from lobs_paper.networks.efficientnet_lite0 import efficientnet_lite0 as full_efficientnet_lite0
 
 
 def alexnet():
@@ -39,7 +39,7 @@ def _residual(block, classes):
 
 
 def efficientnet_lite0():
-    return networks.efficientnet_lite0(width_coefficient=0.1, depth_coefficient=0.1)
+    return full_efficientnet_lite0(width_coefficient=0.1, depth_coefficient=0.1)
 
 
 def resnet50():

@@ -67,7 +67,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path, monkeypatch, words, u
 
 
 def test_another_pipe_that_breaks_is_no_matter_of_the_output(tmp_path, monkeypatch):
-    from lobs_paper.stages import cli
+    from lobs_paper import cli
 
     def broken(stage, config):
         raise BrokenPipeError
@@ -110,7 +110,7 @@ def test_the_help_needs_no_extra(tmp_path):
 
 
 def test_a_module_that_a_stage_misses_is_named_and_any_other_keeps_its_traceback(tmp_path, monkeypatch, capsys):
-    from lobs_paper.stages import cli
+    from lobs_paper import cli
 
     def missing(stage, config):
         raise ModuleNotFoundError("No module named it", name=name)
@@ -165,7 +165,7 @@ def test_resolve_writes_nothing_when_one_composition_fails(tmp_path, monkeypatch
 
 
 def test_an_error_from_inside_a_foreign_package_keeps_its_traceback(tmp_path, monkeypatch):
-    from lobs_paper.stages import cli
+    from lobs_paper import cli
 
     def foreign(stage, config):
         import json

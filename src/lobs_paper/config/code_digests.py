@@ -19,6 +19,9 @@ SOURCES = Path(__file__).parents[2]  # where both packages lie
 BY_NAME = {
     "lobs.solvers.base": [method.module for method in METHODS.values()],
     "lobs_paper.stages.fetch": list(DATASETS.values()),
+    "lobs_paper.networks.build": sorted(
+        f"lobs_paper.networks.{file.stem}" for file in (SOURCES / "lobs_paper/networks").glob("[a-z]*.py")
+    ),
 }
 # The road of `lobs` itself (cli, config) is not among a stage's imports: it passes the resolved file on or refuses it.
 ENTRY = "lobs_paper.stages.{stage}"

@@ -67,7 +67,7 @@ def is_user_error(error: BaseException) -> bool:
     """Whether our own code raised a ValueError on purpose; one from inside torch or numpy keeps its traceback."""
     frames = list(traceback.walk_tb(error.__traceback__))
     module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-    return isinstance(error, ValueError) and module.split(".")[0] == "lobs"
+    return isinstance(error, ValueError) and module.split(".")[0] in ("lobs", "lobs_paper")
 
 
 def _process(_: object, stage: Stage, config: dict[str, Any], folder: Path) -> None:

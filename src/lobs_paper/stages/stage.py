@@ -144,7 +144,7 @@ def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Modu
     import torch
 
     from lobs_paper.files import load_tensors, tensor_metadata
-    from lobs_paper.networks.networks import build
+    from lobs_paper.networks.build import build
 
     # Convolutions are up to four times as fast this way on a CPU.
     network = build(config["model"]).to(memory_format=torch.channels_last)

@@ -33,7 +33,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     train, measured = load_training_data(config["paths"]["data"], **config["data"])
 
-    from lobs_paper.networks.networks import build
+    from lobs_paper.networks.build import build
     from lobs_paper.training.evaluation import errors
 
     watch = Stopwatch()

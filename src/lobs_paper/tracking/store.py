@@ -220,7 +220,7 @@ class Store:
         from mlflow.types.schema import Schema, TensorSpec
         from safetensors.torch import load_file
 
-        from lobs_paper.networks.networks import build
+        from lobs_paper.networks.build import build
 
         network = build(file.model)
         network.load_state_dict(load_file(file.weights))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import lobs
-from lobs import measured
+from lobs.allocation import output_distance
 from lobs.allocation.budget import Budget, problem
 from lobs.allocation.loss_curves import relative
 from lobs.allocation.output_distance import OutputDistance, along_errors, measured_losses, refine_jointly
@@ -145,7 +145,7 @@ def test_a_hopeless_change_is_given_up_early_and_that_changes_nothing(case, monk
         return found, measure.batches
 
     early, batches = refined()
-    monkeypatch.setattr(measured, "HOPELESS", float("inf"))
+    monkeypatch.setattr(output_distance, "HOPELESS", float("inf"))
     patient, all_batches = refined()
     assert early == patient
     assert all_batches == 8 * patient.trials

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lobs
-from lobs import suspended, walk
+from lobs.calibration import layerwise, lockstep
 from lobs.calibration.layerwise import Walk
 from lobs.calibration.lockstep import SuspendedPasses, suspendable
 
@@ -89,7 +89,7 @@ def test_waiting_passes_see_what_passes_from_the_start_see(model, images, monkey
     assert suspendable(model, layers(model), images.split(6))
     waiting = visited(model, images)
     torch.manual_seed(1)
-    monkeypatch.setattr(walk, "suspendable", lambda *_: False)
+    monkeypatch.setattr(layerwise, "suspendable", lambda *_: False)
     anew = visited(Branches().eval(), images)
     assert list(waiting) == list(anew) == ["stem", "inside", "short", "head"]
     for name, calls in waiting.items():
@@ -106,7 +106,7 @@ def test_pruning_in_sequence_gives_the_same_network_either_way(model, images, co
         return lobs.prune(model, method="exact_obs", **settings).model.state_dict()
 
     waiting = pruned()
-    monkeypatch.setattr(walk, "suspendable", lambda *_: False)
+    monkeypatch.setattr(layerwise, "suspendable", lambda *_: False)
     for name, tensor in pruned().items():
         assert torch.equal(tensor, waiting[name]), name
 
@@ -153,7 +153,7 @@ def test_networks_whose_passes_cannot_wait_are_known(network):
 def test_memory_decides(model, images):
     batches = images.split(5)
     own, widest = 2 * 6 * 6 * 4, 2 * 6 * 6 * 4
-    needed = 20 * (own + suspended.ALIVE * widest)
+    needed = 20 * (own + lockstep.ALIVE * widest)
     assert suspendable(model, layers(model), batches, memory=needed)
     assert not suspendable(model, layers(model), batches, memory=needed - 1)
     assert not suspendable(model, layers(model), batches, 2, memory=needed)

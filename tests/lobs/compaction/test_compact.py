@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 import lobs
-from lobs_paper.networks.networks import LeNet5, LeNet300
+from lobs_paper.networks.lenet5 import LeNet5
+from lobs_paper.networks.lenet300 import LeNet300
 
 
 @pytest.fixture(autouse=True)

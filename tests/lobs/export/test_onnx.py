@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lobs
-from lobs_paper.networks.networks import LeNet5
+from lobs_paper.networks.lenet5 import LeNet5
 
 
 class BatchNormNet(nn.Sequential):

@@ -86,7 +86,7 @@ def _ignoring_arguments(function):
 
 
 def _built(words):
-    from lobs_paper.networks.networks import build
+    from lobs_paper.networks.build import build
 
     return build(load(words)["model"])
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers.images import encoded, write_folder, write_tar, write_zip
-from lobs_paper import cifar10
+from lobs_paper.data import cifar10
 from lobs_paper.stages.fetch import run
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from helpers.images import encoded, write_folder, write_tar, write_zip
-from lobs_paper import image_folder
+from lobs_paper.data import image_folder
 from lobs_paper.data.augmentation import CHANCES, random_box
 from lobs_paper.data.pictures import packed, pictures_of
 from lobs_paper.data.splits import load_split, load_training_data

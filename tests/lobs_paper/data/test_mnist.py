@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from lobs_paper import mnist
+from lobs_paper.data import mnist
 
 
 def parts(sizes=(3, 2, 4)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lobs_paper import datamodule
 from lobs_paper.data.augmentation import CHANCES, shifted_and_flipped
 from lobs_paper.data.splits import Split, Transform, fingerprint, load_split, load_training_data, split_file
 from lobs_paper.files import save_tensors
+from lobs_paper.training import datamodule
 from lobs_paper.training.datamodule import InMemoryData
 
 

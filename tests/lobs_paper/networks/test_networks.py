@@ -7,16 +7,20 @@ import torch
 from torch import nn
 
 import lobs
-from lobs_paper.networks.networks import build
+from lobs_paper.networks.build import build
 
 NETWORKS = {
-    "lobs_paper.networks.networks.CifarNet": (32, 145_376, None),
-    "lobs_paper.networks.networks.resnet18_cifar": (32, 11_164_352, ["conv1", "layer4.0.*", "fc"]),
-    "lobs_paper.networks.networks.vgg16_cifar": (32, 14_715_584, ["features.0", "features.3", "classifier"]),
+    "lobs_paper.networks.cifarnet.CifarNet": (32, 145_376, None),
+    "lobs_paper.networks.resnet18_cifar.resnet18_cifar": (32, 11_164_352, ["conv1", "layer4.0.*", "fc"]),
+    "lobs_paper.networks.vgg16_cifar.vgg16_cifar": (32, 14_715_584, ["features.0", "features.3", "classifier"]),
     "torchvision.models.alexnet": (64, 61_090_496, ["features.*", "classifier.6"]),
     "torchvision.models.vgg16": (32, 138_344_128, ["features.0", "features.7", "classifier.6"]),
     "torchvision.models.resnet50": (32, 25_502_912, ["conv1", "layer1.0.*", "layer2.0.downsample.0", "fc"]),
-    "lobs_paper.networks.networks.efficientnet_lite0": (64, 4_610_000, ["_blocks.1._*_conv", "_conv_head", "_fc"]),
+    "lobs_paper.networks.efficientnet_lite0.efficientnet_lite0": (
+        64,
+        4_610_000,
+        ["_blocks.1._*_conv", "_conv_head", "_fc"],
+    ),
 }
 
 
@@ -47,19 +51,19 @@ def test_efficientnet_of_plain_modules_is_the_packages_network():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    ours = build({"_target_": "lobs_paper.networks.networks.efficientnet_lite0", "classes": 7}).eval()
+    ours = build({"_target_": "lobs_paper.networks.efficientnet_lite0.efficientnet_lite0", "classes": 7}).eval()
     ours.load_state_dict(theirs.state_dict())
     assert {type(module) for module in ours.modules() if isinstance(module, nn.Conv2d)} == {nn.Conv2d}
     inputs = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(ours(inputs), theirs(inputs), rtol=1e-5, atol=1e-5)
-    again = build({"_target_": "lobs_paper.networks.networks.efficientnet_lite0", "classes": 7})
+    again = build({"_target_": "lobs_paper.networks.efficientnet_lite0.efficientnet_lite0", "classes": 7})
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again._conv_stem[1].weight, theirs._conv_stem.weight)
 
 
 def test_cifarnet_pools_as_caffe_does():
-    network = build({"_target_": "lobs_paper.networks.networks.CifarNet"})
+    network = build({"_target_": "lobs_paper.networks.cifarnet.CifarNet"})
     sizes = {}
     for name, module in network.named_children():
         module.register_forward_hook(lambda _, __, output, name=name: sizes.update({name: tuple(output.shape[1:])}))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lobs_paper.networks.networks import build
+from lobs_paper.networks.build import build
 from lobs_paper.networks.pretrained import load_weights, origin
 
 TARGET = "torch.nn.Linear"

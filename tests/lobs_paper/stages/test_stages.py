@@ -15,7 +15,7 @@ from lobs.compaction.compact import compact
 from lobs_paper.cli import main
 from lobs_paper.config.compose import load
 from lobs_paper.data.splits import load_split
-from lobs_paper.networks.networks import LeNet300
+from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.calibration import with_curvature
 from lobs_paper.stages.size_and_latency import storage
 

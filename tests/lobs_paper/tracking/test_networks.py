@@ -14,11 +14,11 @@ import yaml
 from helpers.mlflow import client_of, visible
 from helpers.runs import write_runs
 from lobs_paper.files import save_tensors
-from lobs_paper.networks.networks import LeNet300
+from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.tracking.runs import sync
 
 KEY = "lenet300/seed0/lobs"
-MODEL = {"_target_": "lobs_paper.networks.networks.LeNet300", "hidden": [5, 4]}
+MODEL = {"_target_": "lobs_paper.networks.lenet300.LeNet300", "hidden": [5, 4]}
 
 
 @pytest.fixture

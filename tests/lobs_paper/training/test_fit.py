@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from helpers.classifier import data, network
-from lobs_paper.networks.networks import LeNet5, LeNet300, build
+from lobs_paper.networks.build import build
+from lobs_paper.networks.lenet5 import LeNet5
+from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.training.evaluation import error_percent, output_error
 from lobs_paper.training.fit import Recipe, fit
 from lobs_paper.training.retraining import Retrained, retrain
@@ -69,7 +71,7 @@ def test_measuring_more_often_changes_nothing():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_removed_weights_are_exactly_zero_after_every_step_and_kept_ones_move(optimizer, monkeypatch):
-    from lobs_paper import training
+    from lobs_paper.training import fit as training
 
     model = network()
     kept = masks(model)
