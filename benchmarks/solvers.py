@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from common import arguments, load_layer, seconds
 
+from lobs.calibration.statistics import layer_error
 from lobs.solvers import make
-from lobs.solvers.path import layer_error
 from lobs_paper.files import write_csv, write_json, write_text
 
 DENSITIES = (0.20, 0.10, 0.07, 0.04)

@@ -19,7 +19,8 @@ from common import arguments, matrix_rate, seconds
 from torch import nn
 
 import lobs
-from lobs.layers.matrix import input_samples, prunable_layers
+from lobs.layers.matrix import input_samples
+from lobs.layers.network import prunable_layers
 from lobs_paper.data.splits import load_split
 from lobs_paper.networks.build import build
 from lobs_paper.stages.stage import peak_memory_mib

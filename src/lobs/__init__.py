@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lobs import solvers
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
-    from lobs.calibration.statistics import LayerStatistics, Statistics, collect_statistics
+    from lobs.calibration.collect import collect_statistics
+    from lobs.calibration.statistics import LayerStatistics, Statistics
     from lobs.compaction.compact import CompactResult, compact
     from lobs.export.onnx import export_onnx
     from lobs.export.sparse import load_sparse, save_sparse
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "collect_statistics": "lobs.calibration.statistics",
+    "collect_statistics": "lobs.calibration.collect",
     "Statistics": "lobs.calibration.statistics",
     "LayerStatistics": "lobs.calibration.statistics",
     "prune": "lobs.pruning",

@@ -9,9 +9,9 @@ from math import ceil, prod, sqrt
 import torch
 from torch import Tensor, nn
 
-from lobs.calibration.statistics import LayerStatistics, Statistics
-from lobs.layers.matrix import prunable_layers, weight_matrix
-from lobs.solvers.path import layer_error
+from lobs.calibration.statistics import LayerStatistics, Statistics, layer_error
+from lobs.layers.matrix import weight_matrix
+from lobs.layers.network import prunable_layers
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffe
 from lobs.base.fingerprint import claim_folder, digest
 from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
-from lobs.calibration.inputs import output_tensors
+from lobs.calibration.collect import collect_statistics
 from lobs.calibration.layerwise import first_input, require_repeatable
-from lobs.calibration.output_fisher import fitting_distance
-from lobs.calibration.statistics import Statistics, collect_statistics
+from lobs.calibration.outputs import fitting_distance, output_tensors
+from lobs.calibration.statistics import Statistics
 from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
-from lobs.layers.matrix import prunable_layers
+from lobs.layers.network import prunable_layers
 from lobs.registry import CORRECTIONS, MEASURING_ALLOCATIONS, METHODS, unknown_name
 from lobs.repair.correction import correct as correct_network
 from lobs.repair.correction import correctable

@@ -63,7 +63,7 @@ class PruneResult:
         shared_by: the allocation that shared the budget out (what ``global`` stood for); None where every layer's share
             was given.
         distance: of the outputs that it looked at: ``kl`` or ``relative``
-            (`lobs.calibration.output_fisher.fitting_distance`).
+            (`lobs.calibration.outputs.fitting_distance`).
     """
 
     model: nn.Module

@@ -229,7 +229,7 @@ def test_a_kind_is_pruned_right_or_refused(kind):
         assert record.kept == int(result.masks[record.name].sum()) > 0
     assert result.density <= options["density"] + 1e-9
     with torch.no_grad():
-        outputs = lobs.calibration.inputs.output_tensors(result.model(inputs))
+        outputs = lobs.calibration.outputs.output_tensors(result.model(inputs))
     assert all(part.isfinite().all() for part in outputs)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lobs
-from lobs.allocation.budget import sparse_bytes
+from lobs.export.sparse_layout import sparse_bytes
 from lobs.registry import ALLOCATIONS
 from lobs.schedule.one_shot import shared_losses
 

@@ -159,7 +159,7 @@ def verify(model, result, inputs):
     left = sum(int((p != 0).sum()) for p in matrices) / sum(p.numel() for p in matrices)
     assert left <= result.network_density + 1e-9
     assert result.network_density < left + 0.02  # tokens and biases of positions may be zero
-    outputs = lobs.calibration.inputs.output_tensors(result.model(inputs))
+    outputs = lobs.calibration.outputs.output_tensors(result.model(inputs))
     assert all(part.isfinite().all() for part in outputs)
     assert f"{result.density:.4f}" in repr(result)
 
@@ -185,7 +185,7 @@ def test_a_family_of_torchvision(name):
     model, shape = FAMILIES[name]()
     model.eval()
     inputs = torch.randn(shape)
-    layers = lobs.layers.matrix.prunable_layers(model)
+    layers = lobs.layers.network.prunable_layers(model)
     wide = [layer for layer, module in layers.items() if inputs_of(module) > WIDEST]
     result = pruned(model, [inputs], method="magnitude", density=0.3, exclude=wide)
     verify(model, result, inputs)

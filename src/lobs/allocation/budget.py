@@ -11,13 +11,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from lobs.export.sparse_layout import VALUE_BYTES, FileCosts, sparse_bytes
 from lobs.solvers.path import PruningPath
 
 # A layer's cost by the number of its weights that are kept: int64 in, float64 out, never falling.
 Cost: TypeAlias = Callable[[Tensor], Tensor]
 Limits: TypeAlias = Mapping[str, tuple[float, float]]
-
-VALUE_BYTES = 4  # a weight or a bias, float32
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,6 @@ class Budget:
 
     def __str__(self) -> str:
         return next(f"{key}={value}" for key, value in vars(self).items() if value is not None)
-
-
-@dataclass(frozen=True)
-class FileCosts:
-    """What a network's sparse file holds besides the pruned layers' weights (`lobs.export.sparse.file_costs`).
-
-    Attributes:
-        fixed: bytes of everything else: biases, other tensors, the header at its largest.
-        value_bytes: of one weight of each layer.
-        copies: how many times each layer's weight is written.
-    """
-
-    fixed: int
-    value_bytes: Mapping[str, int]
-    copies: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -184,46 +168,6 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool =
             raise ValueError(f"layer {name!r}: at most {most} of it may be kept, but its path ends at {end:.4g}")
         ranges[name] = (fewest, min(path.total, path.removable - kept))
     return ranges
-
-
-def layout_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> dict[str, Tensor]:
-    """Bytes of one sparse tensor in each layout that `lobs.save_sparse` knows.
-
-    With ``k`` values kept of ``w``, ``b`` bytes each (a place is an index into the flattened tensor)::
-
-        dense      b w
-        bitmask    ceil(w / 8) + b k             a bit per place
-        blocks     2 ceil(w / 256) + (1 + b) k   how many lie in each block of 256 places, and each one's place in it
-        positions  (p + b) k                     each one's place: p = 1 up to w = 2^8, 2 up to 2^16, 4 up to 2^31, 8
-
-    All depend on the count alone, not on where the values lie: that makes the size of a file a budget.
-
-    Args:
-        kept: values that are kept, any shape.
-        weights: of the tensor in all.
-        value_bytes: of one value.
-
-    Returns:
-        By layout, float64 in the shape of ``kept``.
-    """
-    kept = kept.double()
-    return {
-        "dense": torch.full_like(kept, value_bytes * weights),
-        "bitmask": ceil(weights / 8) + value_bytes * kept,
-        "blocks": 2 * ceil(weights / 2**8) + (1 + value_bytes) * kept,
-        "positions": (position_type(weights).itemsize + value_bytes) * kept,
-    }
-
-
-def position_type(weights: int) -> torch.dtype:
-    """The smallest integer that counts so many places."""
-    types = {2**8: torch.uint8, 2**16: torch.uint16, 2**31: torch.int32}
-    return next((dtype for most, dtype in types.items() if weights <= most), torch.int64)
-
-
-def sparse_bytes(kept: Tensor, weights: int, value_bytes: int = VALUE_BYTES) -> Tensor:
-    """Bytes of the smallest of the layouts of `layout_bytes`; a file's header and its biases are not counted here."""
-    return torch.stack(list(layout_bytes(kept, weights, value_bytes).values())).amin(dim=0)
 
 
 def _cost(name: str, path: PruningPath, budget: Budget, file: FileCosts | None) -> Cost:

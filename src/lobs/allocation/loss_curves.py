@@ -10,7 +10,7 @@ from lobs.allocation.knapsack import Curve
 from lobs.allocation.output_distance import measured_losses
 from lobs.bounds import multiplicity
 from lobs.calibration.output_fisher import output_sensitivity
-from lobs.layers.matrix import prunable_layers
+from lobs.layers.network import prunable_layers
 from lobs.registry import ALLOCATION_ALIASES, ALLOCATION_WITH_BATCHES, ALLOCATIONS, unknown_name
 from lobs.solvers.path import PruningPath
 

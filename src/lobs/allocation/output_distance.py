@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lobs.allocation.budget import Problem
 from lobs.allocation.knapsack import Curve, equal_slopes
 from lobs.base.evaluation_mode import evaluation_mode
-from lobs.calibration.inputs import network_input, output_tensors
-from lobs.calibration.output_fisher import class_logits, fitting_distance
+from lobs.calibration.inputs import network_input
+from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.checks import independent_copy
-from lobs.layers.matrix import bias_columns, prunable_layers, set_weight_matrix
+from lobs.layers.matrix import set_weight_matrix
+from lobs.layers.network import bias_columns, prunable_layers
 from lobs.solvers.path import PruningPath
 
 DISTANCES = ("auto", "kl", "squared", "relative")
@@ -163,38 +164,6 @@ class OutputDistance:
         if self.distance == "kl":
             return [class_logits(outputs).double().log_softmax(dim=1)]
         return [part.double() for part in output_tensors(outputs)]
-
-
-def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
-    """What a squared distance of each output tensor is compared to: ``mean ||y - mean y||^2`` over images.
-
-    Of a single image, its own squared norm.
-
-    Args:
-        outputs: of every batch, tensor by tensor.
-        images: in all batches.
-
-    Returns:
-        One number per tensor; 0 for one that is the same for all images.
-
-    Raises:
-        ValueError: all of them are.
-    """
-    result = []
-    for parts in zip(*([part.nan_to_num(0.0, 0.0, 0.0) for part in batch] for batch in outputs), strict=True):
-        power = sum(float(part.square().sum()) for part in parts) / images
-        along = (
-            images > 1 and len({part.shape[1:] for part in parts if part.dim()}) == 1 and all(p.dim() for p in parts)
-        )
-        mean = sum(part.sum(0) for part in parts) / sum(len(part) for part in parts) if along else None
-        spread = sum(float((part - mean).square().sum()) for part in parts) / images if mean is not None else power
-        result.append(spread if spread > 1e-12 * power else 0.0)
-    if not any(result):
-        raise ValueError(
-            "the network's outputs are the same for all calibration inputs, so that nothing can be measured by them: "
-            "give other batches, or share the budget out with allocation='relative' or 'uniform'"
-        )
-    return result
 
 
 def _per_image(values: Tensor, images: int) -> Tensor:

@@ -13,7 +13,8 @@ from lobs.calibration.accumulator import InputSums
 from lobs.calibration.inputs import answer, network_input, network_target, probe_determinism
 from lobs.layers.checks import check_product
 from lobs.layers.coverage import Calls, functional_uses
-from lobs.layers.matrix import Prunable, bias_columns, call_input, input_samples, tied_layers, zero_counts
+from lobs.layers.matrix import Prunable, call_input, input_samples, zero_counts
+from lobs.layers.network import bias_columns, tied_layers
 
 if TYPE_CHECKING:
     from lobs.calibration.loss_hessian import LossCurvature

@@ -1,13 +1,14 @@
-"""What a batch of calibration data gives a network, and what the network's outputs hold."""
+"""What a batch of calibration data gives a network, and whether the network answers alike twice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
+
+from lobs.calibration.outputs import output_tensors
 
 
 def network_input(batch: object, model: nn.Module) -> Tensor:
@@ -99,29 +100,6 @@ def check_batches(batches: object) -> None:
         raise TypeError(
             f"batches must be an iterable of batches (a list of tensors, a DataLoader), got {type(batches).__name__}"
         )
-
-
-def output_tensors(outputs: object) -> list[Tensor]:
-    """The floating-point tensors among a network's outputs, in their order.
-
-    Args:
-        outputs: a tensor, or tensors in tuples, lists, mappings and dataclasses, nested at will.
-
-    Returns:
-        The tensors; none where the outputs hold nothing but other things.
-    """
-    if isinstance(outputs, Tensor):
-        dense = outputs if outputs.layout == torch.strided else outputs.to_dense()
-        return [dense] if dense.is_floating_point() else []
-    if isinstance(outputs, Mapping):
-        parts: Iterable[object] = outputs.values()
-    elif isinstance(outputs, (tuple, list)):
-        parts = outputs
-    elif is_dataclass(outputs):
-        parts = (getattr(outputs, entry.name) for entry in fields(outputs))
-    else:
-        return []
-    return [tensor for part in parts for tensor in output_tensors(part)]
 
 
 def answer(model: nn.Module, inputs: Tensor, which: str) -> object:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import network_input, probe_determinism
 from lobs.calibration.lockstep import SuspendedPasses, suspendable
-from lobs.layers.matrix import call_input, tied_layers
+from lobs.layers.matrix import call_input
+from lobs.layers.network import tied_layers
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from lobs.base.memory import available_bytes
 from lobs.calibration.batches import calibration_batches
 from lobs.calibration.inputs import network_input
-from lobs.layers.matrix import call_input, tied_layers
+from lobs.layers.matrix import call_input
+from lobs.layers.network import tied_layers
 
 # A waiting pass keeps its layer's input and what skips the layer (a residual branch is at most as large, as a rule).
 ALIVE = 2

@@ -18,14 +18,15 @@ where E_l is the layer error: the mean over images and positions of ``||dz||^2``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from lobs.base.evaluation_mode import evaluation_mode
-from lobs.calibration.inputs import network_input, output_tensors
-from lobs.layers.matrix import prunable_layers, tied_layers, unit_outputs
+from lobs.calibration.inputs import network_input
+from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
+from lobs.layers.matrix import unit_outputs
+from lobs.layers.network import prunable_layers, tied_layers
 
 
 def output_sensitivity(
@@ -119,8 +120,6 @@ class _Directions:
         self.distance, self.generator = fitting_distance(outputs, batch), generator
         self.scales: list[float] = []
         if self.distance == "relative":
-            from lobs.allocation.output_distance import spreads
-
             self.scales = spreads([[part.detach().double() for part in output_tensors(outputs)]], images)
 
     def of(self, outputs: object) -> list[tuple[Tensor, Tensor]]:
@@ -162,57 +161,6 @@ def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tens
         )
     # A call whose result is not looked at (an argmax, say) beside others that are has no effect.
     return [torch.zeros_like(o) if g is None else g for (_, o), g in zip(outputs, gradients, strict=True)]
-
-
-def fitting_distance(outputs: object, batch: object) -> str:
-    """The distance that fits a network's outputs: ``kl`` for class logits, else ``relative``.
-
-    Class logits are one tensor ``[images, classes]`` with two or more columns, unless the batch brings a target of the
-    same shape in floating point: then it is a regression.
-
-    Args:
-        outputs: of the network.
-        batch: they belong to.
-
-    Returns:
-        ``kl`` or ``relative``.
-
-    Raises:
-        ValueError: the outputs hold no floating-point tensor.
-    """
-    parts = output_tensors(outputs)
-    if not parts:
-        raise ValueError(
-            f"the network's outputs hold no floating-point tensor to compare, got {type(outputs).__name__}: give a "
-            f"network that returns tensors, in tuples, dicts or dataclasses if need be"
-        )
-    logits = len(parts) == 1 and parts[0].dim() == 2 and parts[0].shape[1] > 1
-    target = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
-    regression = isinstance(target, Tensor) and target.is_floating_point() and target.shape == parts[0].shape
-    # Soft labels are probabilities: of one class each, or of several that add up to one.
-    if regression and logits:
-        values = cast("Tensor", target).double()
-        regression = not (bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-3).all()))
-    return "kl" if logits and not regression else "relative"
-
-
-def class_logits(outputs: object) -> Tensor:
-    """The network's outputs, once they are known to be ``[images, classes]``.
-
-    Args:
-        outputs: whatever the network returned; a single tensor in a tuple, dict or dataclass will do.
-
-    Returns:
-        The tensor.
-
-    Raises:
-        ValueError: they have another shape.
-    """
-    parts = output_tensors(outputs)
-    if len(parts) != 1 or parts[0].dim() != 2:
-        shapes = ", ".join(f"a tensor of shape {tuple(part.shape)}" for part in parts) or type(outputs).__name__
-        raise ValueError(f"the network's outputs must be class logits [images, classes], got {shapes}")
-    return parts[0]
 
 
 def mixed_gradient(logits: Tensor, signs: Tensor) -> Tensor:

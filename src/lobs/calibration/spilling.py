@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,11 +14,9 @@ from lobs.base.atomic import replacing
 from lobs.base.distributed import gathered
 from lobs.base.memory import ceiling
 from lobs.base.tensor_files import layer_file
+from lobs.calibration.statistics import LayerStatistics, Statistics, StoredLayer
 from lobs.layers.coverage import Calls
 from lobs.layers.matrix import Prunable
-
-if TYPE_CHECKING:
-    from lobs.calibration.statistics import LayerStatistics, Statistics
 
 CALLS = "calls.json"
 
@@ -102,8 +99,6 @@ class Shelf:
             layers: of one group.
             calls: of all layers; those that are not in it are never called.
         """
-        from lobs.calibration.statistics import Statistics
-
         if self._calls is None:
             self._calls = calls
             if self._folder is not None:
@@ -117,8 +112,6 @@ class Shelf:
 
     def statistics(self) -> Statistics:
         """All layers in the order of their first call; those on the disk are read when they are asked for."""
-        from lobs.calibration.statistics import Statistics, StoredLayer
-
         calls = self._calls or Calls()
         order = self._order or []
         if self._folder is None:

@@ -10,7 +10,7 @@ and the places of these:
 
 Tensors with fewer dimensions (biases, batch norm's) and those that are smaller dense are stored as they are. Zero means
 that all bits are zero: a negative zero is a value, so that the round trip is exact. Layouts and shapes stand in the
-file's metadata as JSON. Bytes by layout: `lobs.allocation.budget.layout_bytes`.
+file's metadata as JSON. Bytes by layout: `lobs.export.sparse_layout.layout_bytes`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lobs.allocation.budget import FileCosts, layout_bytes, position_type
 from lobs.base.atomic import replacing
 from lobs.base.fingerprint import tensor_digest
-from lobs.layers.matrix import memory_place, prunable_layers
+from lobs.export.sparse_layout import FileCosts, layout_bytes, position_type
+from lobs.layers.network import memory_place, prunable_layers
 
 FORMAT = "lobs-sparse-1"
 _PARTS = {
@@ -47,7 +47,7 @@ def save_sparse(model: nn.Module, path: str | Path) -> int:
         path: the file; its folder is created, an older file replaced in one move.
 
     Returns:
-        Bytes of the tensors in the file: `lobs.allocation.budget.sparse_bytes` of every tensor with two or more
+        Bytes of the tensors in the file: `lobs.export.sparse_layout.sparse_bytes` of every tensor with two or more
         dimensions, the dense size of all others. The file has a header besides.
 
     Raises:

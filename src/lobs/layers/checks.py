@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,25 +17,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lobs.base.evaluation_mode import evaluation_mode
-from lobs.layers.matrix import (
-    Prunable,
-    call_input,
-    input_samples,
-    memory_place,
-    prunable_layers,
-    tied_layers,
-    unit_outputs,
-)
+from lobs.layers.matrix import Prunable, call_input, input_samples, unit_outputs, view_of
+from lobs.layers.network import memory_place, prunable_layers, tied_layers
 
 if TYPE_CHECKING:
-    from lobs.calibration.statistics import LayerStatistics
+    pass
 
 # How far ||W y - z||_F may be from zero relative to ||z||_F, by the coarsest dtype that is involved.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Rounding relative to ||W||_F ||y||, in units of the dtype's epsilon: what is left where products cancel.
 ROUNDING = 8.0
-# Rows of a Linear's input, and images of a convolution's, that are looked at.
-CHECKED_ROWS, CHECKED_IMAGES = 256, 2
 # Old ways of computing a weight: the buffer or parameter that they leave, and what makes the weight plain again.
 DERIVED = {
     "{}_mask": "torch.nn.utils.prune.remove(module, {!r})",
@@ -161,33 +151,8 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
 
 def _first_samples(module: Prunable, inputs: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """The first samples ``[groups, n, features]`` and the outputs ``[n, out]`` that belong to them."""
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(1, -1, inputs.shape[-1])[:, :CHECKED_ROWS], unit_outputs(module, output)[:CHECKED_ROWS]
-    whole = inputs[None] if inputs.dim() == 3 else inputs[:CHECKED_IMAGES]
-    outputs = output if inputs.dim() == 3 else output[:CHECKED_IMAGES]
-    return torch.cat(list(input_samples(module, whole)), dim=1), unit_outputs(module, outputs)
-
-
-def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:
-    """Refuse statistics of another layer.
-
-    Args:
-        name: of the layer.
-        module: it.
-        statistics: that are to be its.
-
-    Raises:
-        ValueError: the inputs, groups or outputs differ.
-    """
-    shape, groups = tuple(module.weight.shape), getattr(module, "groups", 1)
-    features = prod(shape[1:])
-    units = None if statistics.zero_fraction is None else len(statistics.zero_fraction)
-    if (statistics.features, statistics.groups) != (features, groups) or units not in (None, shape[0]):
-        raise ValueError(
-            f"layer {name!r}: a weight {shape} in {groups} groups does not fit statistics of {statistics.features} "
-            f"inputs in {statistics.groups} groups{'' if units is None else f' and {units} outputs'}: collect them "
-            f"from this network"
-        )
+    given, outputs = view_of(module).part(inputs, output)
+    return torch.cat(list(input_samples(module, given)), dim=1), unit_outputs(module, outputs)
 
 
 @torch.no_grad()

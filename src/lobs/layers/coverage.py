@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lobs.layers.matrix import PRUNABLE, tied_layers
+from lobs.layers.matrix import PRUNABLE
+from lobs.layers.network import tied_layers
 
 # Where a parameter lies in memory, from and to, and the layers that it belongs to.
 Place: TypeAlias = tuple[int, int, set[str]]

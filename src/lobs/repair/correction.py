@@ -23,9 +23,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.batches import CalibrationBatches
-from lobs.calibration.inputs import network_input, output_tensors, raw_input
+from lobs.calibration.inputs import network_input, raw_input
 from lobs.calibration.layerwise import Walk, count_calls, first_input, require_repeatable
-from lobs.layers.matrix import PRUNABLE, Prunable, bias_columns, prunable_layers, unit_outputs
+from lobs.calibration.outputs import output_tensors
+from lobs.layers.matrix import PRUNABLE, Prunable, unit_outputs
+from lobs.layers.network import bias_columns, prunable_layers
 from lobs.registry import CORRECTIONS, unknown_name
 
 Place: TypeAlias = Prunable | _BatchNorm

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
+from lobs.calibration.statistics import layer_error
 from lobs.solvers import PruningPath
-from lobs.solvers.path import layer_error
 
 # Of a step, what is a number.
 NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_threshold", "damping", "seconds")

@@ -18,14 +18,15 @@ from lobs.allocation.budget import Budget, Limits
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
+from lobs.allocation.unit_budget import unit_counts
 from lobs.base.atomic import replacing
 from lobs.base.memory import ceiling
 from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
-from lobs.calibration.statistics import LayerStatistics, Statistics
-from lobs.layers.checks import check_fit
-from lobs.layers.consumers import Link, drop_columns, readers, unit_counts
-from lobs.layers.matrix import Prunable, prunable_layers, set_weight_matrix, weight_matrix
+from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
+from lobs.layers.consumers import Link, drop_columns, readers
+from lobs.layers.matrix import Prunable, set_weight_matrix, weight_matrix
+from lobs.layers.network import prunable_layers
 from lobs.schedule.checkpoint import Step
 from lobs.schedule.sequential import prune_in_sequence
 from lobs.solvers import PruningPath, Solver, make

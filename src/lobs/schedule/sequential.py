@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.accumulator import InputSums, ResidualSums, widened
 from lobs.calibration.layerwise import Walk, side_by_side
-from lobs.calibration.statistics import LayerStatistics, Statistics
-from lobs.layers.checks import check_fit
-from lobs.layers.matrix import Prunable, input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
+from lobs.layers.matrix import Prunable, input_samples, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.layers.network import prunable_layers
 from lobs.schedule.checkpoint import Step
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp

@@ -14,7 +14,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from lobs.calibration.statistics import LayerStatistics
+from lobs.calibration.statistics import LayerStatistics, layer_error
 
 # A curve is measured at every count up to here, at about this many knots for larger layers.
 KNOTS = 64
@@ -330,23 +330,6 @@ class SolvedPath(PruningPath):
 
     def _exact_curve(self) -> Tensor | None:
         return None
-
-
-def layer_error(change: Tensor, second_moment: Tensor) -> float:
-    """E = tr(dW Psi dW^T), the mean over samples of ||dW y||^2.
-
-    Args:
-        change: dW, ``[out, d]``.
-        second_moment: Psi, ``[d, d]``, or ``[groups, d, d]`` where the rows of every group have their own.
-
-    Returns:
-        E, summed over the groups.
-    """
-    dtype = torch.float64 if change.shape[1] <= 8192 else torch.float32
-    change = change.to(dtype)
-    if second_moment.dim() == 3:
-        change = change.unflatten(0, (len(second_moment), -1))
-    return max(0.0, float(((change @ second_moment.to(dtype)) * change).sum(dtype=torch.float64)))
 
 
 def with_bias_column(kept: Tensor, bias: bool) -> Tensor:

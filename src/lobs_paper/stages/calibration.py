@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from lobs.base.distributed import rank_and_size
+from lobs.calibration.collect import collect_statistics
 from lobs.calibration.inputs import network_input
 from lobs.calibration.loss_hessian import LossCurvature
-from lobs.calibration.statistics import Statistics, collect_statistics
+from lobs.calibration.statistics import Statistics
 from lobs.registry import METHODS
 from lobs_paper.data.splits import Batches, Split
 

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from lobs.calibration.batches import CalibrationBatches
-from lobs.calibration.statistics import Statistics
-from lobs.layers.matrix import prunable_layers, set_weight_matrix
+from lobs.calibration.statistics import Statistics, layer_error
+from lobs.layers.matrix import set_weight_matrix
+from lobs.layers.network import prunable_layers
 from lobs.pruning import PruneResult, prune
 from lobs.schedule.one_shot import paths_within, shared_losses
 from lobs.solvers import make
-from lobs.solvers.path import PruningPath, layer_error
+from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import whole
 from lobs_paper.config.budget import excluded, needs_curvature, requested, runs_network
 from lobs_paper.data.splits import Split, load_training_data

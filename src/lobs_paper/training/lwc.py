@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lobs.layers.matrix import prunable_layers
+from lobs.layers.network import prunable_layers
 
 # One value for all layers, or values by layer name or shell pattern ("conv*").
 PerLayer: TypeAlias = float | Mapping[str, float]

@@ -6,7 +6,8 @@ from torch import nn
 
 import lobs
 from lobs.allocation.allocate import allocate
-from lobs.allocation.budget import Budget, count_ranges, problem, sparse_bytes
+from lobs.allocation.budget import Budget, count_ranges, problem
+from lobs.export.sparse_layout import sparse_bytes
 
 
 @pytest.fixture(scope="module")

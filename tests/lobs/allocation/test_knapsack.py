@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobs.allocation.budget import Budget, Problem, sparse_bytes
+from lobs.allocation.budget import Budget, Problem
 from lobs.allocation.knapsack import dynamic_program, equal_slopes, give_back, interpolate, lower_hull
+from lobs.export.sparse_layout import sparse_bytes
 
 COSTS = {
     "weights": (lambda size: lambda kept: kept.double()),

@@ -12,7 +12,8 @@ from lobs.allocation import output_distance
 from lobs.allocation.budget import Budget, problem
 from lobs.allocation.loss_curves import relative
 from lobs.allocation.output_distance import OutputDistance, along_errors, measured_losses, refine_jointly
-from lobs.layers.matrix import prunable_layers, set_weight_matrix
+from lobs.layers.matrix import set_weight_matrix
+from lobs.layers.network import prunable_layers
 
 
 class Residual(nn.Module):

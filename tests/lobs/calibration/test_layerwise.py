@@ -59,7 +59,7 @@ class Fickle(nn.Module):
 
 
 def layers(model):
-    return lobs.layers.matrix.prunable_layers(model)
+    return lobs.layers.network.prunable_layers(model)
 
 
 @pytest.fixture

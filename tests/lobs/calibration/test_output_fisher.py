@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from lobs.calibration.output_fisher import mixed_gradient, output_sensitivity
-from lobs.layers.matrix import prunable_layers, unit_outputs
+from lobs.layers.matrix import unit_outputs
+from lobs.layers.network import prunable_layers
 
 
 def network(activation=nn.Tanh):

@@ -8,8 +8,9 @@ from torch import nn
 
 import lobs
 from lobs.allocation.allocate import allocate
-from lobs.allocation.budget import Budget, layout_bytes, problem, sparse_bytes
+from lobs.allocation.budget import Budget, problem
 from lobs.export.sparse import FORMAT, decode, encode
+from lobs.export.sparse_layout import layout_bytes, sparse_bytes
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.complex64]
 DTYPES += [torch.int64, torch.int8, torch.uint16, torch.bool]

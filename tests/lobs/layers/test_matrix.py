@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from lobs.layers.matrix import input_samples, prunable_layers, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.layers.matrix import input_samples, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.layers.network import prunable_layers
 
 
 def as_product(module, inputs, chunk_bytes=2**20):
@@ -52,7 +53,7 @@ def test_convolution_is_its_matrix_times_its_patches(groups, kernel, stride, dil
     # chunk by chunk gives the same samples in the same order, and so do patches that are left as they lie
     torch.testing.assert_close(as_product(module, inputs, chunk_bytes=1), expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lobs.layers.matrix.LONG", 1)
+        patch.setattr("lobs.layers.conv2d.LONG", 1)
         torch.testing.assert_close(as_product(module, inputs), expected)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lobs
+from lobs.calibration.statistics import layer_error
 from lobs.registry import METHODS
 from lobs.solvers import make
-from lobs.solvers.path import layer_error
 
 # name, options, compensates: whether the kept weights change
 SOLVERS = [

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.stages import SMALL, lobs, write_data
-from lobs.calibration.statistics import collect_statistics
+from lobs.calibration.collect import collect_statistics
 from lobs.compaction.compact import compact
 from lobs_paper.cli import main
 from lobs_paper.config.compose import load

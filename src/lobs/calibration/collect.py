@@ -1,0 +1,130 @@
+"""Streams calibration inputs through a network into per-layer statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lobs.base.distributed import gathered, rank_and_size, require_group, together
+from lobs.base.evaluation_mode import outside_modes, same_buffers
+from lobs.base.fingerprint import CALL, claim_folder, digest
+from lobs.calibration.accumulator import combined
+from lobs.calibration.batches import CalibrationBatches, calibration_batches
+from lobs.calibration.collection_pass import CalibrationPass
+from lobs.calibration.inputs import check_batches
+from lobs.calibration.spilling import Shelf
+from lobs.calibration.statistics import summed_up
+from lobs.layers.network import prunable_layers
+
+if TYPE_CHECKING:
+    pass
+
+
+from lobs.calibration.statistics import Statistics
+
+
+@outside_modes
+@torch.no_grad()
+def collect_statistics(
+    model: nn.Module,
+    batches: Iterable,
+    layers: Iterable[str] | None = None,
+    progress: Callable[[Iterable], Iterable] | None = None,
+    *,
+    loss: str | None = None,
+    keep_samples: int = 0,
+    distributed: bool = False,
+    memory: float | None = None,
+    folder: str | Path | None = None,
+    exclude: Iterable[str] = (),
+) -> Statistics:
+    """Stream calibration inputs through a network in evaluation mode and keep each layer's statistics.
+
+    With ``distributed`` the running sums of all processes of the default process group are added up, so that every
+    process returns the statistics of all batches: those of one process that saw all of them, to float64 rounding. The
+    sample that ``keep_samples`` asks for is then a uniform one of all inputs, but another one than a single process's.
+
+    Args:
+        model: the network; its training flags are put back as they were.
+        batches: inputs, or tuples of which the first entry is the input; any iterable, read once. With
+            ``distributed`` every process gives its own share of them, at least one.
+        layers: names or patterns of the layers wanted; None takes every Linear and Conv2d that is called.
+        progress: wraps the iterable (``tqdm``, say).
+        loss: also collect the curvature of this loss (``"cross_entropy"``, ``"mse"``), which OBD needs; batches are
+            then ``(input, target)``.
+        keep_samples: also keep this many input vectors of every layer, drawn uniformly; Net-Trim needs some.
+        distributed: sum over the processes of `torch.distributed`, which must all call this with the same network.
+            Where one of them fails, all raise.
+        memory: ceiling in bytes on the second moments held at once; None: what is available, less a margin. Where all
+            layers' do not fit (8 bytes times features squared each), they are collected in groups that do, front to
+            back, with one pass over the batches per group, and finished layers lie on the disk until they are asked
+            for. A single layer's is never cut. Results do not depend on the ceiling.
+        folder: finished groups are written here whether they fit or not, and layers that are found here are not
+            collected again: a folder belongs to one network and one set of batches, another one's is refused. None: a
+            temporary folder, where one is needed.
+        exclude: names or patterns of layers that are not wanted.
+
+    Returns:
+        `Statistics`, layers in the order of their first call. Modules that share a weight are one layer, with the
+        samples of all of them.
+
+    Raises:
+        ValueError: there is no batch, an input is not finite, a layer asked for is never called or does not give its
+            weight times its inputs, the network answers the same batch differently twice (dropout left on, noise) or
+            is compiled, batches are others on a further reading, or the folder belongs to another call. Or
+            ``distributed`` is asked for without a process group, or a second pass over an iterator that is used up.
+        TypeError: ``batches`` is no iterable of batches, or a batch is neither a tensor nor a tuple or list that
+            starts with one.
+    """
+    check_batches(batches)
+    modules = prunable_layers(model, layers)
+    if exclude := list(exclude):
+        left_out = prunable_layers(model, exclude)
+        modules = {name: module for name, module in modules.items() if name not in left_out}
+        if not modules:
+            raise ValueError(f"exclude={exclude!r} leaves no layer; the network has {', '.join(left_out)}")
+    if distributed:
+        require_group()
+    folder = None if folder is None else Path(folder, *([f"process{rank_and_size()[0]}"] if distributed else []))
+    shelf = Shelf(modules, memory, folder, distributed)
+    again = shelf.several and not isinstance(batches, Iterator)
+    readings = calibration_batches(batches, memory=0) if again else batches
+
+    def claim() -> None:
+        if folder is not None and isinstance(readings, CalibrationBatches):
+            asked = {"layers": list(modules), "loss": loss, "keep_samples": keep_samples}
+            state = digest(part for pair in model.state_dict().items() for part in pair)
+            claim_folder(folder, {"network": state, **asked, "batches": readings.fingerprint()})
+
+    if folder is not None and (folder / CALL).exists():
+        together(claim) if distributed else claim()
+    while missing := shelf.next_group(batches):
+        # Keys drawn alike in all processes would sample the same rows of every share.
+        seed = rank_and_size()[0] if distributed else 0
+        pass_ = CalibrationPass(model, missing, keep_samples, seed, loss)
+        with same_buffers(model):
+            together(partial(pass_.run, readings, progress)) if distributed else pass_.run(readings, progress)
+        called, calls, curvature = pass_.sums, pass_.calls, pass_.curvature
+        if distributed:
+            called, calls = combined(called), gathered(calls)[0]
+            if curvature is not None:
+                curvature.combine()
+        never = [name for name in missing if name not in called]
+        if layers is not None and never:
+            raise ValueError(f"layer {never[0]!r} is {calls.reason(never[0])}: leave it out of layers=")
+        results = {name: summed_up(called.pop(name), name) for name in list(called)}
+        if curvature is not None:
+            diagonals = curvature.result()
+            results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}
+        final = calls.called[-1] if calls.called else None
+        if final in results:
+            results[final] = replace(results[final], last=True)
+        together(claim) if distributed else claim()
+        shelf.put(results, calls)
+    return shelf.statistics()

@@ -1,0 +1,112 @@
+"""Which layers a network has, and which of them share weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from lobs.layers.matrix import PRUNABLE, Prunable
+
+
+def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Prunable]:
+    """The Linear and Conv2d modules of a network, by name, in the order of definition.
+
+    Of modules that share one weight (`tied_layers`) only the first counts.
+
+    Args:
+        model: any module.
+        layers: names or shell patterns (``"features.*"``) that select some of them; None selects all.
+
+    Returns:
+        The chosen modules by name.
+
+    Raises:
+        TypeError: ``layers`` is a single string, or names a module that is neither Linear nor Conv2d.
+        ValueError: a name or pattern fits no module, or the network has no such layer at all, or is compiled.
+    """
+    groups = tied_layers(model)
+    found = {name: next(iter(members.values())) for name, members in groups.items()}
+    if layers is None:
+        if not found:
+            raise ValueError(f"{type(model).__name__} has no Linear or Conv2d layer to prune")
+        return found
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, got the single string {layers!r}")
+    modules = dict(model.named_modules())
+    chosen: set[str] = set()
+    for pattern in layers:
+        matches = {name for name, members in groups.items() if any(fnmatchcase(own, pattern) for own in members)}
+        if not matches and pattern in modules:
+            raise TypeError(
+                f"layer {pattern!r} is a {type(modules[pattern]).__name__}; only Linear and Conv2d can be pruned"
+            )
+        if not matches:
+            raise ValueError(f"no layer fits {pattern!r}; the network has {', '.join(found) or 'none'}")
+        chosen |= matches
+    return {name: module for name, module in found.items() if name in chosen}
+
+
+def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
+    """The Linear and Conv2d modules of a network, those together that compute with one and the same weight.
+
+    Args:
+        model: any module that is not compiled.
+
+    Returns:
+        By the name of the first in the order of definition: all of them by name.
+
+    Raises:
+        ValueError: the network is compiled, or a layer has no values yet.
+    """
+    groups: dict[str, dict[str, Prunable]] = {}
+    owners: dict[tuple, str] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            where = f"its module {name!r}" if name else "the network"
+            raise ValueError(
+                f"{where} is compiled (torch.compile), which hides what its layers are given: give the network as it "
+                f"was before (torch.compile's result holds it as _orig_mod) and compile what comes back"
+            )
+        if isinstance(module, PRUNABLE):
+            first, weight = name, module._parameters.get("weight")
+            if weight is not None and (isinstance(weight, nn.parameter.UninitializedParameter) or weight.is_meta):
+                raise ValueError(
+                    f"layer {name!r} has no values yet (it is lazy or on the meta device): load or initialise the "
+                    f"network first, and run it once"
+                )
+            # A weight that is computed anew is nobody else's.
+            if weight is not None and weight.numel():
+                first = owners.setdefault((memory_place(weight), getattr(module, "groups", 1)), name)
+            groups.setdefault(first, {})[name] = module
+    return groups
+
+
+def memory_place(weight: Tensor) -> tuple:
+    """Where a tensor lies in memory: the same for parameters that are tied, by object or by their data alone."""
+    return weight.data_ptr(), tuple(weight.shape), weight.stride(), weight.dtype
+
+
+def bias_columns(model: nn.Module) -> dict[str, bool]:
+    """Whether each layer's bias belongs to its matrix: where it is one, and nobody else's.
+
+    Modules that share a weight have to share the bias, too.
+
+    Args:
+        model: the network.
+
+    Returns:
+        By layer, as `tied_layers` names them.
+    """
+    columns = {}
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    for name, members in tied_layers(model).items():
+        biases = {id(module.bias): module.bias for module in members.values()}
+        bias = next(iter(biases.values()))
+        columns[name] = len(biases) == 1 and bias is not None and owners.get(id(bias), 1) <= len(members)
+    return columns
