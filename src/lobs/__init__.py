@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lobs import solvers
+    from lobs.allocation.budget import Budget
+    from lobs.base.execution import Execution
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
     from lobs.calibration.collect import collect_statistics
     from lobs.calibration.statistics import LayerStatistics, Statistics
     from lobs.compaction.compact import CompactResult, compact
     from lobs.export.onnx import export_onnx
     from lobs.export.sparse import load_sparse, save_sparse
-    from lobs.pruning import layer_paths, methods, prune
+    from lobs.planning import Plan
+    from lobs.pruning import layer_paths, methods, plan, prune
     from lobs.repair.correction import correct
     from lobs.result import LayerRecord, PruneResult
     from lobs.solvers.hessian import SingularStatisticsError
@@ -30,6 +33,10 @@ _HOME = {
     "Statistics": "lobs.calibration.statistics",
     "LayerStatistics": "lobs.calibration.statistics",
     "prune": "lobs.pruning",
+    "plan": "lobs.pruning",
+    "Plan": "lobs.planning",
+    "Budget": "lobs.allocation.budget",
+    "Execution": "lobs.base.execution",
     "layer_paths": "lobs.pruning",
     "methods": "lobs.pruning",
     "PruneResult": "lobs.result",

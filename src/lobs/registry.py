@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Method:
     """A pruning method: where its solver lives, what it does in one line, which options it takes.
 
-    `needs` names what it reads of `lobs.calibration.statistics.LayerStatistics` beyond what is always collected.
+    `needs` names what it reads of `lobs.LayerStatistics` beyond what is always collected.
     """
 
     module: str
@@ -19,63 +21,23 @@ class Method:
     needs: tuple[str, ...] = ()
 
 
-METHODS: dict[str, Method] = {
-    "lobs": Method(
-        "lobs.solvers.lobs",
-        "LOBS",
-        "L-OBS as published: scores and compensation from one inverse, kept fixed (Dong et al. 2017)",
-        ("damping", "alpha", "resolve", "pattern"),
-    ),
-    "exact_obs": Method(
-        "lobs.solvers.exact_obs",
-        "ExactOBS",
-        "OBS done exactly inside a layer: the inverse is downdated after every removal (Frantar & Alistarh 2022)",
-        ("damping", "pattern", "block", "group_size", "refine", "precision"),
-    ),
-    "magnitude": Method(
-        "lobs.solvers.magnitude",
-        "Magnitude",
-        "smallest absolute weights first, no compensation: the criterion of LWC (Han et al. 2015)",
-        ("pattern",),
-    ),
-    "random": Method(
-        "lobs.solvers.random",
-        "Random",
-        "weights removed in random order, no compensation",
-        ("seed", "pattern"),
-    ),
-    "apoz": Method(
-        "lobs.solvers.apoz",
-        "ApoZ",
-        "whole units by their share of zero activations, with the weights that read them (Hu et al. 2016)",
-    ),
-    "obd": Method(
-        "lobs.solvers.obd",
-        "OBD",
-        "optimal brain damage: the loss's second derivative times the squared weight (LeCun et al. 1990)",
-        ("pattern",),
-        ("loss_curvature",),
-    ),
-    "net_trim": Method(
-        "lobs.solvers.net_trim",
-        "NetTrim",
-        "the sparsest weights that keep a layer's activations, a convex program (Aghasi et al. 2017)",
-        ("iterations", "tolerance", "bisections", "resolve"),
-        ("inputs_sample",),
-    ),
-    "wanda": Method(
-        "lobs.solvers.wanda",
-        "Wanda",
-        "|weight| times the input's norm, compared within each output, no compensation (Sun et al. 2023)",
-        ("pattern",),
-    ),
-    "sparsegpt": Method(
-        "lobs.solvers.sparsegpt",
-        "SparseGPT",
-        "columns from left to right in blocks, one Cholesky factor for all rows (Frantar & Alistarh 2023)",
-        ("damping", "block_size", "pattern"),
-    ),
-}
+def _methods() -> dict[str, Method]:
+    """Every class in solvers/ that is a `Solver` and has a ``line``, by its file's name; read without importing it."""
+    found = {}
+    files = (Path(__file__).parent / "solvers").glob("[a-z]*.py")
+    for file in sorted(files, key=lambda file: (file.stem != "lobs", file.stem)):  # the paper's method first
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Solver" for base in node.bases):
+                entries = [entry for entry in node.body if isinstance(entry, ast.AnnAssign)]
+                fixed = {ast.unparse(e.target): e.value for e in entries if "ClassVar" in ast.unparse(e.annotation)}
+                if "line" in fixed:
+                    options = tuple(name for e in entries if (name := ast.unparse(e.target)) not in fixed)
+                    line, needs = (ast.literal_eval(fixed.get(key) or "()") for key in ("line", "needs"))
+                    found[file.stem] = Method(f"lobs.solvers.{file.stem}", node.name, line, options, needs)
+    return found
+
+
+METHODS: dict[str, Method] = _methods()
 
 ALLOCATIONS: dict[str, str] = {
     "uniform": "the same density in every layer",

@@ -250,12 +250,12 @@ def test_the_fallback_is_said(monkeypatch):
     """Shares that are worse than uniform ones give way to them."""
     model, options = mlp(), {"batches": list(X.split(64)), "method": "magnitude", "density": 0.3}
     worst = {"0": 511, "2": 300, "4": 0}
-    kept = lobs.schedule.one_shot.Request._shared
+    kept = lobs.allocation.sharing.Sharing._shared
 
     def shared(self, model, paths, allocation, progress=None):
         return dict(worst) if allocation == "global" else kept(self, model, paths, allocation, progress)
 
-    monkeypatch.setattr(lobs.schedule.one_shot.Request, "_shared", shared)
+    monkeypatch.setattr(lobs.allocation.sharing.Sharing, "_shared", shared)
     with pytest.warns(UserWarning, match="allocation='global' gave way to 'uniform'"):
         result = lobs.prune(model, allocation="global", **options)
     assert any("gave way" in note for note in result.notes)

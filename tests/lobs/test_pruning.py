@@ -10,7 +10,6 @@ from torch import nn
 import lobs
 from lobs.export.sparse_layout import sparse_bytes
 from lobs.registry import ALLOCATIONS
-from lobs.schedule.one_shot import shared_losses
 
 
 class Mixed(nn.Module):
@@ -283,20 +282,22 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_losses_computed_once_serve_many_budgets(network, images, statistics, allocation):
     batches = [(images[:100], None), (images[100:], None)]
-    paths = lobs.layer_paths(network, statistics, "exact_obs")
-    losses = shared_losses(network, paths, allocation, batches)
+    plan = lobs.plan(network, statistics, "exact_obs", batches=batches)
+    losses = plan.losses(allocation)
     assert (losses is None) == (allocation == "uniform")
     for density in (0.5, 0.2):
-        options = {"density": density, "allocation": allocation, "paths": paths, "batches": batches}
-        expected, found = (lobs.prune(network, statistics, losses=given, **options) for given in (None, losses))
-        assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
-    assert shared_losses(network, lobs.layer_paths(network, statistics, "apoz"), allocation, batches) is None
+        options = {"density": density, "allocation": allocation, "batches": batches}
+        expected = lobs.prune(network, statistics, "exact_obs", **options)
+        given = lobs.prune(network, statistics, losses=losses, paths=plan.paths, **options)
+        for found in (given, plan.prune(density=density, allocation=allocation)):
+            assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
+    assert lobs.plan(network, statistics, "apoz", batches=batches).losses(allocation) is None
 
 
 def test_a_folder_keeps_orders_and_shares(network, images, statistics, tmp_path, monkeypatch):
     options = {"density": 0.3, "allocation": "measured_joint", "batches": images.split(64), "folder": str(tmp_path)}
     first = lobs.prune(network, statistics, "exact_obs", **options)
-    monkeypatch.setattr("lobs.schedule.one_shot.allocate", None)
+    monkeypatch.setattr("lobs.allocation.sharing.allocate", None)
     monkeypatch.setattr("lobs.solvers.exact_obs.ExactOBS.path", None)
     again = lobs.prune(network, statistics, "exact_obs", **options)
     for name, value in first.model.state_dict().items():

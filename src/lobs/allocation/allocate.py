@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from lobs.allocation.budget import Budget, Limits, Problem, problem
+from lobs.allocation.budget import Budget, Problem, problem
 from lobs.allocation.knapsack import Curve, dynamic_program, equal_slopes
 from lobs.allocation.loss_curves import loss_curves, resolved
 from lobs.allocation.output_distance import OutputDistance, along_errors, refine_jointly
@@ -21,7 +21,6 @@ def allocate(
     budget: Budget | float,
     allocation: str = "uniform",
     *,
-    limits: Limits | None = None,
     losses: Mapping[str, Curve] | None = None,
     model: nn.Module | None = None,
     batches: Iterable | None = None,
@@ -35,10 +34,8 @@ def allocate(
 
     Args:
         paths: of all layers, in the order of their calls.
-        budget: a `Budget`, or the share of weights kept.
+        budget: a `Budget`, or the share of weights kept. Tolerance and densities are each layer's own.
         allocation: a name in `lobs.registry.ALLOCATIONS`.
-        limits: (least, most) density by layer name or shell pattern; the first that fits counts. ``(0.05, 1.0)`` keeps
-            at least 5% of a layer, ``(1.0, 1.0)`` excludes it.
         losses: from `loss_curves` for this allocation, to use them for many budgets.
         model: the dense network, for the allocations that need it.
         batches: calibration images, for the allocations that need them.
@@ -56,13 +53,18 @@ def allocate(
     allocation = resolved(allocation, batches is not None and model is not None)
     if not isinstance(budget, Budget):
         budget = Budget(density=budget)
+    if budget.densities is not None:
+        return counts_for(budget.densities, paths)
+    if budget.tolerance is not None:
+        counts = {name: path.within(budget.tolerance, budget.tolerance_rule) for name, path in paths.items()}
+        return {name: path.not_all(counts[name]) for name, path in paths.items()}
     file = file_costs(model, list(paths)) if budget.size is not None and model is not None else None
     if allocation == "uniform":
-        if budget.density is not None and not limits:
+        if budget.density is not None and not budget.limits:
             counts = counts_for(dict.fromkeys(paths, budget.density), paths)
             return {name: path.not_all(counts[name]) for name, path in paths.items()} if budget.density else counts
-        return uniform(paths, problem(paths, budget, limits, file))
-    task = problem(paths, budget, limits, file)
+        return uniform(paths, problem(paths, budget, file))
+    task = problem(paths, budget, file)
     if allocation == "measured_joint" and batches is not None:
         batches = list(batches)  # read twice
     if losses is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import ceil
 from typing import TypeAlias
@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_by_layer, check_number
 from lobs.export.sparse_layout import VALUE_BYTES, FileCosts, sparse_bytes
 from lobs.solvers.path import PruningPath
 
@@ -18,40 +19,80 @@ from lobs.solvers.path import PruningPath
 Cost: TypeAlias = Callable[[Tensor], Tensor]
 Limits: TypeAlias = Mapping[str, tuple[float, float]]
 
+# What each budget means, for messages.
+MEANINGS = {
+    "density": "the share of weights kept",
+    "tolerance": "the error allowed per layer",
+    "densities": "a density for each layer",
+    "flops": "the share of multiply-adds kept",
+    "size": "the bytes of the sparse file",
+}
+
 
 @dataclass(frozen=True)
 class Budget:
-    """What is left of a network; exactly one of the three is given.
+    """What is left of a network; exactly one of the first five is given.
 
     Attributes:
         density: share of the weights kept, 0 to 1.
+        tolerance: the paper's epsilon, the error allowed per layer (`PruningPath.within`).
+        densities: a density for each layer by name.
         flops: share of the dense layers' multiply-adds kept, 0 to 1. A kept weight costs one multiply-add per output
             position and image: 1 in a Linear layer on a vector, height times width of the output in a convolution.
         size: bytes of the file that `lobs.save_sparse` writes: `sparse_bytes` of these layers' weights, and with
             `FileCosts` everything else in it; without, 4 per bias.
+        limits: (least, most) density by layer name or shell pattern; the first that fits counts. ``(0.05, 1.0)`` keeps
+            at least 5% of a layer, ``(1.0, 1.0)`` excludes it. With density, flops or size.
+        tolerance_rule: ``"error"``: the accumulated sqrt(E) stays <= tolerance; ``"sensitivity"``: every removed
+            weight's sqrt(L_q) does, as in Algorithm 1.
 
     Raises:
-        ValueError: not exactly one is given, or it is out of range.
+        ValueError: not exactly one is given, it is out of range, or limits do not go with it.
+        TypeError: a number is none.
     """
 
     density: float | None = None
+    tolerance: float | None = None
+    densities: Mapping[str, float] | None = None
     flops: float | None = None
     size: int | None = None
+    limits: Limits | None = None
+    tolerance_rule: str = "error"
 
     def __post_init__(self) -> None:
-        given = {key: value for key, value in vars(self).items() if value is not None}
+        for name in ("density", "tolerance", "flops", "size"):
+            check_number(name, getattr(self, name), MEANINGS[name])
+        check_by_layer("densities", self.densities, pairs=False)
+        check_by_layer("limits", self.limits, pairs=True)
+        given = {name: value for name in MEANINGS if (value := getattr(self, name)) is not None}
+        shown = " and ".join(f"{name}={value!r}" for name, value in given.items())
         if len(given) != 1:
-            shown = " and ".join(f"{key}={value!r}" for key, value in given.items())
-            raise ValueError(f"give exactly one of density, flops and size; got {shown or 'none'}")
-        if self.density is not None and not 0 <= self.density <= 1:
-            raise ValueError(f"density is the share of weights kept, between 0 and 1; got {self.density}")
-        if self.flops is not None and not 0 <= self.flops <= 1:
-            raise ValueError(f"flops is the share of multiply-adds kept, between 0 and 1; got {self.flops}")
+            raise ValueError(f"give exactly one of {', '.join(MEANINGS)}; got {shown or 'none'}")
+        if self.limits and not self.divisible:
+            raise ValueError(f"limits={dict(self.limits)!r} go with density, flops or size; got {shown}")
+        for name in ("density", "flops"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} is {MEANINGS[name]}, between 0 and 1; got {share}")
         if self.size is not None and not self.size >= 0:
-            raise ValueError(f"size is the bytes of the sparse file, at least 0; got {self.size}")
+            raise ValueError(f"size is {MEANINGS['size']}, at least 0; got {self.size}")
+
+    @property
+    def divisible(self) -> bool:
+        """Whether it is one for all layers together, not one for each of them."""
+        return self.tolerance is None and self.densities is None
+
+    def of_layer(self, name: str) -> Budget:
+        """The same for one layer alone."""
+        return self if self.densities is None else replace(self, densities={name: self.densities[name]})
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """What was asked for, in words and numbers."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
-        return next(f"{key}={value}" for key, value in vars(self).items() if value is not None)
+        return next(f"{name}={value}" for name in MEANINGS if (value := getattr(self, name)) is not None)
 
 
 @dataclass(frozen=True)
@@ -91,15 +132,12 @@ class Problem:
         return high
 
 
-def problem(
-    paths: Mapping[str, PruningPath], budget: Budget, limits: Limits | None = None, file: FileCosts | None = None
-) -> Problem:
+def problem(paths: Mapping[str, PruningPath], budget: Budget, file: FileCosts | None = None) -> Problem:
     """A budget and limits in numbers, known to be feasible.
 
     Args:
         paths: of all layers the budget is about.
-        budget: what the layers may cost together.
-        limits: least and most density by layer name or shell pattern, see `count_ranges`.
+        budget: what the layers may cost together: density, flops or size, with its limits (`count_ranges`).
         file: for a budget of ``size``.
 
     Returns:
@@ -108,7 +146,7 @@ def problem(
     Raises:
         ValueError: limits and paths alone keep more than the budget, or a limit is wrong.
     """
-    ranges = count_ranges(paths, limits or {}, empty=0 in (budget.density, budget.flops))
+    ranges = count_ranges(paths, budget.limits or {}, empty=0 in (budget.density, budget.flops))
     removable = {name: path.removable for name, path in paths.items()}
     costs = {name: _cost(name, path, budget, file) for name, path in paths.items()}
     dense = sum(float(costs[name](torch.tensor(size))) for name, size in removable.items())
@@ -124,7 +162,9 @@ def problem(
         size = budget.size is not None
         kept = f"{least + budget.size - bound:.0f} bytes" if budget.size is not None else f"{least / dense:.4g}"
         what = (
-            "the layers' limits" if limits else "one weight per layer and the ends of the layers' paths (N:M patterns)"
+            "the layers' limits"
+            if budget.limits
+            else "one weight per layer and the ends of the layers' paths (N:M patterns)"
         )
         rest = ", the file's other tensors and its header" * (size and file is not None)
         raise ValueError(

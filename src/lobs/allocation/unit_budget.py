@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
-from lobs.layers.consumers import Link
+from lobs.layers.consumers import Consumer
 from lobs.solvers.path import PruningPath
 
 
-def unit_counts(paths: Mapping[str, PruningPath], links: Mapping[str, Link], density: float) -> dict[str, int]:
+def unit_counts(paths: Mapping[str, PruningPath], consumers: Mapping[str, Consumer], density: float) -> dict[str, int]:
     """How many weights each layer loses when all keep the same share of units and the budget is met.
 
     What is left of a layer is its kept rows times the inputs that kept units of the layer before feed. Every layer
@@ -17,7 +17,7 @@ def unit_counts(paths: Mapping[str, PruningPath], links: Mapping[str, Link], den
 
     Args:
         paths: with `PruningPath.removes_units`, in the order of the calls.
-        links: from `readers`.
+        consumers: from `consumers_of`.
         density: share of weights kept in the whole network, columns counted.
 
     Returns:
@@ -36,7 +36,7 @@ def unit_counts(paths: Mapping[str, PruningPath], links: Mapping[str, Link], den
     def kept(share: float) -> int:
         rows = {name: paths[name].kept(count).any(dim=1) for name, count in removals_at(share).items()}
         total = 0
-        inputs = {link.reader: link.inputs(rows[name]).sum(1) for name, link in links.items()}
+        inputs = {consumer.reader: consumer.inputs(rows[name]).sum(1) for name, consumer in consumers.items()}
         for name, alive in rows.items():
             by_group = alive.unflatten(0, (paths[name].statistics.groups, -1)).sum(1)
             total += int((by_group * inputs.get(name, paths[name].statistics.features)).sum())

@@ -12,7 +12,7 @@ from lobs.layers.matrix import Prunable
 
 
 @dataclass(frozen=True)
-class Link:
+class Consumer:
     """Who reads a layer's units.
 
     Attributes:
@@ -30,7 +30,7 @@ class Link:
         return units.unflatten(0, (self.groups, -1)).repeat_interleave(self.width, dim=1)
 
 
-def readers(modules: Mapping[str, Prunable]) -> dict[str, Link]:
+def consumers_of(modules: Mapping[str, Prunable]) -> dict[str, Consumer]:
     """For each layer of a chain the next one, and how many of its inputs one unit feeds.
 
     A convolution's channel feeds one kernel of the next convolution, or its whole map after flattening.
@@ -39,12 +39,12 @@ def readers(modules: Mapping[str, Prunable]) -> dict[str, Link]:
         modules: in the order of their calls.
 
     Returns:
-        Links by name; the last layer has none.
+        Consumers by name; the last layer has none.
 
     Raises:
         ValueError: two layers that follow each other do not fit (a branch): units cannot be followed there.
     """
-    links = {}
+    consumers = {}
     names = list(modules)
     for name, following in pairwise(names):
         units, reader = modules[name].weight.shape[0], modules[following]
@@ -55,21 +55,21 @@ def readers(modules: Mapping[str, Prunable]) -> dict[str, Link]:
                 f"layer {following!r} with {inputs} inputs per unit does not simply follow layer {name!r} with {units} "
                 f"units: whole units can only be removed from a chain of layers"
             )
-        links[name] = Link(following, groups * inputs // units, groups)
-    return links
+        consumers[name] = Consumer(following, groups * inputs // units, groups)
+    return consumers
 
 
-def drop_columns(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], links: Mapping[str, Link]) -> None:
+def drop_columns(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], consumers: Mapping[str, Consumer]) -> None:
     """Remove in place the weights that read units of which nothing is left.
 
     Args:
         weights: ``[out, d]`` by layer.
         masks: likewise, True where a weight is kept.
-        links: from `readers`.
+        consumers: from `consumers_of`.
     """
     # Before any is changed: a unit that reads dead ones alone has a bias to give on, and is not dead itself.
-    dead = {name: ~masks[name].any(dim=1) for name in links}
-    for name, link in links.items():
-        columns = link.inputs(dead[name])[:, None]
-        for matrix in (weights[link.reader], masks[link.reader]):
-            matrix.unflatten(0, (link.groups, -1))[..., : columns.shape[2]].masked_fill_(columns, 0)
+    dead = {name: ~masks[name].any(dim=1) for name in consumers}
+    for name, consumer in consumers.items():
+        columns = consumer.inputs(dead[name])[:, None]
+        for matrix in (weights[consumer.reader], masks[consumer.reader]):
+            matrix.unflatten(0, (consumer.groups, -1))[..., : columns.shape[2]].masked_fill_(columns, 0)

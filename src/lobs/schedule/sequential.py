@@ -17,20 +17,22 @@ Methods that do not compensate (magnitude, Wanda, random) run as well but need n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.accumulator import InputSums, ResidualSums, widened
+from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import Walk, side_by_side
-from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
+from lobs.calibration.statistics import LayerStatistics, check_fit
 from lobs.layers.matrix import Prunable, input_samples, set_weight_matrix, unit_outputs, weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.schedule.checkpoint import Step
+from lobs.schedule.job import Job
+from lobs.schedule.paths import PathMaker, solve
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
 from lobs.solvers.least_squares import solve_on_support
@@ -131,34 +133,16 @@ def paired_statistics(
     )
 
 
-def prune_in_sequence(
-    dense: nn.Module,
-    pruned: nn.Module,
-    statistics: Statistics,
-    names: Iterable[str],
-    solver: Solver,
-    path_of: Callable[[str, Tensor, LayerStatistics], PruningPath],
-    choose: Callable[[str, PruningPath], int],
-    batches: Iterable,
-    keep_samples: int | None = None,
-    progress: Callable[[Iterable], Iterable] | None = None,
-    folder: Path | None = None,
-) -> Iterator[Step]:
+def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[Step]:
     """Prune layers front to back, each with the inputs that the layers pruned before leave to it.
 
+    A shared budget is divided first, on the dense network. Every finished layer is written to the job's folder, and
+    read where it is found there. The solver's damping is W*'s lambda, too; solvers without any take the library's
+    default.
+
     Args:
-        dense: the trained network; not changed.
-        pruned: its copy, changed in place layer by layer.
-        statistics: of the dense network.
-        names: of the layers to prune, in the order of their calls.
-        solver: whose damping is W*'s lambda too; solvers without any take the library's default.
-        path_of: name, weight and statistics of a layer -> its path by that solver.
-        choose: name and path -> how many weights to remove.
+        job: what is to be done; its two networks must be different objects.
         batches: calibration inputs, read a few times, or once per layer (`lobs.calibration.layerwise.Walk`).
-        keep_samples: input vectors kept per layer; None: as many as ``statistics`` hold.
-        progress: wraps the iterable of layer names.
-        folder: every finished layer is written here, and read where it lies here already: a folder belongs to one
-            network, its statistics and batches, one solver and one budget.
 
     Yields:
         What was done to each layer.
@@ -166,68 +150,75 @@ def prune_in_sequence(
     Raises:
         ValueError: a layer is not called by these batches, or the solver removes whole units.
     """
-    modules = {name: _module(pruned, name) for name in names}
-    originals = {name: _module(dense, name) for name in modules}
-    for step in _finished(originals, statistics, folder):
-        set_weight_matrix(modules.pop(step.name), step.weight, statistics[step.name].bias)
-        del originals[step.name]
+    counts: dict[str, int] | None = None
+    if job.sharing.together:
+        maker = PathMaker(job.dense, job.statistics, job.solver, job.execution.inside("paths"))
+        counts = job.decide(lambda: job.paths or maker.paths(job.names), {})
+    dense, pruned = prunable_layers(job.dense), prunable_layers(job.pruned)
+    waiting = list(job.names)
+    for step in _finished(job, dense):
+        set_weight_matrix(pruned[step.name], step.weight, job.statistics[step.name].bias)
+        waiting.remove(step.name)
         yield step
-    if not modules:
+    if not waiting:
         return
-    damping, alpha = getattr(solver, "damping", DAMPING), getattr(solver, "alpha", None)
+    originals, copies = ({name: layers[name] for name in waiting} for layers in (dense, pruned))
     with (
-        evaluation_mode(dense),
-        evaluation_mode(pruned),
-        Walk(dense, originals, batches, together=2) as wanted,
-        Walk(pruned, modules, batches, together=2) as found,
+        evaluation_mode(job.dense),
+        evaluation_mode(job.pruned),
+        Walk(job.dense, originals, batches, together=2) as wanted,
+        Walk(job.pruned, copies, batches, together=2) as found,
     ):
         inputs = wanted.batches.input_counts()
-        for name in modules:
+        for name in waiting:
             if name not in wanted.calls:
                 raise ValueError(f"layer {name!r} is never called with these batches: leave it out with layers=[...]")
-        for name in modules if progress is None else progress(list(modules)):
+        for name in job.execution.shown(waiting):
             start = time.perf_counter()
-            module, base = modules[name], statistics[name]
+            module, base = copies[name], job.statistics[name]
             check_fit(name, module, base)
-            keep = _samples_held(base) if keep_samples is None else keep_samples
+            keep = _samples_held(base) if job.keep_samples is None else job.keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
-            weight = weight_matrix(module, base.bias)
-            layer = layer.to(weight.device)
-            weight = weight.float() if weight.dtype.itemsize < 4 else weight
-            try:
-                weight = reference_weight(weight, layer, damping, alpha)
-            except ValueError as error:
-                raise type(error)(f"layer {name!r}: {error}") from error
-            path = path_of(name, weight, layer)
-            if path.removes_units:
-                raise ValueError(
-                    f"{type(solver).__name__} removes whole units, which takes all layers at once: "
-                    f"it cannot be used with sequential=True"
-                )
-            count = path.at_least(choose(name, path))
+            path = _path(job.solver, name, module, layer)
+            count = path.at_least(job.sharing.count(name, path) if counts is None else counts[name])
             solved = path.at(count)
             set_weight_matrix(module, solved[0], base.bias)
             trained = weight_matrix(originals[name], base.bias)
             step = Step.taken(name, trained, path, count, solved, time.perf_counter() - start)
             del path, layer  # before the next ones are computed
-            if folder is not None:
-                step.save(folder)
+            if job.execution.folder is not None:
+                step.save(job.execution.folder)
             yield step
 
 
-def _finished(originals: Mapping[str, Prunable], statistics: Statistics, folder: Path | None) -> Iterator[Step]:
+def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -> PruningPath:
+    """The path from W*, of a layer that still has its trained weight."""
+    weight = weight_matrix(module, layer.bias)
+    weight = weight.float() if weight.dtype.itemsize < 4 else weight
+    layer = layer.to(weight.device)
+    damping, alpha = getattr(solver, "damping", DAMPING), getattr(solver, "alpha", None)
+    try:
+        weight = reference_weight(weight, layer, damping, alpha)
+    except ValueError as error:
+        raise type(error)(f"layer {name!r}: {error}") from error
+    path = solve(solver, name, weight, layer)
+    if path.removes_units:
+        raise ValueError(
+            f"{type(solver).__name__} removes whole units, which takes all layers at once: "
+            f"it cannot be used with sequential=True"
+        )
+    return path
+
+
+def _finished(job: Job, dense: Mapping[str, Prunable]) -> Iterator[Step]:
     """The steps from the first layer on that an interrupted call left behind."""
-    if folder is None:
+    if job.execution.folder is None:
         return
-    for name, module in list(originals.items()):  # the caller takes out what it is given
-        step = Step.load(folder, name, weight_matrix(module, statistics[name].bias))
+    for name in job.names:
+        step = Step.load(job.execution.folder, name, weight_matrix(dense[name], job.statistics[name].bias))
         if step is None:
             return
         yield step
-
-
-def _module(model: nn.Module, name: str) -> Prunable:
-    return prunable_layers(model)[name]
 
 
 def _samples_held(statistics: LayerStatistics) -> int:

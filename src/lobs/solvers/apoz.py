@@ -22,6 +22,9 @@ class ApoZ(Solver):
     in the next layer. The network's last layer has no ReLU: none of its units can leave.
     """
 
+    line: ClassVar[str] = (
+        "whole units by their share of zero activations, with the weights that read them (Hu et al. 2016)"
+    )
     by_group: ClassVar[bool] = False
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:

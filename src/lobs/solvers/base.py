@@ -20,11 +20,17 @@ from lobs.solvers.path import PruningPath
 class Solver(ABC):
     """Turns a layer's weight and statistics into a `PruningPath`. Options are the constructor's arguments.
 
+    A subclass in a file of `lobs.solvers` that has a ``line`` is a method, under the file's name (`lobs.registry`).
+
     Attributes:
+        line: what the method does, for `lobs.methods`.
+        needs: what it reads of the statistics beyond what is always collected.
         by_group: whether the groups of a grouped convolution are problems of their own, so that `path` is asked for
             each of them. False: `path` takes the whole layer, ``second_moment`` with one matrix per group.
     """
 
+    line: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
     by_group: ClassVar[bool] = True
 
     @abstractmethod

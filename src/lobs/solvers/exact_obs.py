@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ class ExactOBS(Solver):
             agree within 1%). The weights are always solved in float64 up to 8,192 inputs.
     """
 
+    line: ClassVar[str] = (
+        "OBS done exactly inside a layer: the inverse is downdated after every removal (Frantar & Alistarh 2022)"
+    )
     damping: float = DAMPING
     pattern: str | None = None
     block: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class LOBS(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    line: ClassVar[str] = "L-OBS as published: scores and compensation from one inverse, kept fixed (Dong et al. 2017)"
     damping: float = DAMPING
     alpha: float | None = None
     resolve: bool = False

@@ -21,6 +21,7 @@ class Magnitude(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    line: ClassVar[str] = "smallest absolute weights first, no compensation: the criterion of LWC (Han et al. 2015)"
     by_group: ClassVar[bool] = False
     pattern: str | None = None
 

@@ -49,6 +49,8 @@ class NetTrim(Solver):
         resolve: replace the weights by least squares on the support found (Psi of all samples).
     """
 
+    line: ClassVar[str] = "the sparsest weights that keep a layer's activations, a convex program (Aghasi et al. 2017)"
+    needs: ClassVar[tuple[str, ...]] = ("inputs_sample",)
     by_group: ClassVar[bool] = False
     iterations: int = 50
     tolerance: float = 1e-3

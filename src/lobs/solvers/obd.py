@@ -24,6 +24,10 @@ class OBD(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    line: ClassVar[str] = (
+        "optimal brain damage: the loss's second derivative times the squared weight (LeCun et al. 1990)"
+    )
+    needs: ClassVar[tuple[str, ...]] = ("loss_curvature",)
     by_group: ClassVar[bool] = False
     pattern: str | None = None
 

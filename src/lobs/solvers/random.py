@@ -23,6 +23,7 @@ class Random(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    line: ClassVar[str] = "weights removed in random order, no compensation"
     by_group: ClassVar[bool] = False
     seed: int = 0
     pattern: str | None = None

@@ -40,6 +40,9 @@ class SparseGPT(Solver):
         pattern: N:M: the weights of every M consecutive inputs of a unit compete, M - N of them leave.
     """
 
+    line: ClassVar[str] = (
+        "columns from left to right in blocks, one Cholesky factor for all rows (Frantar & Alistarh 2023)"
+    )
     by_group: ClassVar[bool] = False
     damping: float = DAMPING
     block_size: int = 128

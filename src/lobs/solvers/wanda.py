@@ -23,6 +23,9 @@ class Wanda(Solver):
         pattern: N:M, kept of consecutive inputs.
     """
 
+    line: ClassVar[str] = (
+        "|weight| times the input's norm, compared within each output, no compensation (Sun et al. 2023)"
+    )
     by_group: ClassVar[bool] = False
     pattern: str | None = None
 

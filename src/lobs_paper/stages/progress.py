@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,26 @@ def progress(description: str) -> Any:
         return track(items, description=description, total=total, transient=True)
 
     return wrap
+
+
+class Phases:
+    """`progress` for a call that goes through several phases under one wrapper.
+
+    Args:
+        title: of the present phase; None shows nothing.
+        wrap: goes around the items, too.
+    """
+
+    def __init__(self, title: str | None, wrap: Callable[[Iterable], Iterable] = iter) -> None:
+        self.next(title, wrap)
+
+    def next(self, title: str | None, wrap: Callable[[Iterable], Iterable] = iter) -> None:
+        """Go on to another phase."""
+        self._title, self._wrap = title, wrap
+
+    def __call__(self, items: Iterable) -> Iterable:
+        """The items, shown under the present title."""
+        return self._wrap(items if self._title is None else progress(self._title)(items))
 
 
 @contextmanager

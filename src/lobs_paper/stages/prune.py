@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from lobs.calibration.batches import CalibrationBatches
+import lobs
 from lobs.calibration.statistics import Statistics, layer_error
 from lobs.layers.matrix import set_weight_matrix
 from lobs.layers.network import prunable_layers
-from lobs.pruning import PruneResult, prune
-from lobs.schedule.one_shot import paths_within, shared_losses
+from lobs.result import PruneResult
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import whole
@@ -26,7 +24,7 @@ from lobs_paper.files import save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import calibration_batches, with_curvature
 from lobs_paper.stages.corrections import corrections
 from lobs_paper.stages.partial_results import forget, partial_folder
-from lobs_paper.stages.progress import progress
+from lobs_paper.stages.progress import Phases, progress
 from lobs_paper.stages.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
 from lobs_paper.stages.thresholds import threshold_densities
 from lobs_paper.training.evaluation import DenseOutputs, error_percent, errors
@@ -66,51 +64,30 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     method = config["method"]
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
-    bar = progress("factorising")
-    solver = make(method["solver"], **method["options"])
-    exclude = excluded(config)
-    left_out = prunable_layers(dense, exclude) if exclude else {}
     folder = folders.output("prune")
     partial = partial_folder(folder, config, [trained, collected])
-    paths = paths_within(
-        ceiling_bytes(config),
+    again = runs_network(method)
+    shown = Phases("factorising", watch.each)
+    plan = lobs.plan(
         dense,
         statistics,
-        solver,
-        [name for name in statistics if name not in left_out],
-        lambda names: watch.each(bar(names)),
-        partial,
+        make(method["solver"], **method["options"]),
+        exclude=excluded(config),
+        batches=calibration_batches(train, config["collect"], repeated=True) if again else None,
+        execution=lobs.Execution(ceiling_bytes(config), partial, shown),
     )
-    again = runs_network(method)
-    batches = CalibrationBatches(calibration_batches(train, config["collect"], repeated=True)) if again else None
-    losses = cache(lambda: shared_losses(dense, paths, method["allocation"], batches, progress("what layers lose")))
-
-    def prune_to(budget: dict[str, Any], bar: Callable[[Iterable], Iterable] | None = None) -> PruneResult:
-        densities = threshold_densities(dense, method, budget["density"]) if "density" in budget else None
-        return prune(
-            dense,
-            statistics,
-            solver,
-            **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
-            allocation="uniform" if densities else method["allocation"],
-            paths=paths,
-            losses=None if densities or "tolerance" in budget else losses(),
-            sequential=method["sequential"],
-            correct=method["correct"],
-            batches=batches,
-            progress=bar,
-            folder=partial / "-".join(f"{key}={value}" for key, value in budget.items()) if again else None,
-        )
-
+    paths = plan.paths
     budget = requested(config)
-    result = prune_to(budget, progress("pruning"))
+    shown.next("pruning")
+    result = prune_to(plan, method, budget)
+    shown.next(None)  # the curves have bars of their own
     for record in result.layers:
         watch.layers[record.name] += record.seconds
     timings = watch.result(config, device)
 
     metrics = _metrics(config, dense, result, measured)
     if result.uncorrected:
-        metrics["corrections"] = corrections(dense, result, cast("Iterable", batches), measured)
+        metrics["corrections"] = corrections(dense, result, cast("Iterable", plan.batches), measured)
     first = next(iter(paths))
     first_path = whole(paths[first])
     save_network(config, folder / "model.safetensors", result.model)
@@ -129,7 +106,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     write_csv(
         folder / "density_curve.csv",
         density_curve(
-            lambda density: result if budget == {"density": density} else prune_to({"density": density}),
+            lambda density: result if budget == {"density": density} else prune_to(plan, method, {"density": density}),
             config["curve"] or budgets(method, paths),
             dense,
             train.part(0, CURVE_IMAGES),
@@ -142,6 +119,26 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     write_json(folder / "metrics.json", metrics)
     forget(partial)
     return metrics
+
+
+def prune_to(plan: lobs.Plan, method: Mapping[str, Any], budget: Mapping[str, Any]) -> PruneResult:
+    """The network at one budget, shared out by thresholds where the method has them.
+
+    Args:
+        plan: of the dense network.
+        method: group `method`.
+        budget: its name and value.
+
+    Returns:
+        What `lobs.prune` gives.
+    """
+    densities = threshold_densities(plan.model, method, budget["density"]) if "density" in budget else None
+    return plan.prune(
+        **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
+        allocation="uniform" if densities else method["allocation"],
+        sequential=method["sequential"],
+        correct=method["correct"],
+    )
 
 
 def layer_rows(result: PruneResult) -> list[dict[str, Any]]:

@@ -55,9 +55,9 @@ def test_every_allocation_respects_budget_and_limits(seed, allocation, kind, sha
     paths = make_paths(seed)
     limits = {"layer0": (0.1, 0.5), "layer[01]": (0.25, 1.0), "layer2": (1.0, 1.0)} if limited else None
     curves = {name: path.curve_points() for name, path in paths.items()}
-    budget = Budget(**{kind: int(100 + 140 * share) if kind == "size" else 0.5 + share / 2})
-    counts = allocate(paths, budget, allocation, limits=limits, losses=curves)
-    task = problem(paths, budget, limits)
+    budget = Budget(**{kind: int(100 + 140 * share) if kind == "size" else 0.5 + share / 2}, limits=limits)
+    counts = allocate(paths, budget, allocation, losses=curves)
+    task = problem(paths, budget)
     assert task.cost(counts) <= task.bound
     for name, (fewest, most) in task.ranges.items():
         assert fewest <= counts[name] <= most
@@ -71,11 +71,11 @@ def test_limits_change_only_what_they_have_to():
     paths = make_paths(3)
     free = allocate(paths, 0.4, "relative")
     wide = dict.fromkeys(paths, (0.0, 1.0))
-    assert allocate(paths, 0.4, "relative", limits=wide) == free
+    assert allocate(paths, Budget(density=0.4, limits=wide), "relative") == free
     kept = {name: path.removable - free[name] for name, path in paths.items()}
     name = min(paths, key=lambda name: kept[name] / paths[name].removable)
     least = (kept[name] + 2) / paths[name].removable
-    limited = allocate(paths, 0.4, "relative", limits={name: (least, 1.0)})
+    limited = allocate(paths, Budget(density=0.4, limits={name: (least, 1.0)}), "relative")
     assert paths[name].removable - limited[name] == kept[name] + 2
     assert sum(limited.values()) == sum(free.values())
 
@@ -83,7 +83,7 @@ def test_limits_change_only_what_they_have_to():
 def test_excluding_a_layer_leaves_it_alone():
     paths = make_paths(5)
     for allocation in ("uniform", "global"):
-        counts = allocate(paths, 0.6, allocation, limits={"*2": (1.0, 1.0)})
+        counts = allocate(paths, Budget(density=0.6, limits={"*2": (1.0, 1.0)}), allocation)
         assert counts["layer2"] == 0
         assert sum(path.removable - counts[name] for name, path in paths.items()) <= 0.6 * 26
 

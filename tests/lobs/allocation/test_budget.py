@@ -84,20 +84,20 @@ def test_wrong_limits_are_named(paths):
 def test_limits_that_keep_more_than_the_budget_say_how_much(paths):
     limits = {"head": (0.5, 1.0), "conv": (0.2, 1.0)}
     with pytest.raises(ValueError, match=r"limits alone keep 0.4526, more than the budget density=0.4"):
-        problem(paths, Budget(density=0.4), limits)
+        problem(paths, Budget(density=0.4, limits=limits))
     with pytest.raises(ValueError, match=r"limits alone keep 0.275, more than the budget flops=0.2"):
-        problem(paths, Budget(flops=0.2), limits)
+        problem(paths, Budget(flops=0.2, limits=limits))
     with pytest.raises(ValueError, match=r"limits alone keep 1128 bytes, more than the budget size=1000"):
-        problem(paths, Budget(size=1000), limits)
+        problem(paths, Budget(size=1000, limits=limits))
     with pytest.raises(ValueError, match=r"one weight per layer .* keep 35 bytes, .* size=34"):
         problem(paths, Budget(size=34))
-    assert problem(paths, Budget(density=0.4527), limits).bound == 258
+    assert problem(paths, Budget(density=0.4527, limits=limits)).bound == 258
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "exactly one of density, flops and size; got none"),
+        ({}, "exactly one of density, tolerance, densities, flops, size; got none"),
         ({"density": 0.1, "size": 10}, "got density=0.1 and size=10"),
         ({"density": 1.1}, "density is the share of weights kept, between 0 and 1; got 1.1"),
         ({"density": float("nan")}, "density is .* got nan"),

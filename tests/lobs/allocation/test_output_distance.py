@@ -159,7 +159,7 @@ def test_the_joint_descent_repairs_a_bad_start(case):
     curves = relative(paths)
     name = list(paths)[-1]
     curves[name] = curves[name][0], 1e-2 * curves[name][1]
-    task = problem(paths, Budget(density=0.3), {"*": (0.0, 1.0)})  # it may lose everything
+    task = problem(paths, Budget(density=0.3, limits={"*": (0.0, 1.0)}))  # it may lose everything
     found = refine_jointly(OutputDistance(model, batches), paths, curves, task)
     assert found.after < 0.8 * found.before
 

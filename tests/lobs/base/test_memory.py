@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.base.execution import Execution
 from lobs.base.memory import available_bytes, ceiling
 from lobs.calibration.spilling import moment_bytes
 from lobs.calibration.statistics import TENSORS, Statistics
-from lobs.schedule.one_shot import paths_within
+from lobs.schedule.paths import PathMaker
 from lobs.solvers import make
 from lobs.solvers.recomputed import RecomputedPath
 
@@ -145,7 +146,7 @@ def test_only_paths_that_fit_are_kept():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 50), nn.Linear(50, 4))
     statistics = lobs.collect_statistics(model, [torch.randn(90, 6)])
-    paths = paths_within(20_000, model, statistics, make("exact_obs"), list(statistics), iter)
+    paths = PathMaker(model, statistics, make("exact_obs"), Execution(20_000)).paths(list(statistics))
     assert [isinstance(path, RecomputedPath) for path in paths.values()] == [False, False, True]
     path, whole = paths["2"], make("exact_obs")(lobs.layers.matrix.weight_matrix(model[2]), statistics["2"])
     assert path.statistics.second_moment.is_meta

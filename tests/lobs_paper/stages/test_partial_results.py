@@ -87,10 +87,10 @@ def test_the_ceiling_changes_nothing_that_is_pruned(project):
 
 KILLED_PRUNE = """
 import os, signal, sys
-import lobs.schedule.one_shot
+import lobs.schedule.paths
 from lobs_paper.cli import main
 
-write, finished = lobs.schedule.one_shot.write_tensors, []
+write, finished = lobs.schedule.paths.write_tensors, []
 
 def write_and_die(path, *rest):
     write(path, *rest)
@@ -98,7 +98,7 @@ def write_and_die(path, *rest):
     if len(finished) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-lobs.schedule.one_shot.write_tensors = write_and_die
+lobs.schedule.paths.write_tensors = write_and_die
 main(sys.argv[1:])
 """
 
@@ -124,7 +124,7 @@ def test_a_killed_prune_goes_on_at_the_layer_where_it_stopped(project, monkeypat
     killed = subprocess.run([sys.executable, "-c", KILLED_PRUNE, *words], cwd=project, check=False)
     assert killed.returncode == -9
     assert not list(folder.iterdir())
-    assert len(list(folder.with_name("prune.partial").glob("*/*.safetensors"))) == 2
+    assert len(list(folder.with_name("prune.partial").glob("*/paths/*.safetensors"))) == 2
     eliminated.clear()
     lobs(*words)
     assert eliminated == [(10, 9)]
@@ -141,10 +141,10 @@ def test_a_killed_sequential_prune_keeps_its_shares_and_its_finished_layers(proj
     expected = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"}
     for file in folder.iterdir():
         file.unlink()
-    program = KILLED_PRUNE.replace("lobs.schedule.one_shot", "lobs.schedule.checkpoint")
+    program = KILLED_PRUNE.replace("lobs.schedule.paths", "lobs.schedule.checkpoint")
     killed = subprocess.run([sys.executable, "-c", program, *words], cwd=project, check=False)
     assert killed.returncode == -9
-    (budget,) = folder.with_name("prune.partial").glob("*/density=*")
+    (budget,) = folder.with_name("prune.partial").glob("*/density-*")
     assert sorted(file.name for file in budget.iterdir()) == [
         "call.json",
         "counts.json",

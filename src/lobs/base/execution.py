@@ -1,0 +1,48 @@
+"""How a long call is carried out: what it may hold in memory, where it keeps finished parts, how it shows progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from lobs.base.arguments import check_number
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a call is carried out; no result depends on it.
+
+    Attributes:
+        memory: ceiling in bytes on what is kept of many layers at once; None: what is available, less a margin. One
+            layer's own matrices always have to fit.
+        folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
+            as it is finished, and read where it is found: the same call made again after an interruption goes on where
+            it stopped. A folder belongs to one call: another one's is refused.
+        progress: wraps the iterable of layers, of trials or of batches (`tqdm`, say).
+
+    Raises:
+        TypeError: the ceiling is no number, or progress cannot be called.
+    """
+
+    memory: float | None = None
+    folder: Path | None = None
+    progress: Callable[[Iterable], Iterable] | None = None
+
+    def __post_init__(self) -> None:
+        check_number("memory", self.memory, "a ceiling in bytes")
+        if self.progress is not None and not callable(self.progress):
+            raise TypeError(f"progress must be a function that wraps an iterable (tqdm, say), got {self.progress!r}")
+        if self.folder is not None:
+            object.__setattr__(self, "folder", Path(self.folder))
+
+    def shown(self, items: Iterable[T]) -> Iterable[T]:
+        """The same items, with progress shown where that was asked for."""
+        return items if self.progress is None else self.progress(items)
+
+    def inside(self, name: str) -> Execution:
+        """The same with a folder in the folder, where there is one."""
+        return self if self.folder is None else replace(self, folder=self.folder / name)

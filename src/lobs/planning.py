@@ -1,0 +1,330 @@
+"""A network, its statistics and a method, to be asked for many budgets: paths and losses are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lobs.allocation.budget import Budget
+from lobs.allocation.knapsack import Curve
+from lobs.allocation.output_distance import OutputDistance
+from lobs.allocation.sharing import MEASURED_IMAGES, Sharing, shared_losses, solved
+from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
+from lobs.base.execution import Execution
+from lobs.base.fingerprint import claim_folder, digest
+from lobs.base.warning import warn
+from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.layerwise import first_input, require_repeatable
+from lobs.calibration.outputs import output_tensors
+from lobs.calibration.statistics import Statistics, layer_error
+from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
+from lobs.layers.consumers import Consumer, consumers_of
+from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
+from lobs.layers.network import prunable_layers
+from lobs.registry import CORRECTIONS, unknown_name
+from lobs.result import PruneResult
+from lobs.schedule.job import Job
+from lobs.schedule.paths import PathMaker, layers_with_statistics
+from lobs.schedule.run import no_worse_than_uniform, run
+from lobs.solvers import PruningPath, Solver
+
+# Densities of `Plan.curve` where none are named; those that a method cannot reach are left out.
+CURVE = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.02, 0.015, 0.01)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What one density costs, all layers pruned from the dense network's inputs.
+
+    Attributes:
+        density: share of weights kept over all layers.
+        relative_error: E over ||Z||_F^2 / n, the mean over the layers.
+        layers: by layer its density and its relative error.
+        distance: of the network's outputs from the dense network's (`OutputDistance`), where there are batches.
+    """
+
+    density: float
+    relative_error: float
+    layers: dict[str, tuple[float, float]]
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One network to be pruned by one method, to any budget; made by `lobs.plan`.
+
+    Attributes:
+        model: the dense network; never changed, unless `prune` is told ``in_place``.
+        statistics: of its layers.
+        solver: the method.
+        names: of the layers to prune, in the order of their calls.
+        excluded: of the layers that the caller left out.
+        batches: calibration inputs, for what measures the network.
+        keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
+        execution: how it is carried out; every budget gets a folder of its own in the folder.
+    """
+
+    model: nn.Module
+    statistics: Statistics
+    solver: Solver
+    names: list[str]
+    excluded: set[str]
+    batches: CalibrationBatches | None = None
+    keep_samples: int | None = None
+    execution: Execution = field(default_factory=Execution)
+    _losses: dict[str, Mapping[str, Curve] | None] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_network(self.model, self.names, self.statistics)
+
+    @cached_property
+    def paths(self) -> dict[str, PruningPath]:
+        """The layers' paths, computed when they are first needed."""
+        execution = self.execution.inside("paths")
+        if execution.folder is not None:
+            claim_folder(execution.folder, {**self._made_from, "method": self.solver, "layers": self.names})
+        return PathMaker(self.model, self.statistics, self.solver, execution).paths(self.names)
+
+    def losses(self, allocation: str) -> Mapping[str, Curve] | None:
+        """What every layer's removals cost, as an allocation sees it; computed once, whatever the budget.
+
+        Args:
+            allocation: a name in `lobs.registry.ALLOCATIONS`.
+
+        Returns:
+            Removals and losses by layer; None where no budget is shared out by them: ``uniform``, or whole units.
+        """
+        if allocation not in self._losses:
+            self._losses[allocation] = shared_losses(
+                self.model, self.paths, allocation, self.batches, self.execution.progress
+            )
+        return self._losses[allocation]
+
+    @outside_modes
+    def prune(
+        self,
+        budget: Budget | None = None,
+        *,
+        allocation: str = "uniform",
+        sequential: bool = False,
+        correct: str = "none",
+        in_place: bool = False,
+        **asked: Any,
+    ) -> PruneResult:
+        """Prune to one budget; the arguments mean what they mean to `lobs.prune`.
+
+        Args:
+            budget: what is left of the network; or its fields as keywords: ``density=0.05``, ``flops=0.3``,
+                ``size=50_000``, ``tolerance=0.1``, ``densities={...}``, with ``limits=`` and ``tolerance_rule=``.
+            allocation: how it is shared out between the layers.
+            sequential: front to back; the plan's paths then only share the budget out.
+            correct: a correction after pruning.
+            in_place: change the plan's model itself; the plan is then used up.
+            asked: the budget's fields.
+
+        Returns:
+            As `lobs.prune`; a layer's seconds do not count its path's, which all budgets share.
+
+        Raises:
+            ValueError: as `lobs.prune`.
+            TypeError: both a budget and fields of one, or a field that no budget has.
+        """
+        if budget is not None and asked:
+            raise TypeError(f"give a budget or its fields, got {budget} and {', '.join(asked)}")
+        budget = Budget(**asked) if budget is None else budget
+        losses = None
+        if budget.divisible and allocation != "uniform":
+            losses = self.losses(allocation)
+        job = self.job(Sharing(budget, allocation, self.batches, losses), sequential, correct, in_place)
+        job = replace(job, paths=self.paths)
+        if job.execution.folder is not None:
+            call = self.call(job)
+            job = replace(job, execution=job.execution.inside(f"{str(budget).partition('=')[0]}-{digest([call])[:12]}"))
+            claim_folder(Path(str(job.execution.folder)), call)
+        return self.carry_out(job, in_place)
+
+    def curve(self, densities: Iterable[float] | None = None, allocation: str = "uniform") -> list[CurvePoint]:
+        """What densities cost, from the paths alone; with batches also how far the outputs move.
+
+        Args:
+            densities: to look at; None: some between 50% and 1%, those that the method can reach.
+            allocation: how each is shared out between the layers.
+
+        Returns:
+            A point per density, in their order.
+
+        Raises:
+            ValueError: a density that was named is out of reach.
+        """
+        consumers = self._consumers()
+        measure = None
+        if self.batches is not None:
+            measure = OutputDistance(self.model, self.batches.first_images(MEASURED_IMAGES))
+        points = []
+        for density in self.execution.shown(CURVE if densities is None else list(densities)):
+            sharing = Sharing(Budget(density=density), allocation, self.batches, self.losses(allocation))
+            try:
+                counts = sharing.decision(self.model, self.paths, consumers).counts
+            except ValueError:
+                if densities is not None:
+                    raise
+                continue
+            points.append(self._point(counts, consumers, measure))
+        return points
+
+    def _point(
+        self, counts: Mapping[str, int], consumers: Mapping[str, Consumer], measure: OutputDistance | None
+    ) -> CurvePoint:
+        layers, kept = {}, 0
+        pairs = solved(self.paths, counts, consumers)
+        for name, (weight, mask) in pairs.items():
+            layer = self.statistics[name].to(weight.device)
+            path = self.paths[name]
+            left = int(mask[:, : layer.features].sum())
+            kept += left
+            power = layer_error(path.weight, layer.second_moment)
+            error = layer_error(weight - path.weight, layer.second_moment)
+            layers[name] = left / path.removable, error / power if power else 0.0
+        distance = None
+        if measure is not None:
+            distance = measure.with_weights({name: pair[0] for name, pair in pairs.items()})
+        density = kept / sum(path.removable for path in self.paths.values())
+        return CurvePoint(density, sum(error for _, error in layers.values()) / len(layers), layers, distance)
+
+    def _consumers(self) -> dict[str, Consumer]:
+        modules = prunable_layers(self.model)
+        units = all(path.removes_units for path in self.paths.values())
+        return consumers_of({name: modules[name] for name in self.names}) if units else {}
+
+    def job(self, sharing: Sharing, sequential: bool, correct: str, in_place: bool) -> Job:
+        """What is to be done for one budget."""
+        if correct not in CORRECTIONS:
+            raise ValueError(unknown_name("correction", correct, CORRECTIONS))
+        beside = sequential or correct != "none"
+        if beside:
+            require_repeatable(self.batches, "sequential=True" if sequential else f"correct={correct!r}")
+        pruned = self.model if in_place and not beside else independent_copy(self.model)
+        return Job(
+            self.model,
+            pruned,
+            self.statistics,
+            self.solver,
+            self.names,
+            sharing,
+            self.execution,
+            sequential=sequential,
+            correct=correct,
+            keep_samples=self.keep_samples,
+        )
+
+    def carry_out(self, job: Job, in_place: bool) -> PruneResult:
+        """Run a job and account for its result."""
+        with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
+            result = no_worse_than_uniform(job, run(job))
+        if in_place and job.beside:
+            self.model.load_state_dict(result.model.state_dict())
+            result = replace(result, model=self.model)
+        return self._accounted(job, result)
+
+    def call(self, job: Job) -> dict[str, object]:
+        """Everything that a job's result depends on, in digests: its folder belongs to that."""
+        call = {
+            **self._made_from,
+            "method": self.solver,
+            "layers": self.names,
+            "sequential": job.sequential,
+            "correct": job.correct,
+            "keep_samples": self.keep_samples,
+            **job.sharing.budget.asked,
+            "allocation": job.sharing.allocation,
+            "losses": digest(part for pair in (job.sharing.losses or {}).values() for part in pair),
+        }
+        if self.batches is not None and (job.beside or job.sharing.together):
+            call["batches"] = self.batches.fingerprint()
+            with torch.no_grad(), evaluation_mode(self.model):
+                call["outputs"] = digest(output_tensors(self.model(first_input(self.model, self.batches))))
+        return call
+
+    @cached_property
+    def _made_from(self) -> dict[str, object]:
+        layers = [(layer.second_moment, layer.samples, layer.loss_curvature) for layer in self.statistics.values()]
+        return {
+            "network": digest(part for pair in self.model.state_dict().items() for part in pair),
+            "statistics": digest(part for parts in layers for part in parts),
+        }
+
+    def _accounted(self, job: Job, result: PruneResult) -> PruneResult:
+        """The result with what was left alone and what was decided, once its network is known to be right."""
+        zeros = read_back(result.model, result.masks)
+        if self.batches is not None:
+            with same_buffers(result.model):
+                check_layers(result.model, first_input(result.model, self.batches), self.names)
+        left = unpruned_weights(result.model, self.names, self.excluded, self.statistics.calls)
+        notes = [f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items()]
+        notes = [*result.notes, *notes]
+        result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
+        if job.sharing.together:
+            gave_way = any(decision.gave_way for decision in job.decisions)
+            shared_by, distance = job.sharing.chosen(self.model, gave_way)
+            result = replace(result, shared_by=shared_by, distance=distance)
+        unasked = sum(entry.weights for entry in left if not entry.by_choice)
+        if unasked > WORTH_A_WARNING * result.weights:
+            warn(
+                f"{100 * unasked / result.weights:.1f}% of the network's weights were not pruned: "
+                f"{shown(entry for entry in left if not entry.by_choice)}; the whole network keeps "
+                f"{result.network_density:.4g} of its weights"
+            )
+        return result
+
+
+def selected(
+    model: nn.Module, statistics: Statistics, layers: list[str] | None, exclude: list[str]
+) -> tuple[list[str], set[str]]:
+    """The layers to prune, and those that the caller did not want pruned.
+
+    Args:
+        model: the network.
+        statistics: of its layers.
+        layers: names or patterns of those to prune; None takes all that have statistics.
+        exclude: names or patterns of layers among them that stay dense.
+
+    Returns:
+        Names in the order of the layers' calls, at least one; and the names left out.
+
+    Raises:
+        ValueError: no layer is left.
+    """
+    found = layers_with_statistics(model, statistics, layers)
+    left_out = set(prunable_layers(model, exclude)) if exclude else set()
+    names = [name for name in found if name not in left_out]
+    if not names:
+        asked = f"exclude={exclude!r} leaves" if exclude else f"layers={layers!r} leave"
+        raise ValueError(f"{asked} no layer to prune; those with statistics are {', '.join(statistics) or 'none'}")
+    if layers is not None:
+        left_out |= prunable_layers(model).keys() - prunable_layers(model, layers).keys()
+    return names, left_out
+
+
+def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -> None:
+    modules = prunable_layers(model)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "model was made in torch.inference_mode, which forbids to change its weights: make or load it outside of "
+            "that mode, or give copy.deepcopy(model) made outside"
+        )
+    check_plain({name: modules[name] for name in names})
+    check_owners(model, names)
+    functional = statistics.calls.functional
+    for name in names:
+        if name in functional:
+            raise ValueError(
+                f"layer {name!r}: its weight or bias is used outside of it, too, by {functional[name]}, whose inputs "
+                f"are not looked at: leave it out with exclude=[{name!r}]"
+            )

@@ -1,0 +1,90 @@
+"""One network's way from dense to pruned: everything that the schedules need to know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lobs.allocation.allocate import check_names
+from lobs.allocation.sharing import Decision, Sharing
+from lobs.base.atomic import replacing
+from lobs.base.execution import Execution
+from lobs.calibration.statistics import Statistics
+from lobs.layers.consumers import Consumer
+from lobs.solvers import PruningPath, Solver
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done.
+
+    Attributes:
+        dense: the trained network; not changed.
+        pruned: its copy, changed layer by layer; to go one shot it may be the same object.
+        statistics: of the dense network's layers.
+        solver: the method.
+        names: of the layers to prune, in the order of their calls.
+        sharing: the budget.
+        execution: its folder belongs to this job alone.
+        sequential: front to back, or all layers from the dense network's inputs.
+        correct: what is corrected afterwards (`lobs.registry.CORRECTIONS`).
+        keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
+        paths: of the dense network's layers where they are known already; in sequence they share the budget out.
+        make_paths: makes them otherwise.
+        decisions: on the shares, noted as they are made.
+    """
+
+    dense: nn.Module
+    pruned: nn.Module
+    statistics: Statistics
+    solver: Solver
+    names: list[str]
+    sharing: Sharing
+    execution: Execution
+    sequential: bool = False
+    correct: str = "none"
+    keep_samples: int | None = None
+    paths: Mapping[str, PruningPath] | None = None
+    decisions: list[Decision] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.sharing.budget.densities is not None:
+            check_names(self.sharing.budget.densities, self.names)
+
+    @property
+    def beside(self) -> bool:
+        """Whether the dense network is needed beside the pruned one."""
+        return self.sequential or self.correct != "none"
+
+    def decide(
+        self, paths: Callable[[], Mapping[str, PruningPath]], consumers: Mapping[str, Consumer]
+    ) -> dict[str, int]:
+        """How many weights each layer loses; what an interrupted call decided stands.
+
+        Args:
+            paths: gives them, where they are needed.
+            consumers: of the layers' units, where whole units are removed.
+
+        Returns:
+            Removals by layer.
+        """
+        file = self.file("counts.json")
+        if file is not None and file.exists():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            decision = Decision(**found)
+        else:
+            decision = self.sharing.decision(self.dense, paths(), consumers, self.execution.progress)
+            if file is not None:
+                with replacing(file) as unfinished:
+                    unfinished.write_text(json.dumps(asdict(decision)), encoding="utf-8")
+        self.decisions.append(decision)
+        return decision.counts
+
+    def file(self, name: str) -> Path | None:
+        """A file in the job's folder, where it has one."""
+        return None if self.execution.folder is None else self.execution.folder / name

@@ -1,0 +1,121 @@
+"""The layers' pruning paths: made one by one, all together under a ceiling, and read again after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lobs.base.execution import Execution
+from lobs.base.memory import ceiling
+from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
+from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
+from lobs.layers.matrix import Prunable, weight_matrix
+from lobs.layers.network import prunable_layers
+from lobs.solvers import PruningPath, Solver
+from lobs.solvers.recomputed import RecomputedPath, path_bytes
+
+
+@dataclass(frozen=True)
+class PathMaker:
+    """Makes the paths of a dense network's layers.
+
+    Attributes:
+        model: the network; not changed.
+        statistics: of its layers.
+        solver: the method.
+        execution: its folder keeps what takes a solver long (`PruningPath.state`); it belongs to one network, its
+            statistics and one solver.
+    """
+
+    model: nn.Module
+    statistics: Mapping[str, LayerStatistics]
+    solver: Solver
+    execution: Execution = field(default_factory=Execution)
+
+    def path(self, name: str) -> PruningPath:
+        """The path of one layer.
+
+        Args:
+            name: of the layer.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: the statistics do not fit, or the solver refuses the layer; the message names it.
+        """
+        layer, module = self.statistics[name], prunable_layers(self.model)[name]
+        check_fit(name, module, layer)
+        weight = weight_matrix(module, layer.bias)
+        weight = weight.float() if weight.dtype.itemsize < 4 else weight
+        layer = layer.to(weight.device)
+        file = self._file(name)
+        if file is not None and (state := read_tensors(file)) is not None:
+            return self.solver.restored(weight, layer, state)
+        path = solve(self.solver, name, weight, layer)
+        if file is not None and path.state is not None:
+            write_tensors(file, path.state, path.state.__getitem__, {})
+        return path
+
+    def paths(self, names: Iterable[str]) -> dict[str, PruningPath]:
+        """All paths under the ceiling: of one that does not fit any more only the curve is kept (`RecomputedPath`).
+
+        Args:
+            names: of the layers.
+
+        Returns:
+            A path per layer; those of whole units are all kept.
+        """
+        room = ceiling(self.execution.memory, next(self.model.parameters()).device)
+        paths: dict[str, PruningPath] = {}
+        for name in self.execution.shown(list(names)):
+            path = self.path(name)
+            needed = path_bytes(path)
+            if needed > room and not path.removes_units:
+                path = RecomputedPath(path, partial(self.path, name))
+            else:
+                room -= needed
+            paths[name] = path
+        return paths
+
+    def _file(self, name: str) -> Path | None:
+        return None if self.execution.folder is None else layer_file(self.execution.folder, name)
+
+
+def solve(solver: Solver, name: str, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
+    """A layer's path; where the solver refuses it, the message names the layer."""
+    try:
+        return solver(weight, statistics)
+    except ValueError as error:
+        raise type(error)(f"layer {name!r}: {error}") from error
+
+
+def layers_with_statistics(
+    model: nn.Module, statistics: Statistics, layers: Iterable[str] | None
+) -> dict[str, Prunable]:
+    """The layers to prune, in the order of their calls.
+
+    Args:
+        model: the network.
+        statistics: of its layers.
+        layers: names or patterns; None takes all that have statistics.
+
+    Returns:
+        The modules by name.
+
+    Raises:
+        ValueError: a layer has no statistics, or statistics belong to no layer.
+    """
+    modules = prunable_layers(model, layers)
+    if layers is None:
+        absent = [name for name in statistics if name not in modules]
+        if absent:
+            raise ValueError(f"the statistics hold layer {absent[0]!r}; the network has {', '.join(modules)}")
+    for name in modules if layers is not None else ():
+        if name not in statistics:
+            raise ValueError(f"no statistics of layer {name!r}; there are those of {', '.join(statistics)}")
+    return {name: modules[name] for name in statistics if name in modules}
