@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import Decision, gave_way
-from lobs.base.execution import Execution
 from lobs.base.warning import warn
 from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches
@@ -72,7 +71,7 @@ def no_worse_than_uniform(job: Job, result: PruneResult) -> PruneResult:
         return result
     plain = replace(job.sharing, allocation="uniform", losses=None)
     pruned = independent_copy(job.dense)
-    execution = Execution(job.execution.memory, None, job.execution.progress)
+    execution = job.execution.inside("uniform")
     rival = run(replace(job, pruned=pruned, sharing=plain, execution=execution, decisions=[]))
     measure = OutputDistance(job.dense, cast("CalibrationBatches", job.sharing.images))
     ours, theirs = (measure.of_network(network) for network in (result.model, rival.model))

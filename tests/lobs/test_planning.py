@@ -1,0 +1,151 @@
+"""A plan asks one factorisation many times, and gives what single calls give."""
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+
+X = torch.randn(200, 12, generator=torch.Generator().manual_seed(3))
+BATCHES = list(X.split(50))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 9), nn.ReLU(), nn.Linear(9, 4)).eval()
+
+
+def same(one, other):
+    assert all(torch.equal(value, other.model.state_dict()[key]) for key, value in one.model.state_dict().items())
+    assert [(r.kept, r.error) for r in one.layers] == [(r.kept, r.error) for r in other.layers]
+    assert (one.density, one.notes, one.shared_by, one.distance) == (
+        other.density,
+        other.notes,
+        other.shared_by,
+        other.distance,
+    )
+
+
+ASKED = [
+    {"density": 0.3},
+    {"flops": 0.2},
+    {"size": 1500, "allocation": "relative"},
+    {"tolerance": 0.4, "tolerance_rule": "sensitivity"},
+    {"densities": {"0": 0.2, "2": 0.3, "4": 0.9}},
+    {"density": 0.3, "allocation": "global", "limits": {"4": (0.5, 1.0)}},
+    {"density": 0.3, "allocation": "fisher", "correct": "bias"},
+    {"density": 0.3, "allocation": "global", "sequential": True},
+]
+
+
+@pytest.mark.parametrize("method", ["exact_obs", "lobs", "sparsegpt"])
+def test_every_budget_gives_what_a_call_of_its_own_gives(model, method):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    plan = lobs.plan(model, statistics, method, batches=BATCHES)
+    for asked in ASKED:
+        if method == "sparsegpt" and "tolerance" in asked:
+            continue
+        same(plan.prune(**asked), lobs.prune(model, statistics, method, batches=BATCHES, **asked))
+
+
+def test_the_layers_are_factorised_once(model, monkeypatch):
+    from lobs.solvers.exact_obs import ExactOBS
+
+    seen, path = [], ExactOBS.path
+    monkeypatch.setattr(ExactOBS, "path", lambda self, *rest: seen.append(1) or path(self, *rest))
+    plan = lobs.plan(model, None, "exact_obs", batches=BATCHES)
+    assert not seen
+    for density in (0.5, 0.2, 0.1):
+        plan.prune(density=density, allocation="global")
+    plan.curve(allocation="global")
+    assert len(seen) == 3
+
+
+def test_losses_are_computed_once_per_allocation(model, monkeypatch):
+    calls = []
+    shared = lobs.planning.shared_losses
+    monkeypatch.setattr(lobs.planning, "shared_losses", lambda *rest: calls.append(rest[2]) or shared(*rest))
+    plan = lobs.plan(model, None, batches=BATCHES)
+    for density in (0.5, 0.2):
+        plan.prune(density=density, allocation="measured")
+        plan.prune(density=density, allocation="fisher")
+    assert calls == ["measured", "fisher"]
+
+
+def test_the_curve_is_that_of_the_pruned_networks(model):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    plan = lobs.plan(model, statistics, "exact_obs", batches=BATCHES)
+    points = plan.curve((0.5, 0.25, 0.1))
+    for density, point in zip((0.5, 0.25, 0.1), points, strict=True):
+        result = plan.prune(density=density)
+        assert point.density == result.density
+        assert {name: pair[0] for name, pair in point.layers.items()} == {r.name: r.density for r in result.layers}
+        errors = [record.relative_error for record in result.layers]
+        assert [pair[1] for pair in point.layers.values()] == pytest.approx(errors)
+        measure = lobs.allocation.output_distance.OutputDistance(model, BATCHES)
+        assert point.distance == pytest.approx(measure.of_network(result.model))
+    assert [p.distance for p in points] == sorted(p.distance for p in points)
+    assert lobs.plan(model, statistics).curve((0.5,))[0].distance is None
+
+
+def test_a_curve_leaves_out_what_a_pattern_cannot_reach_unless_it_was_asked_for(model):
+    plan = lobs.plan(model, None, lobs.solvers.make("magnitude", pattern="2:4"), batches=BATCHES)
+    assert [round(point.density, 2) for point in plan.curve()] == [0.53]  # 9 inputs are no whole number of fours
+    with pytest.raises(ValueError, match=r"layer '0': .*0\.1"):
+        plan.curve((0.1,))
+
+
+def test_whole_units_have_a_curve_too(model):
+    points = lobs.plan(model, None, "apoz", batches=BATCHES).curve((0.5, 0.3))
+    assert points[0].density > points[1].density > 0.2
+
+
+def test_a_folder_holds_every_budgets_parts_and_is_read_again(model, tmp_path, monkeypatch):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    execution = lobs.Execution(folder=tmp_path)
+    options = {"allocation": "global", "sequential": True}
+    first = [
+        lobs.plan(model, statistics, "exact_obs", batches=BATCHES, execution=execution).prune(density=d, **options)
+        for d in (0.5, 0.3)
+    ]
+    monkeypatch.setattr("lobs.solvers.exact_obs.ExactOBS.path", None)
+    again = lobs.plan(model, statistics, "exact_obs", batches=BATCHES, execution=execution)
+    for density, result in zip((0.5, 0.3), first, strict=True):
+        same(again.prune(density=density, **options), result)
+    other = lobs.plan(model, statistics, "lobs", batches=BATCHES, execution=execution)
+    with pytest.raises(ValueError, match="holds parts of another call: method differ"):
+        other.prune(density=0.5)
+
+
+def test_budgets_are_objects_too(model):
+    plan = lobs.plan(model, None, batches=BATCHES)
+    same(plan.prune(lobs.Budget(flops=0.3)), plan.prune(flops=0.3))
+    with pytest.raises(TypeError, match="give a budget or its fields, got flops=0.3 and density"):
+        plan.prune(lobs.Budget(flops=0.3), density=0.2)
+    with pytest.raises(ValueError, match="give exactly one of density, tolerance, densities, flops, size; got none"):
+        plan.prune()
+    with pytest.raises(TypeError, match="memory must be a ceiling in bytes, a number"):
+        lobs.Execution(memory="much")
+
+
+def test_what_needs_batches_says_so(model):
+    plan = lobs.plan(model, lobs.collect_statistics(model, BATCHES))
+    with pytest.raises(ValueError, match="sequential=True needs batches="):
+        plan.prune(density=0.3, sequential=True)
+    with pytest.raises(ValueError, match=r"correct='bias' needs batches="):
+        plan.prune(density=0.3, correct="bias")
+
+
+def test_in_place_changes_the_model_itself(model):
+    result = lobs.plan(model, None, batches=BATCHES).prune(density=0.3, in_place=True)
+    assert result.model is model
+    assert (model[0].weight == 0).float().mean() > 0.5
+
+
+def test_warnings_point_to_the_callers_line(model):
+    mixed = nn.Sequential(model, nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 40, 2))
+    with pytest.warns(UserWarning, match="were not pruned") as caught:
+        lobs.prune(mixed, batches=BATCHES, density=0.5)
+        lobs.plan(mixed, None, batches=BATCHES).prune(density=0.5)
+    assert {warning.filename for warning in caught} == {__file__}
