@@ -54,10 +54,11 @@ test: lint ## lint, types, then the test suite
 package: $(STAMP) ## build the sdist and the wheel, and try the wheel out in an empty folder
 	python tests/packaging/check_wheel.py
 
-lint: $(STAMP) ## ruff (rules, format) and mypy
+lint: $(STAMP) ## ruff (rules, format), mypy and the import rule
 	ruff check
 	ruff format --check
 	mypy
+	lint-imports
 
 format: $(STAMP) ## rewrite the sources in the house format
 	ruff check --fix

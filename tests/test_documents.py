@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,14 @@ def test_what_a_document_may_not_say_is_noticed(tmp_path):
     ]:
         with pytest.raises((AssertionError, KeyError)):
             check(words, tmp_path)
+
+
+def test_the_picture_of_the_packages_is_up_to_date():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import diagram
+    finally:
+        sys.path.pop(0)
+    assert "".join(re.findall(r"<!-- (.+?) -->", diagram.draw().decode())) == "".join(
+        re.findall(r"<!-- (.+?) -->", diagram.PICTURE.read_text(encoding="utf-8"))
+    )

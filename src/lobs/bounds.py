@@ -88,12 +88,12 @@ def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statist
                 change = weight_matrix(module, layer.bias) - weights[name]
                 error = layer_error(change, layer.second_moment.to(change.device))
             terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
-        growth *= float(module.weight.double().norm()) * sqrt(multiplicity(module))
+        growth *= float(module.weight.double().norm()) * sqrt(patch_overlap(module))
     layers = {name: terms[name] for name in statistics}
     return ErrorBound(layers, sum(layers.values()))
 
 
-def multiplicity(module: nn.Module) -> int:
+def patch_overlap(module: nn.Module) -> int:
     """In how many of a convolution's patches one input element can stand."""
     if not isinstance(module, nn.Conv2d):
         return 1

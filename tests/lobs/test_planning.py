@@ -90,8 +90,9 @@ def test_the_curve_is_that_of_the_pruned_networks(model):
 
 
 def test_a_curve_leaves_out_what_a_pattern_cannot_reach_unless_it_was_asked_for(model):
-    plan = lobs.plan(model, None, lobs.solvers.make("magnitude", pattern="2:4"), batches=BATCHES)
-    assert [round(point.density, 2) for point in plan.curve()] == [0.53]  # 9 inputs are no whole number of fours
+    solver = lobs.solvers.make("magnitude", pattern="2:4")
+    plan = lobs.plan(model, None, solver, batches=BATCHES, exclude=["4"])  # its 9 inputs are no multiple of four
+    assert [point.density for point in plan.curve()] == [0.5]
     with pytest.raises(ValueError, match=r"layer '0': .*0\.1"):
         plan.curve((0.1,))
 
@@ -121,7 +122,7 @@ def test_a_folder_holds_every_budgets_parts_and_is_read_again(model, tmp_path, m
 def test_budgets_are_objects_too(model):
     plan = lobs.plan(model, None, batches=BATCHES)
     same(plan.prune(lobs.Budget(flops=0.3)), plan.prune(flops=0.3))
-    with pytest.raises(TypeError, match="give a budget or its fields, got flops=0.3 and density"):
+    with pytest.raises(TypeError, match=r"give a budget or its fields, got flops=0.3 and density"):
         plan.prune(lobs.Budget(flops=0.3), density=0.2)
     with pytest.raises(ValueError, match="give exactly one of density, tolerance, densities, flops, size; got none"):
         plan.prune()

@@ -1,4 +1,4 @@
-"""The walk over a network, through the public API."""
+"""Pruning a whole network, through the public API."""
 
 import subprocess
 import sys

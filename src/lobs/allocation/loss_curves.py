@@ -8,7 +8,7 @@ from torch import nn
 
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.output_distance import measured_losses
-from lobs.bounds import multiplicity
+from lobs.bounds import patch_overlap
 from lobs.calibration.output_fisher import output_sensitivity
 from lobs.layers.network import prunable_layers
 from lobs.registry import ALLOCATION_ALIASES, ALLOCATION_WITH_BATCHES, ALLOCATIONS, unknown_name
@@ -101,7 +101,7 @@ def theorem(paths: Mapping[str, PruningPath], model: nn.Module) -> dict[str, Cur
         statistics = paths[name].statistics
         curves[name] = counts, growth * (errors * statistics.samples / statistics.inputs).sqrt()
         module = modules[name]
-        growth *= float(module.weight.detach().double().norm()) * multiplicity(module) ** 0.5
+        growth *= float(module.weight.detach().double().norm()) * patch_overlap(module) ** 0.5
     return {name: curves[name] for name in paths}
 
 

@@ -18,7 +18,7 @@ from lobs.calibration.accumulator import combined
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.collection_pass import CalibrationPass
 from lobs.calibration.inputs import check_batches
-from lobs.calibration.spilling import Shelf
+from lobs.calibration.spilling import SpilledStatistics
 from lobs.calibration.statistics import summed_up
 from lobs.layers.network import prunable_layers
 
@@ -63,7 +63,7 @@ def collect_statistics(
             Where one of them fails, all raise.
         memory: ceiling in bytes on the second moments held at once; None: what is available, less a margin. Where all
             layers' do not fit (8 bytes times features squared each), they are collected in groups that do, front to
-            back, with one pass over the batches per group, and finished layers lie on the disk until they are asked
+            back, with one pass over the batches per group, and finished layers are kept in files until they are asked
             for. A single layer's is never cut. Results do not depend on the ceiling.
         folder: finished groups are written here whether they fit or not, and layers that are found here are not
             collected again: a folder belongs to one network and one set of batches, another one's is refused. None: a
@@ -92,8 +92,8 @@ def collect_statistics(
     if distributed:
         require_group()
     folder = None if folder is None else Path(folder, *([f"process{rank_and_size()[0]}"] if distributed else []))
-    shelf = Shelf(modules, memory, folder, distributed)
-    again = shelf.several and not isinstance(batches, Iterator)
+    spilled = SpilledStatistics(modules, memory, folder, distributed)
+    again = spilled.several and not isinstance(batches, Iterator)
     readings = calibration_batches(batches, memory=0) if again else batches
 
     def claim() -> None:
@@ -104,7 +104,7 @@ def collect_statistics(
 
     if folder is not None and (folder / CALL).exists():
         together(claim) if distributed else claim()
-    while missing := shelf.next_group(batches):
+    while missing := spilled.next_group(batches):
         # Keys drawn alike in all processes would sample the same rows of every share.
         seed = rank_and_size()[0] if distributed else 0
         pass_ = CalibrationPass(model, missing, keep_samples, seed, loss)
@@ -126,5 +126,5 @@ def collect_statistics(
         if final in results:
             results[final] = replace(results[final], last=True)
         together(claim) if distributed else claim()
-        shelf.put(results, calls)
-    return shelf.statistics()
+        spilled.put(results, calls)
+    return spilled.statistics()

@@ -1,4 +1,4 @@
-"""Walks through a network that sequential pruning and corrections make many times: forward passes up to one layer."""
+"""Forward passes up to one layer after another: what sequential pruning and corrections see of a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import network_input, probe_determinism
-from lobs.calibration.lockstep import SuspendedPasses, suspendable
+from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
 from lobs.layers.matrix import call_input
 from lobs.layers.network import tied_layers
 
@@ -55,7 +55,7 @@ def run_until(
             handle.remove()
     raise ValueError(
         f"{modules[0]} was called {seen} times in a forward pass and {calls} times in the first one: networks that "
-        f"call their layers depending on the data cannot be walked layer by layer"
+        f"call their layers depending on the data cannot be gone through layer by layer"
     )
 
 
@@ -115,17 +115,17 @@ def _members(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, li
     return {name: list(tied[name].values()) if name in tied else [module] for name, module in modules.items()}
 
 
-class Walk:
+class LayerwisePasses:
     """One network front to back: what its modules are given and give, while those before them may have been changed.
 
-    A context manager. Where the network allows it (`lobs.calibration.lockstep`) all of the walk is one forward pass,
+    A context manager. Where the network allows it (`lobs.calibration.lockstep`) all layers are reached in one forward pass,
     else every module is reached from the network's start.
 
     Args:
         model: in evaluation mode.
         modules: of the model, by name.
         batches: calibration inputs, the same on every reading.
-        together: how many such walks are made at once and share the memory.
+        together: how many such objects are used at once and share the memory.
 
     Attributes:
         calls: how often one forward pass calls each module, in the order of the first call; without those never called.
@@ -140,11 +140,11 @@ class Walk:
         self.batches = calibration_batches(batches)
         self.calls = count_calls(model, self.batches, modules)
         self._model, self._members = model, _members(model, modules)
-        self._passes: SuspendedPasses | None = None
-        if suspendable(model, modules, self.batches, together):
-            self._passes = SuspendedPasses(model, modules, self.batches)
+        self._passes: LockstepPasses | None = None
+        if lockstep_possible(model, modules, self.batches, together):
+            self._passes = LockstepPasses(model, modules, self.batches)
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> LayerwisePasses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -184,18 +184,18 @@ class Walk:
         return seen
 
 
-def side_by_side(name: str, *walks: Walk) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
+def side_by_side(name: str, *passes: LayerwisePasses) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
     """What every batch brings to a module in several networks, with one reading of the batches for all of them.
 
     Args:
         name: of the module.
-        walks: through the networks, over the same batches.
+        passes: through the networks, over the same batches.
 
     Yields:
-        For each walk, input and output of every call, batch by batch.
+        For each network, input and output of every call, batch by batch.
     """
-    for index, batch in enumerate(walks[0].batches):
-        yield [walk.visit(name, index, batch) for walk in walks]
+    for index, batch in enumerate(passes[0].batches):
+        yield [each.visit(name, index, batch) for each in passes]
 
 
 def _keeper(seen: list[tuple[Tensor, Tensor]]) -> Callable[[Tensor, Tensor], None]:

@@ -1,14 +1,14 @@
-"""Forward passes that wait before every layer: a walk through a network in about one forward pass.
+"""Forward passes that wait before every layer: all layers front to back in about one forward pass.
 
 Pruning in sequence and correcting biases both change a layer and then need what the next one is given. Running every
 batch from the start up to each layer in turn costs as many passes as there are layers. Here each batch has a pass of
 its own, a greenlet, which is held just before it calls a layer and goes on once that layer is done. The price is
 memory: what every batch's pass still needs is alive at the same time.
 
-`suspendable` says whether a walk may be made this way: it may not where a layer is called more than once (its first
-call would have to know weights that are decided after its last), where autocast is switched on or off inside the
+`lockstep_possible` says whether this may be done: it may not where a layer is called more than once (its first call
+would have to know weights that are decided after its last), where autocast is switched on or off inside the
 network (the switch belongs to the whole thread), or where memory does not suffice. Then
-`lobs.calibration.layerwise.Walk` starts anew for every layer.
+`lobs.calibration.layerwise.LayerwisePasses` starts anew for every layer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEMORY_SHARE = 0.5
 
 
 @torch.no_grad()
-def suspendable(
+def lockstep_possible(
     model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, networks: int = 1, memory: int | None = None
 ) -> bool:
     """Whether passes through a network can wait before each of some modules.
@@ -42,7 +42,7 @@ def suspendable(
         model: in evaluation mode.
         modules: of the model, by name.
         batches: calibration inputs, which start anew each time.
-        networks: how many networks of this kind are walked through at once.
+        networks: how many networks of this kind are gone through at once.
         memory: bytes that the waiting passes may take; None: `MEMORY_SHARE` of what is free now.
 
     Returns:
@@ -80,13 +80,13 @@ def suspendable(
     return needed <= (MEMORY_SHARE * available_bytes(first.device) if memory is None else memory)
 
 
-class SuspendedPasses:
+class LockstepPasses:
     """One forward pass per batch, each held before the module it is about to call.
 
     A context manager: leaving it ends all passes.
 
     Args:
-        model: in evaluation mode; `suspendable`.
+        model: in evaluation mode; `lockstep_possible`.
         modules: of the model, by name, where the passes are held.
         batches: of the network's inputs.
     """
@@ -96,7 +96,7 @@ class SuspendedPasses:
         self._passes = [_Pass(model, batch) for batch in batches]
         self._handles = [module.register_forward_pre_hook(self._hold, with_kwargs=True) for module in modules.values()]
 
-    def __enter__(self) -> SuspendedPasses:
+    def __enter__(self) -> LockstepPasses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +130,7 @@ class SuspendedPasses:
             before = "ended" if each.dead else f"called layer {held[0]!r}"
             raise ValueError(
                 f"a forward pass {before} where the first one called layer {name!r}: networks that call their "
-                f"layers depending on the data cannot be walked layer by layer"
+                f"layers depending on the data cannot be gone through layer by layer"
             )
         return held[1]
 

@@ -21,7 +21,7 @@ from lobs.layers.matrix import Prunable
 CALLS = "calls.json"
 
 
-class Shelf:
+class SpilledStatistics:
     """The layers that are still to be collected, in groups, and those that are finished.
 
     Args:

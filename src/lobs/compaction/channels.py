@@ -37,7 +37,7 @@ class Axis:
 
 
 @dataclass
-class Product:
+class LinearOperation:
     """A Linear or Conv2d: which inputs each unit reads, and which of them are constants that its bias can take over.
 
     Attributes:
@@ -66,7 +66,7 @@ class Channels:
         norms: batch norms, each with its name and ids.
     """
 
-    products: list[Product] = field(default_factory=list)
+    products: list[LinearOperation] = field(default_factory=list)
     norms: list[tuple[str, nn.Module, Tensor]] = field(default_factory=list)
     _parent: list[int] = field(default_factory=list)
     _pinned: list[int] = field(default_factory=list)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lobs.base.evaluation_mode import evaluation_mode
-from lobs.compaction.channels import Channels, Product, constants
+from lobs.compaction.channels import Channels, LinearOperation, constants
 from lobs.compaction.trace import follow
 
 
@@ -110,7 +110,7 @@ def _shrink(channels: Channels) -> dict[str, LayerSize]:
     return layers
 
 
-def _shrink_product(product: Product, units: Tensor, inputs: Tensor) -> None:
+def _shrink_product(product: LinearOperation, units: Tensor, inputs: Tensor) -> None:
     module = product.module
     groups = getattr(module, "groups", 1)
     if groups == 1:

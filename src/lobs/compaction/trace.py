@@ -1,6 +1,6 @@
 """Follows a network's channels from its inputs to its outputs, by torch.fx.
 
-The network is traced and walked once in the order of its calls. A step that is not listed here is taken to read all
+The network is traced and gone through once in the order of its calls. A step that is not listed here is taken to read all
 channels of its inputs, and nothing is known about what it gives.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from lobs.compaction.channels import Axis, Channels, Product, constants
+from lobs.compaction.channels import Axis, Channels, LinearOperation, constants
 from lobs.layers.matrix import Prunable
 
 # fx types a node's arguments as anything that a graph may hold; what is asked of them is checked where it is used.
@@ -300,7 +300,7 @@ class _Walk:
             outputs = self.channels.new(len(weight))
             self.channels.tie(outputs, members[:, 0].repeat_interleave(len(weight) // groups))
             reads_all = None
-        self.channels.products.append(Product(name, module, source, outputs, reads_all, foldable))
+        self.channels.products.append(LinearOperation(name, module, source, outputs, reads_all, foldable))
         return Axis(outputs, known & value.isfinite(), value)
 
     def _norm(self, name: str, module: Any, source: Axis) -> Axis | None:

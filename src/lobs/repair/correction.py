@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.inputs import network_input, raw_input
-from lobs.calibration.layerwise import Walk, count_calls, first_input, require_repeatable
+from lobs.calibration.layerwise import LayerwisePasses, count_calls, first_input, require_repeatable
 from lobs.calibration.outputs import output_tensors
 from lobs.layers.matrix import PRUNABLE, Prunable, unit_outputs
 from lobs.layers.network import bias_columns, prunable_layers
@@ -210,11 +210,11 @@ def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBat
             handle.remove()
     copies = dict(pruned.named_modules())
     copied = {name: cast("Place", copies[name]) for name in means}
-    with Walk(pruned, copied, batches) as walk:
+    with LayerwisePasses(pruned, copied, batches) as passes:
         for name, expected in means.items():
             module = copied[name]
             found = _Mean(module)
-            for calls in walk.visits(name):
+            for calls in passes.visits(name):
                 for inputs, output in calls:
                     found.see(inputs, output)
             bias = cast("Tensor", module.bias)

@@ -10,14 +10,14 @@ from lobs.allocation.sharing import solved
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.matrix import Prunable, set_weight_matrix
 from lobs.layers.network import prunable_layers
-from lobs.schedule.checkpoint import Step
 from lobs.schedule.job import Job
+from lobs.schedule.layer_result import LayerResult
 from lobs.schedule.paths import PathMaker
 from lobs.solvers import PruningPath
 from lobs.solvers.recomputed import whole
 
 
-def prune_at_once(job: Job) -> Iterator[Step]:
+def prune_at_once(job: Job) -> Iterator[LayerResult]:
     """Prune every layer from its statistics in the dense network.
 
     Args:
@@ -48,14 +48,14 @@ def prune_at_once(job: Job) -> Iterator[Step]:
     yield from _together(job, maker.paths(job.names), seconds)
 
 
-def _step(job: Job, module: Prunable, name: str, path: PruningPath, start: float) -> Step:
+def _step(job: Job, module: Prunable, name: str, path: PruningPath, start: float) -> LayerResult:
     count = path.at_least(job.sharing.count(name, path))
     pair = path.at(count)
     set_weight_matrix(module, pair[0], path.statistics.bias)
-    return Step.taken(name, path.weight, path, count, pair, time.perf_counter() - start)
+    return LayerResult.taken(name, path.weight, path, count, pair, time.perf_counter() - start)
 
 
-def _together(job: Job, paths: Mapping[str, PruningPath], seconds: dict[str, float]) -> Iterator[Step]:
+def _together(job: Job, paths: Mapping[str, PruningPath], seconds: dict[str, float]) -> Iterator[LayerResult]:
     """The counts of all layers are decided at once; where they lose single weights, one is in memory at a time."""
     found = prunable_layers(job.pruned)
     consumers: dict[str, Consumer] = {}
@@ -71,7 +71,7 @@ def _together(job: Job, paths: Mapping[str, PruningPath], seconds: dict[str, flo
         pair = units[name] if consumers else computed.at(counts[name])
         set_weight_matrix(found[name], pair[0], computed.statistics.bias)
         spent = seconds.get(name, 0.0) + time.perf_counter() - start
-        step = Step.taken(name, computed.weight, computed, counts[name], pair, spent)
+        step = LayerResult.taken(name, computed.weight, computed, counts[name], pair, spent)
         del computed
         yield step
 

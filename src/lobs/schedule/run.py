@@ -16,8 +16,8 @@ from lobs.layers.checks import independent_copy
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
 from lobs.result import LayerRecord, PruneResult
-from lobs.schedule.checkpoint import Step
 from lobs.schedule.job import Job
+from lobs.schedule.layer_result import LayerResult
 from lobs.schedule.one_shot import prune_at_once
 from lobs.schedule.sequential import prune_in_sequence
 
@@ -83,7 +83,7 @@ def no_worse_than_uniform(job: Job, result: PruneResult) -> PruneResult:
     return replace(rival, notes=[*rival.notes, note])
 
 
-def _record(step: Step, mask: Tensor) -> LayerRecord:
+def _record(step: LayerResult, mask: Tensor) -> LayerRecord:
     kept = int(mask.sum())
     return LayerRecord(
         name=step.name,

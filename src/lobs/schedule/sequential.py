@@ -26,12 +26,12 @@ from torch import Tensor
 from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.accumulator import InputSums, ResidualSums, widened
 from lobs.calibration.batches import CalibrationBatches
-from lobs.calibration.layerwise import Walk, side_by_side
+from lobs.calibration.layerwise import LayerwisePasses, side_by_side
 from lobs.calibration.statistics import LayerStatistics, check_fit
 from lobs.layers.matrix import Prunable, input_samples, set_weight_matrix, unit_outputs, weight_matrix
 from lobs.layers.network import prunable_layers
-from lobs.schedule.checkpoint import Step
 from lobs.schedule.job import Job
+from lobs.schedule.layer_result import LayerResult
 from lobs.schedule.paths import PathMaker, solve
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
@@ -80,7 +80,13 @@ def reference_weight(
 
 @torch.no_grad()
 def paired_statistics(
-    dense: Walk, pruned: Walk, module: Prunable, name: str, inputs: Iterable[int], base: LayerStatistics, keep: int = 0
+    dense: LayerwisePasses,
+    pruned: LayerwisePasses,
+    module: Prunable,
+    name: str,
+    inputs: Iterable[int],
+    base: LayerStatistics,
+    keep: int = 0,
 ) -> LayerStatistics:
     """Statistics of one layer's inputs in the pruned network, with the dense network's outputs as targets.
 
@@ -133,7 +139,7 @@ def paired_statistics(
     )
 
 
-def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[Step]:
+def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerResult]:
     """Prune layers front to back, each with the inputs that the layers pruned before leave to it.
 
     A shared budget is divided first, on the dense network. Every finished layer is written to the job's folder, and
@@ -142,7 +148,7 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[Step]:
 
     Args:
         job: what is to be done; its two networks must be different objects.
-        batches: calibration inputs, read a few times, or once per layer (`lobs.calibration.layerwise.Walk`).
+        batches: calibration inputs, read a few times, or once per layer (`lobs.calibration.layerwise.LayerwisePasses`).
 
     Yields:
         What was done to each layer.
@@ -166,8 +172,8 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[Step]:
     with (
         evaluation_mode(job.dense),
         evaluation_mode(job.pruned),
-        Walk(job.dense, originals, batches, together=2) as wanted,
-        Walk(job.pruned, copies, batches, together=2) as found,
+        LayerwisePasses(job.dense, originals, batches, together=2) as wanted,
+        LayerwisePasses(job.pruned, copies, batches, together=2) as found,
     ):
         inputs = wanted.batches.input_counts()
         for name in waiting:
@@ -184,7 +190,7 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[Step]:
             solved = path.at(count)
             set_weight_matrix(module, solved[0], base.bias)
             trained = weight_matrix(originals[name], base.bias)
-            step = Step.taken(name, trained, path, count, solved, time.perf_counter() - start)
+            step = LayerResult.taken(name, trained, path, count, solved, time.perf_counter() - start)
             del path, layer  # before the next ones are computed
             if job.execution.folder is not None:
                 step.save(job.execution.folder)
@@ -210,12 +216,12 @@ def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -
     return path
 
 
-def _finished(job: Job, dense: Mapping[str, Prunable]) -> Iterator[Step]:
+def _finished(job: Job, dense: Mapping[str, Prunable]) -> Iterator[LayerResult]:
     """The steps from the first layer on that an interrupted call left behind."""
     if job.execution.folder is None:
         return
     for name in job.names:
-        step = Step.load(job.execution.folder, name, weight_matrix(dense[name], job.statistics[name].bias))
+        step = LayerResult.load(job.execution.folder, name, weight_matrix(dense[name], job.statistics[name].bias))
         if step is None:
             return
         yield step

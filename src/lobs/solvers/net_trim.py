@@ -61,7 +61,7 @@ class NetTrim(Solver):
         """A path that searches epsilon for each count.
 
         Returns:
-            The path; its `cheap_counts` are those of the grid's solutions, unless the layer is small.
+            The path; its `solved_counts` are those of the grid's solutions, unless the layer is small.
 
         Raises:
             ValueError: the statistics hold no sample of the inputs.

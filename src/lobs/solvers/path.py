@@ -90,7 +90,7 @@ class PruningPath(ABC):
     def _exact_curve(self) -> Tensor | None:
         """E after every count, float64 ``[total + 1]``, where the method knows it; None: it is measured."""
 
-    def cheap_counts(self) -> list[int] | None:
+    def solved_counts(self) -> list[int] | None:
         """The counts at which `at` only looks up what was solved for the curve; elsewhere it solves anew.
 
         Returns:
@@ -107,8 +107,8 @@ class PruningPath(ABC):
 
         Non-decreasing: where removing more happens to lower E (only methods without compensation do that), the
         largest E met so far counts. Methods with an exact curve (`exact_obs`) give E including the damping term
-        ``lambda ||dW||_F^2``; the others measure Psi's E at their `cheap_counts`, or at about 64 knots, and interpolate
-        linearly between them.
+        ``lambda ||dW||_F^2``; the others measure Psi's E at their `solved_counts`, or at about 64 knots, and
+        interpolate linearly between them.
 
         Returns:
             A float64 tensor of all counts, or one float.
@@ -200,7 +200,7 @@ class PruningPath(ABC):
         exact = self._exact_curve()
         if exact is not None:
             return torch.arange(self.total + 1), exact.cummax(0).values
-        counts = self.cheap_counts() or self._knot_counts(KNOTS)
+        counts = self.solved_counts() or self._knot_counts(KNOTS)
         errors = [self.measured_error(self.at(count)[0]) for count in counts]
         return torch.tensor(counts), torch.tensor(errors, dtype=torch.float64).cummax(0).values
 

@@ -24,7 +24,7 @@ class RecomputedPath(PruningPath):
 
     def __init__(self, path: PruningPath, make: Callable[[], PruningPath]) -> None:
         moment = path.statistics.second_moment.to("meta")  # a shape without memory
-        cheap = path.cheap_counts()
+        cheap = path.solved_counts()
         super().__init__(
             path.weight,
             replace(path.statistics, second_moment=moment, inputs_sample=None, target_sample=None),

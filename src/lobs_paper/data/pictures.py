@@ -136,7 +136,7 @@ class Listed:
             It, in RGB.
 
         Raises:
-            ValueError: the file is gone or is no picture.
+            ValueError: the file is gone or is not a picture.
         """
         path = self.folder / self.names[place]
         try:
@@ -206,7 +206,7 @@ def _decoded(data: bytes, name: str) -> Image:
         picture = PIL.Image.open(io.BytesIO(data))
         return (_eight_bits(picture, name) if picture.mode[0] in "IF" else picture).convert("RGB")
     except OSError as error:
-        raise ValueError(f"{name} is no picture that can be read: {error}") from None
+        raise ValueError(f"{name} is not a picture that can be read: {error}") from None
 
 
 def _eight_bits(picture: Image, name: str) -> Image:

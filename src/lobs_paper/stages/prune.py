@@ -22,7 +22,7 @@ from lobs_paper.config.budget import excluded, needs_curvature, requested, runs_
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import calibration_batches, with_curvature
-from lobs_paper.stages.corrections import corrections
+from lobs_paper.stages.correction_errors import corrections
 from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import Phases, progress
 from lobs_paper.stages.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
@@ -177,7 +177,7 @@ def first_layer_curve(
     network = copy.deepcopy(dense)
     module = prunable_layers(network)[name]
     rows = []
-    counts = path.cheap_counts() or [round((1 - density) * path.removable) for density in densities]
+    counts = path.solved_counts() or [round((1 - density) * path.removable) for density in densities]
     for count in progress("first layer alone")(sorted(counts, reverse=True)):
         if count <= path.total:
             set_weight_matrix(module, path.at(count)[0], path.statistics.bias)
@@ -188,7 +188,7 @@ def first_layer_curve(
 
 def budgets(method: Mapping[str, Any], paths: Mapping[str, PruningPath]) -> list[float]:
     """The densities of `density_curve` for a method where the configuration names none."""
-    if any(path.cheap_counts() is not None for path in paths.values()):
+    if any(path.solved_counts() is not None for path in paths.values()):
         return COSTLY_BUDGETS["solved"]
     return COSTLY_BUDGETS["sequential"] if method["sequential"] else BUDGETS
 

@@ -1,4 +1,4 @@
-"""Stage resolve: the fire wall between conf/ and the other stages.
+"""Stage resolve: one small file per stage and run between conf/ and the other stages.
 
 It composes every run (experiment, seed, method) of the matrix.yaml in the working directory (those of pipelines/), or
 else of conf/matrix.yaml, and writes one small file per stage instance with only the values that this instance reads.

@@ -57,7 +57,7 @@ class Entry:
 
     Attributes:
         name: name of the run.
-        key: identifies it for ever.
+        key: identifies it, also on later runs.
         digest: of what it is made from.
         params: settings.
         tags: columns of the compare view.

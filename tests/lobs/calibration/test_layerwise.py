@@ -1,4 +1,4 @@
-"""Walks front to back: passes that wait before every layer see what passes from the start see."""
+"""Front to back: passes that wait before every layer see what passes from the start see."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from torch import nn
 
 import lobs
 from lobs.calibration import layerwise, lockstep
-from lobs.calibration.layerwise import Walk
-from lobs.calibration.lockstep import SuspendedPasses, suspendable
+from lobs.calibration.layerwise import LayerwisePasses
+from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
 
 
 class Branches(nn.Module):
@@ -74,10 +74,10 @@ def model():
 
 
 def visited(model, images):
-    """What a walk shows of each layer, while every layer is changed as soon as it has been seen."""
+    """What the passes show of each layer, while every layer is changed as soon as it has been seen."""
     found = {}
     batches = images.split(6)
-    with Walk(model, layers(model), batches) as front_to_back:
+    with LayerwisePasses(model, layers(model), batches) as front_to_back:
         for name in front_to_back.calls:
             found[name] = [(x.clone(), z.clone()) for calls in front_to_back.visits(name) for x, z in calls]
             with torch.no_grad():
@@ -86,10 +86,10 @@ def visited(model, images):
 
 
 def test_waiting_passes_see_what_passes_from_the_start_see(model, images, monkeypatch):
-    assert suspendable(model, layers(model), images.split(6))
+    assert lockstep_possible(model, layers(model), images.split(6))
     waiting = visited(model, images)
     torch.manual_seed(1)
-    monkeypatch.setattr(layerwise, "suspendable", lambda *_: False)
+    monkeypatch.setattr(layerwise, "lockstep_possible", lambda *_: False)
     anew = visited(Branches().eval(), images)
     assert list(waiting) == list(anew) == ["stem", "inside", "short", "head"]
     for name, calls in waiting.items():
@@ -106,7 +106,7 @@ def test_pruning_in_sequence_gives_the_same_network_either_way(model, images, co
         return lobs.prune(model, method="exact_obs", **settings).model.state_dict()
 
     waiting = pruned()
-    monkeypatch.setattr(layerwise, "suspendable", lambda *_: False)
+    monkeypatch.setattr(layerwise, "lockstep_possible", lambda *_: False)
     for name, tensor in pruned().items():
         assert torch.equal(tensor, waiting[name]), name
 
@@ -121,7 +121,7 @@ def test_a_walk_reads_the_batches_a_few_times_however_many_layers_there_are(imag
         calls += 1
 
     deep[0].register_forward_hook(count)
-    with Walk(deep, layers(deep), images.split(5)) as front_to_back:
+    with LayerwisePasses(deep, layers(deep), images.split(5)) as front_to_back:
         for name in front_to_back.calls:
             assert len(list(front_to_back.visits(name))) == 4
     assert calls <= 8  # of 12 layers x 4 batches
@@ -138,7 +138,7 @@ def test_passes_end_with_the_walk(model, images):
                 ended.append(len(x))
 
     watched = Watched().eval()
-    with SuspendedPasses(watched, layers(watched), images.split(6)) as passes:
+    with LockstepPasses(watched, layers(watched), images.split(6)) as passes:
         passes.input(0, "stem")
     assert ended == [6]
     assert not any(module._forward_pre_hooks for module in watched.modules())
@@ -147,23 +147,23 @@ def test_passes_end_with_the_walk(model, images):
 @pytest.mark.parametrize("network", [Shared, Autocast])
 def test_networks_whose_passes_cannot_wait_are_known(network):
     model = network().eval()
-    assert not suspendable(model, layers(model), [torch.randn(3, 4)])
+    assert not lockstep_possible(model, layers(model), [torch.randn(3, 4)])
 
 
 def test_memory_decides(model, images):
     batches = images.split(5)
     own, widest = 2 * 6 * 6 * 4, 2 * 6 * 6 * 4
     needed = 20 * (own + lockstep.ALIVE * widest)
-    assert suspendable(model, layers(model), batches, memory=needed)
-    assert not suspendable(model, layers(model), batches, memory=needed - 1)
-    assert not suspendable(model, layers(model), batches, 2, memory=needed)
+    assert lockstep_possible(model, layers(model), batches, memory=needed)
+    assert not lockstep_possible(model, layers(model), batches, memory=needed - 1)
+    assert not lockstep_possible(model, layers(model), batches, 2, memory=needed)
 
 
 def test_another_order_of_layers_is_named():
     model = Fickle().eval()
     batches = [torch.ones(2, 4), -torch.ones(2, 4)]
     with (
-        Walk(model, layers(model), batches) as front_to_back,
+        LayerwisePasses(model, layers(model), batches) as front_to_back,
         pytest.raises(ValueError, match="called layer 'second' where the first one called layer 'first'"),
     ):
         list(front_to_back.visits("first"))

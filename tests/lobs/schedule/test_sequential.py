@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lobs
-from lobs.calibration.layerwise import Walk, count_calls, run_until
+from lobs.calibration.layerwise import LayerwisePasses, count_calls, run_until
 from lobs.schedule.sequential import paired_statistics, reference_weight
 from lobs.solvers.hessian import DAMPING
 
@@ -61,7 +61,7 @@ def case(request):
 
 def pairs(dense, pruned, name, batches, base, keep):
     """`paired_statistics` of one layer alone."""
-    walks = [Walk(model, {name: model.get_submodule(name)}, batches) for model in (dense, pruned)]
+    walks = [LayerwisePasses(model, {name: model.get_submodule(name)}, batches) for model in (dense, pruned)]
     with walks[0], walks[1]:
         sizes = [len(batch) for batch in batches]
         return paired_statistics(*walks, pruned.get_submodule(name), name, sizes, base, keep)

@@ -108,7 +108,7 @@ def test_the_curve_comes_from_one_grid_of_epsilons(monkeypatch):
     monkeypatch.setattr(Program, "solve", lambda self, *args: solved.append(args[0]) or solve(self, *args))
     path = make("net_trim")(weight, statistics)
     assert not solved, "nothing is solved before it is asked for"
-    counts = path.cheap_counts()
+    counts = path.solved_counts()
     assert len(solved) == KNOTS
     assert counts[0] == 0
     assert counts[-1] == path.total == 600
@@ -139,9 +139,9 @@ def test_the_curve_comes_from_one_grid_of_epsilons(monkeypatch):
 def test_all_counts_of_a_small_layer_are_measured():
     weight, _, statistics = layer()
     path = make("net_trim")(weight, statistics)
-    assert path.cheap_counts() is None
+    assert path.solved_counts() is None
     assert len(path.curve_points()[0]) == path.total + 1
-    assert make("exact_obs")(weight, statistics).cheap_counts() is None
+    assert make("exact_obs")(weight, statistics).solved_counts() is None
 
 
 def test_targets_make_the_path_a_cascade():
@@ -151,7 +151,7 @@ def test_targets_make_the_path_a_cascade():
     same = make("net_trim")(weight, replace(statistics, target_sample=targets))
     torch.testing.assert_close(same.at(300)[0], parallel.at(300)[0])
     other = make("net_trim")(weight, replace(statistics, target_sample=targets + torch.randn_like(targets)))
-    counts = other.cheap_counts()
+    counts = other.solved_counts()
     assert counts[-1] == other.total
     pruned, mask = other.at(300)
     assert int((~mask).sum()) == 300

@@ -174,7 +174,7 @@ def test_what_became_of_the_folder_is_said(tmp_path):
     (tmp_path / "source/a/0.png").write_bytes(b"no picture")
     (tmp_path / "source/b/0.png").unlink()
     train = load_split(root, "folder", "train", **SETTINGS)
-    with pytest.raises(ValueError, match=r"a/0.png is no picture that can be read"):
+    with pytest.raises(ValueError, match=r"a/0.png is not a picture that can be read"):
         train[[0]]
     with pytest.raises(ValueError, match=r"b/0.png cannot be read \(No such file or directory\)"):
         train[[1]]

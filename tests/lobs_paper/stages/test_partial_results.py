@@ -11,9 +11,9 @@ from helpers.stages import SMALL, lobs
 KILLED = """
 import os, signal, sys
 from lobs_paper.cli import main
-from lobs.calibration.spilling import Shelf
+from lobs.calibration.spilling import SpilledStatistics
 
-put, finished = Shelf.put, []
+put, finished = SpilledStatistics.put, []
 
 def put_and_die(self, layers, order):
     put(self, layers, order)
@@ -21,7 +21,7 @@ def put_and_die(self, layers, order):
     if len(finished) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Shelf.put = put_and_die
+SpilledStatistics.put = put_and_die
 main(sys.argv[1:])
 """
 
@@ -29,16 +29,16 @@ main(sys.argv[1:])
 @pytest.fixture
 def groups(monkeypatch):
     """The layers of every group that is collected."""
-    from lobs.calibration.spilling import Shelf
+    from lobs.calibration.spilling import SpilledStatistics
 
     seen = []
-    put = Shelf.put
+    put = SpilledStatistics.put
 
     def noted(self, layers, order):
         seen.append(list(layers))
         put(self, layers, order)
 
-    monkeypatch.setattr(Shelf, "put", noted)
+    monkeypatch.setattr(SpilledStatistics, "put", noted)
     return seen
 
 
@@ -141,7 +141,7 @@ def test_a_killed_sequential_prune_keeps_its_shares_and_its_finished_layers(proj
     expected = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"}
     for file in folder.iterdir():
         file.unlink()
-    program = KILLED_PRUNE.replace("lobs.schedule.paths", "lobs.schedule.checkpoint")
+    program = KILLED_PRUNE.replace("lobs.schedule.paths", "lobs.schedule.layer_result")
     killed = subprocess.run([sys.executable, "-c", program, *words], cwd=project, check=False)
     assert killed.returncode == -9
     (budget,) = folder.with_name("prune.partial").glob("*/density-*")

@@ -19,7 +19,7 @@ NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_thre
 
 
 @dataclass(frozen=True)
-class Step:
+class LayerResult:
     """One layer's part in the pruning of a network.
 
     Attributes:
@@ -51,13 +51,13 @@ class Step:
     @classmethod
     def taken(
         cls, name: str, trained: Tensor, path: PruningPath, count: int, solved: tuple[Tensor, Tensor], seconds: float
-    ) -> Step:
+    ) -> LayerResult:
         """The step that ends at one point of a layer's path.
 
         Args:
             name: of the layer.
             trained: its weight before.
-            path: that was walked; in sequence it starts at W*.
+            path: that was taken; in sequence it starts at W*.
             count: weights removed.
             solved: the new weight and its mask.
             seconds: spent.
@@ -91,7 +91,7 @@ class Step:
         write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers})
 
     @classmethod
-    def load(cls, folder: Path, name: str, trained: Tensor) -> Step | None:
+    def load(cls, folder: Path, name: str, trained: Tensor) -> LayerResult | None:
         """A step that was saved, to the last digit.
 
         Args:
