@@ -118,8 +118,8 @@ def _members(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, li
 class LayerwisePasses:
     """One network front to back: what its modules are given and give, while those before them may have been changed.
 
-    A context manager. Where the network allows it (`lobs.calibration.lockstep`) all layers are reached in one forward pass,
-    else every module is reached from the network's start.
+    A context manager. Where the network allows it (`lobs.calibration.lockstep`) all layers are reached in one forward
+    pass, else every module is reached from the network's start.
 
     Args:
         model: in evaluation mode.

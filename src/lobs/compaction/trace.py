@@ -1,7 +1,7 @@
 """Follows a network's channels from its inputs to its outputs, by torch.fx.
 
-The network is traced and gone through once in the order of its calls. A step that is not listed here is taken to read all
-channels of its inputs, and nothing is known about what it gives.
+The network is traced and gone through once in the order of its calls. A step that is not listed here is taken to read
+all channels of its inputs, and nothing is known about what it gives.
 """
 
 from __future__ import annotations
