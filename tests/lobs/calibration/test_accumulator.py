@@ -1,0 +1,154 @@
+"""Running sums against products of all samples at once in float64, and the sample that they keep."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lobs.calibration import accumulator
+from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined, row_blocks
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Seven samples to a chunk and rows of products in blocks of three: every loop goes round several times."""
+    monkeypatch.setattr(accumulator, "CHUNK_SAMPLES", 7)
+    monkeypatch.setattr(accumulator, "PRODUCT_ROWS", 3)
+
+
+def with_ones(samples, bias):
+    return torch.cat([samples, samples.new_ones(*samples.shape[:2], int(bias))], 2)
+
+
+layers = {
+    "groups": st.integers(1, 3),
+    "features": st.integers(1, 8),
+    "bias": st.booleans(),
+    "parts": st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    "seed": st.integers(0, 99),
+}
+
+
+@settings(max_examples=20, deadline=None)
+@given(**layers)
+def test_the_mean_product_is_that_of_all_samples_however_they_come(groups, features, bias, parts, seed):
+    torch.manual_seed(seed)
+    samples = torch.randn(groups, sum(parts), features, dtype=torch.float64)
+    whole, pieces = InputSums(bias), InputSums(bias)
+    whole.add(samples)
+    for part in samples.split(parts, dim=1):
+        pieces.add(part)
+    inputs = with_ones(samples, bias)
+    expected = inputs.mT @ inputs / sum(parts)
+    for sums in (whole, pieces):
+        assert sums.samples == sum(parts)
+        moment = sums.second_moment("any")
+        torch.testing.assert_close(moment, expected, rtol=1e-12, atol=1e-13)
+        assert torch.equal(moment, moment.mT)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 3), **layers)
+def test_targets_come_back_from_residuals(rows, groups, features, bias, parts, seed):
+    torch.manual_seed(seed)
+    samples = torch.randn(groups, sum(parts), features, dtype=torch.float64)
+    targets = torch.randn(sum(parts), groups * rows, dtype=torch.float64)
+    inputs = with_ones(samples, bias)
+    weight = torch.randn(groups * rows, inputs.shape[2], dtype=torch.float64)
+    produced = torch.cat([x @ w.T for x, w in zip(inputs, weight.chunk(groups), strict=True)], 1)
+    sums = ResidualSums(bias)
+    for x, z, y in zip(samples.split(parts, 1), targets.split(parts), produced.split(parts), strict=True):
+        sums.add(x, z - y, z)
+    moment, power = sums.target(weight, inputs.mT @ inputs / sum(parts))
+    expected = torch.cat([z.T @ x for z, x in zip(targets.chunk(groups, 1), inputs, strict=True)]) / sum(parts)
+    torch.testing.assert_close(moment, expected, rtol=1e-11, atol=1e-12)
+    assert power == pytest.approx(float(targets.square().sum(1).mean()), rel=1e-10)
+
+
+def test_residuals_keep_the_digits_that_products_of_targets_lose():
+    """A float32 target that differs from W x in its seventh digit: what is left to repair is known to five of them."""
+    torch.manual_seed(0)
+    samples, weight = 10 + torch.rand(300, 4), torch.randn(3, 4).double()
+    residuals = 1e-6 * torch.randn(300, 3)
+    sums = ResidualSums(bias=False)
+    sums.add(samples[None], residuals, (samples @ weight.float().T) + residuals)
+    psi = samples.double().T @ samples.double() / 300
+    left = sums.target(weight, psi[None])[0] - weight @ psi
+    expected = residuals.double().T @ samples.double() / 300
+    assert (left - expected).abs().max() < 1e-5 * expected.abs().max()
+    direct = (samples @ weight.float().T + residuals).T @ samples / 300 - (weight @ psi).float()
+    assert (direct - expected).abs().max() > expected.abs().max()
+
+
+def test_a_targets_power_is_never_negative():
+    sums = ResidualSums(bias=False)
+    samples, weight = torch.full((1, 5, 1), 1e4), torch.tensor([[1.0]])
+    sums.add(samples, torch.full((5, 1), -1e4), torch.zeros(5, 1))
+    assert sums.target(weight, torch.tensor([[[0.9e8]]]).double())[1] == 0  # a moment that rounding made too small
+
+
+def test_half_precision_is_summed_in_float32():
+    samples = torch.full((1, 20, 2), 300.0, dtype=torch.float16)  # a square of it is beyond float16
+    sums = InputSums(bias=True, keep=4)
+    sums.add(samples)
+    assert sums.sample().dtype == torch.float32
+    expected = torch.tensor([[9e4, 9e4, 300], [9e4, 9e4, 300], [300, 300, 1]], dtype=torch.float64)
+    torch.testing.assert_close(sums.second_moment("any")[0], expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_refused_wherever_it_stands(value):
+    for place in (0, 4):
+        samples = torch.ones(2, 9, 5)
+        samples[1, 8, place] = value
+        sums = InputSums(bias=True)
+        sums.add(samples)
+        with pytest.raises(ValueError, match="layer 'conv': its calibration inputs hold NaN or infinite values"):
+            sums.second_moment("conv")
+
+
+def test_every_subset_of_rows_is_as_likely_as_any_other():
+    rows, draws = torch.arange(12.0)[None, :, None], 500
+    counts = torch.zeros(12, 12)
+    for seed in range(draws):
+        reservoir = Reservoir(4, seed)
+        for part in rows.split((5, 1, 6), dim=1):
+            reservoir.add(part)
+        kept = reservoir.rows()[:, 0].long()
+        assert len(kept.unique()) == 4
+        counts[kept[:, None], kept] += 1
+    once, pairs = counts.diagonal(), counts[~torch.eye(12, dtype=torch.bool)]
+    assert (once - draws / 3).abs().max() < 4.5 * (draws * 2 / 9) ** 0.5
+    share = 4 / 12 * 3 / 11
+    assert (pairs - draws * share).abs().max() < 4.5 * (draws * share * (1 - share)) ** 0.5
+
+
+def test_reservoirs_that_are_fed_alike_keep_the_same_rows_of_every_group():
+    sums, targets = InputSums(bias=True, keep=6), Reservoir(6)
+    for start, count in ((0, 4), (4, 30), (34, 9)):
+        numbers = torch.arange(float(start), start + count)
+        sums.add(torch.stack([numbers, numbers + 100])[..., None])
+        targets.add(-numbers[None, :, None])
+    sample = sums.sample()
+    assert sample.shape == (2, 6, 2)
+    assert (sample[..., 1] == 1).all()
+    assert torch.equal(sample[0, :, 0], sample[1, :, 0] - 100)
+    assert torch.equal(sample[0, :, :1], -targets.rows())
+    assert InputSums(bias=True).sample() is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(features=st.integers(1, 40))
+def test_blocks_of_rows_are_equal_and_cover_a_product_once(features):
+    blocks = row_blocks(features)
+    assert [j for block in blocks for j in range(features)[block]] == list(range(features))
+    sizes = [block.stop - block.start for block in blocks]
+    assert len(blocks) == -(-features // accumulator.PRODUCT_ROWS)
+    assert max(sizes) <= accumulator.PRODUCT_ROWS
+    assert len(set(sizes[:-1])) <= 1
+
+
+def test_processes_that_called_other_layers_are_named(monkeypatch):
+    monkeypatch.setattr(accumulator, "gathered", lambda names: [names, ["stem", "left"], ["stem"]])
+    with pytest.raises(ValueError, match="process 2 called the layers stem, process 0 left, stem: statistics can only"):
+        combined({"left": InputSums(bias=False), "stem": InputSums(bias=False)})
