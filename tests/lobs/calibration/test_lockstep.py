@@ -11,7 +11,7 @@ from torch import nn
 
 from helpers.networks import X, mlp, net, tied, tied_by_data
 from lobs.calibration.batches import CalibrationBatches
-from lobs.calibration.lockstep import SuspendedPasses, suspendable
+from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
 
 
 class Watched(nn.Module):
@@ -73,7 +73,7 @@ def test_every_batch_goes_on_by_itself(order):
     expected = [inputs_of(model, batch) for batch in batches]
     before = [batch.clone() for batch in batches]
     places = [iter(layers(model)) for _ in batches]
-    with SuspendedPasses(model, layers(model), batches) as passes:
+    with LockstepPasses(model, layers(model), batches) as passes:
         for index in order:
             name = next(places[index])
             found = passes.input(index, name)
@@ -85,7 +85,7 @@ def test_every_batch_goes_on_by_itself(order):
 
 def test_an_error_of_the_network_reaches_the_caller_and_leaves_the_other_passes():
     model, batches = Watched().eval(), [torch.randn(2, 4), torch.full((2, 4), float("nan"))]
-    with SuspendedPasses(model, layers(model), batches) as passes:
+    with LockstepPasses(model, layers(model), batches) as passes:
         for index in range(2):
             for name in ("first", "second"):
                 passes.input(index, name)
@@ -98,7 +98,7 @@ def test_an_error_of_the_network_reaches_the_caller_and_leaves_the_other_passes(
 
 def test_closing_early_ends_the_passes_that_have_begun_and_frees_what_they_held():
     model = Watched().eval()
-    passes = SuspendedPasses(model, layers(model), [torch.randn(2, 4) for _ in range(3)])
+    passes = LockstepPasses(model, layers(model), [torch.randn(2, 4) for _ in range(3)])
     held = [weakref.ref(passes.input(0, "first")), weakref.ref(passes.input(1, "first"))]
     held.append(weakref.ref(passes.input(1, "second")))
     assert all(each() is not None for each in (held[0], held[2]))
@@ -112,7 +112,7 @@ def test_closing_early_ends_the_passes_that_have_begun_and_frees_what_they_held(
 
 def test_a_pass_that_is_over_says_so():
     model = Watched().eval()
-    with SuspendedPasses(model, layers(model), [torch.randn(2, 4)]) as passes:
+    with LockstepPasses(model, layers(model), [torch.randn(2, 4)]) as passes:
         for name in layers(model):
             passes.input(0, name)
         with pytest.raises(ValueError, match="a forward pass ended where the first one called layer 'fourth'"):
@@ -123,7 +123,7 @@ def test_a_pass_that_is_over_says_so():
 def test_calls_from_outside_are_not_held():
     model, batch = Watched().eval(), torch.randn(2, 4)
     expected = model(batch)
-    with SuspendedPasses(model, layers(model), [batch]) as passes:
+    with LockstepPasses(model, layers(model), [batch]) as passes:
         passes.input(0, "first")
         assert torch.equal(model(batch), expected)
         passes.input(0, "second")
@@ -169,12 +169,12 @@ CASES = {
 def test_whether_a_networks_passes_can_wait(case):
     network, batches, expected = CASES[case]
     model = network()
-    assert suspendable(model, layers(model), batches) == expected
+    assert lockstep_possible(model, layers(model), batches) == expected
     assert not hooks_of(model)
 
 
 def test_a_network_that_fails_is_left_without_hooks():
     model = mlp()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        suspendable(model, layers(model), [torch.randn(3, 5)])
+        lockstep_possible(model, layers(model), [torch.randn(3, 5)])
     assert not hooks_of(model)

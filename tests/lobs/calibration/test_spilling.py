@@ -8,7 +8,7 @@ from torch import nn
 
 import lobs
 from lobs.calibration import spilling
-from lobs.calibration.spilling import Shelf, moment_bytes
+from lobs.calibration.spilling import SpilledStatistics, moment_bytes
 from lobs.layers.coverage import Calls
 
 
@@ -44,7 +44,7 @@ def test_groups_are_as_large_as_the_ceiling_allows_and_every_layer_comes_once(wi
     modules = layers(widths)
     order = data.draw(st.permutations(list(modules)))
     order = order[: max(1, len(order) - never)]  # the rest is never called
-    shelf, groups = Shelf(modules, memory, None, False), []
+    shelf, groups = SpilledStatistics(modules, memory, None, False), []
     while group := shelf.next_group([]):
         groups.append(group)
         shelf.put(collected(modules, [name for name in group if name in order]), Calls(order))
@@ -66,7 +66,7 @@ def test_groups_are_as_large_as_the_ceiling_allows_and_every_layer_comes_once(wi
 
 def test_layers_that_fit_are_handed_back_as_they_are():
     modules = layers([3, 4])
-    shelf, results = Shelf(modules, 10**6, None, False), collected(modules, modules)
+    shelf, results = SpilledStatistics(modules, 10**6, None, False), collected(modules, modules)
     assert shelf.next_group(iter([])) == list(modules), "one pass is enough for an iterator"
     shelf.put(results, Calls(list(modules)))
     assert not shelf.several
@@ -76,7 +76,7 @@ def test_layers_that_fit_are_handed_back_as_they_are():
 def test_an_iterator_serves_for_the_last_group_alone(tmp_path):
     modules = layers([3, 3, 3])
     memory = 2 * moment_bytes(modules["layer0"])
-    shelf = Shelf(modules, memory, tmp_path, False)
+    shelf = SpilledStatistics(modules, memory, tmp_path, False)
     message = r"of 3 layers take 3.58e-07 GiB, the ceiling is 2.38e-07 GiB \(memory=\).* the list_iterator given is"
     with pytest.raises(ValueError, match=message):
         shelf.next_group(iter([]))
@@ -87,13 +87,13 @@ def test_an_iterator_serves_for_the_last_group_alone(tmp_path):
 def test_a_new_shelf_goes_on_where_another_one_stopped(tmp_path):
     modules = {"a/b": nn.Linear(3, 1), "never": nn.Linear(2, 1), "a%2Fb": nn.Linear(4, 1), "last": nn.Linear(5, 1)}
     calls = Calls(["last", "a%2Fb", "a/b"], {"never": "mm"}, [])
-    first = Shelf(modules, 1, tmp_path, False)
+    first = SpilledStatistics(modules, 1, tmp_path, False)
     assert first.next_group([]) == ["a/b"]
     first.put(collected(modules, ["a/b"]), calls)
-    second = Shelf(modules, 1, tmp_path, False)
+    second = SpilledStatistics(modules, 1, tmp_path, False)
     assert second.next_group([]) == ["last"]
     second.put(collected(modules, ["last"]), Calls(["other calls do not count any more"]))
-    third = Shelf(modules, 10**6, tmp_path, False)
+    third = SpilledStatistics(modules, 10**6, tmp_path, False)
     assert third.next_group([]) == ["a%2Fb"]
     third.put(collected(modules, ["a%2Fb"]), calls)
     assert third.next_group([]) == []
@@ -104,10 +104,10 @@ def test_a_new_shelf_goes_on_where_another_one_stopped(tmp_path):
 
 def test_files_do_not_count_before_it_is_known_which_layers_are_called(tmp_path):
     modules = layers([3, 4])
-    shelf = Shelf(modules, 1, tmp_path, False)
+    shelf = SpilledStatistics(modules, 1, tmp_path, False)
     shelf.put(collected(modules, ["layer0"]), Calls(list(modules)))
     (tmp_path / spilling.CALLS).unlink()
-    assert Shelf(modules, 10**6, tmp_path, False).next_group([]) == ["layer0", "layer1"]
+    assert SpilledStatistics(modules, 10**6, tmp_path, False).next_group([]) == ["layer0", "layer1"]
 
 
 def test_processes_collect_the_same_groups(tmp_path, monkeypatch):
@@ -116,10 +116,10 @@ def test_processes_collect_the_same_groups(tmp_path, monkeypatch):
     size, answers = moment_bytes(modules["layer0"]), []
     monkeypatch.setattr(spilling, "gathered", lambda value: [value, answers.pop(0)])
     answers += [2 * size, Calls(list(modules))]
-    shelf = Shelf(modules, 3 * size, tmp_path, True)
+    shelf = SpilledStatistics(modules, 3 * size, tmp_path, True)
     shelf.put(collected(modules, ["layer0", "layer1"]), Calls(list(modules)))
     answers += [["layer1", "layer2", "layer3"]]
     assert shelf.next_group([]) == ["layer1", "layer2"]
     answers += [3 * size, None]  # the other one was interrupted before it wrote down what is called
-    assert Shelf(modules, 3 * size, tmp_path, True)._calls is None
+    assert SpilledStatistics(modules, 3 * size, tmp_path, True)._calls is None
     assert not answers

@@ -10,7 +10,6 @@ from torch import nn
 
 from helpers.networks import X, mlp, tied
 from lobs.layers.checks import (
-    CHECKED_ROWS,
     check_layers,
     check_owners,
     check_plain,
@@ -18,6 +17,7 @@ from lobs.layers.checks import (
     independent_copy,
     read_back,
 )
+from lobs.layers.linear import CHECKED_ROWS
 
 KINDS = {
     "rows": (lambda: nn.Linear(6, 4), (9, 6)),

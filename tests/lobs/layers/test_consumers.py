@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lobs
-from lobs.layers.consumers import drop_columns, readers, unit_counts
-from lobs.layers.matrix import input_samples, prunable_layers, set_weight_matrix, weight_matrix
+from lobs.allocation.unit_budget import unit_counts
+from lobs.layers.consumers import consumers_of, drop_columns
+from lobs.layers.matrix import input_samples, set_weight_matrix, weight_matrix
+from lobs.layers.network import prunable_layers
 
 
 def grouped_chain():
@@ -77,7 +79,7 @@ def left(fed_by, paths, units):
 
 def test_a_unit_feeds_the_inputs_that_move_with_it():
     modules = prunable_layers(grouped_chain())
-    links = readers(modules)
+    links = consumers_of(modules)
     assert {name: (link.reader, link.groups) for name, link in links.items()} == {
         "0": ("2", 2),
         "2": ("4", 6),
@@ -99,7 +101,7 @@ def test_a_unit_feeds_the_inputs_that_move_with_it():
 def test_layers_that_do_not_fit_are_refused(reader, inputs):
     message = rf"layer 'b' with {inputs} inputs per unit does not simply follow layer 'a' with 4 units: whole units can"
     with pytest.raises(ValueError, match=message):
-        readers({"a": nn.Conv2d(2, 4, 3), "b": reader})
+        consumers_of({"a": nn.Conv2d(2, 4, 3), "b": reader})
 
 
 @settings(max_examples=8, deadline=None)
@@ -121,9 +123,9 @@ def test_units_meet_a_density_with_the_same_share_of_every_layer(widths, density
     best = next((units_at(share) for share in shares if fits(units_at(share))), None)
     if best is None:
         with pytest.raises(ValueError, match="which one unit in every layer takes"):
-            unit_counts(paths, readers(prunable_layers(model)), density)
+            unit_counts(paths, consumers_of(prunable_layers(model)), density)
         return
-    counts = unit_counts(paths, readers(prunable_layers(model)), density)
+    counts = unit_counts(paths, consumers_of(prunable_layers(model)), density)
     units = {name: sizes[name] - count // paths[name].statistics.features for name, count in counts.items()}
     assert fits(units)
     assert units in [units_at(share) for share in shares]
@@ -135,7 +137,7 @@ def test_units_meet_a_density_with_the_same_share_of_every_layer(widths, density
 def test_channels_of_grouped_layers_are_counted_with_what_they_feed(density):
     model = grouped_chain()
     paths = unit_paths(model, IMAGES)
-    counts = unit_counts(paths, readers(prunable_layers(model)), density)
+    counts = unit_counts(paths, consumers_of(prunable_layers(model)), density)
     units = {name: len(path.weight) - counts[name] // path.statistics.features for name, path in paths.items()}
     total = sum(path.removable for path in paths.values())
     assert left(feeds(model), paths, units) <= density * total
@@ -149,7 +151,7 @@ def test_the_least_density_is_that_of_one_unit_in_every_layer():
     least = left(feeds(model), paths, dict.fromkeys(paths, 1) | {"10": 3}) / sum(
         path.removable for path in paths.values()
     )
-    links = readers(prunable_layers(model))
+    links = consumers_of(prunable_layers(model))
     assert sum(unit_counts(paths, links, least + 1e-6).values()) > 0
     with pytest.raises(ValueError, match=f"density .* is below {least:.4g}, which one unit in every layer takes"):
         unit_counts(paths, links, least - 1e-6)
@@ -170,7 +172,7 @@ def test_columns_of_dead_units_leave_and_the_network_stays_as_it_is(seed):
         set_weight_matrix(modules[name], matrix.mul_(masks[name]))
     before = {name: mask.clone() for name, mask in masks.items()}
     expected = model(IMAGES)
-    links = readers(modules)
+    links = consumers_of(modules)
     drop_columns(weights, masks, links)
     for name, matrix in weights.items():
         set_weight_matrix(modules[name], matrix)

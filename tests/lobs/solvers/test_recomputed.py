@@ -52,7 +52,7 @@ def test_it_answers_as_the_path_did(name, groups):
     for key in ("total", "removable", "damping", "free", "removes_units"):
         assert getattr(path, key) == getattr(kept, key), key
     assert (path.statistics.features, path.statistics.groups) == (statistics.features, groups)
-    assert path.cheap_counts() == kept.cheap_counts()
+    assert path.solved_counts() == kept.solved_counts()
     assert torch.equal(path.layer_error(), kept.layer_error())
     assert all(torch.equal(one, other) for one, other in zip(path.curve_points(), kept.curve_points(), strict=True))
     assert path.count_for(0.3) == kept.count_for(0.3)

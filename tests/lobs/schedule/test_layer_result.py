@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lobs
 from lobs.base.tensor_files import layer_file
-from lobs.schedule.checkpoint import Step
+from lobs.schedule.layer_result import LayerResult
 from lobs.solvers import make
 
 
@@ -26,11 +26,11 @@ def taken(method="exact_obs", targets=False, name="layer", **options):
         moment, power = outputs.T @ inputs / 50, float(outputs.square().sum(1).mean())
         statistics = replace(statistics, target_moment=moment, target_power=power)
     path = make(method, **options)(weight, statistics)
-    return Step.taken(name, 2 * weight, path, 13, path.at(13), 1.5), path, inputs, outputs
+    return LayerResult.taken(name, 2 * weight, path, 13, path.at(13), 1.5), path, inputs, outputs
 
 
 def assert_same(found, expected):
-    for entry in fields(Step):
+    for entry in fields(LayerResult):
         one, other = getattr(found, entry.name), getattr(expected, entry.name)
         if isinstance(other, torch.Tensor):
             assert one.dtype == other.dtype and torch.equal(one, other), entry.name
@@ -54,7 +54,7 @@ def test_the_error_is_that_of_the_outputs(method, targets):
 
 def test_a_layer_without_outputs_loses_nothing():
     path = make("magnitude")(torch.randn(3, 4), lobs.LayerStatistics.from_samples(torch.zeros(5, 4)))
-    step = Step.taken("dead", path.weight, path, 12, path.at(12), 0.0)
+    step = LayerResult.taken("dead", path.weight, path, 12, path.at(12), 0.0)
     assert (step.error, step.relative_error) == (0.0, 0.0)
 
 
@@ -64,8 +64,8 @@ def test_a_saved_step_comes_back(tmp_path, method, name):
     step = taken(method, name=name)[0]
     step.save(tmp_path / "steps")
     assert [file.parent for file in tmp_path.rglob("*.*")] == [tmp_path / "steps"]
-    assert_same(Step.load(tmp_path / "steps", name, step.trained), step)
-    assert Step.load(tmp_path / "steps", "another", step.trained) is None
+    assert_same(LayerResult.load(tmp_path / "steps", name, step.trained), step)
+    assert LayerResult.load(tmp_path / "steps", "another", step.trained) is None
 
 
 numbers = st.floats(min_value=0, allow_nan=False)
@@ -81,10 +81,12 @@ numbers = st.floats(min_value=0, allow_nan=False)
 def test_every_digit_and_type_comes_back(tmp_path_factory, error, threshold, dtype, shape):
     weight = torch.randn(shape[::-1]).to(dtype).T
     values = {"error": error, "relative_error": error / 3, "sensitivity_threshold": threshold, "damping": 0.1 + 0.2}
-    step = Step("one", weight, weight, weight > 0, features=shape[1], removable=weight.numel(), seconds=1e-9, **values)
+    step = LayerResult(
+        "one", weight, weight, weight > 0, features=shape[1], removable=weight.numel(), seconds=1e-9, **values
+    )
     folder = tmp_path_factory.mktemp("steps")
     step.save(folder)
-    assert_same(Step.load(folder, "one", weight), step)
+    assert_same(LayerResult.load(folder, "one", weight), step)
 
 
 @pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.999])
@@ -95,7 +97,7 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path, share):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     with pytest.warns(UserWarning, match=r"layer.safetensors is damaged .*: it is computed again"):
-        assert Step.load(tmp_path, step.name, step.trained) is None
+        assert LayerResult.load(tmp_path, step.name, step.trained) is None
     step.save(tmp_path)
     assert file.read_bytes() == content
 
@@ -111,5 +113,5 @@ def test_an_interrupted_save_leaves_the_step_before_it(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         replace(step, error=99.0).save(tmp_path)
     monkeypatch.undo()
-    assert_same(Step.load(tmp_path, step.name, step.trained), step)
+    assert_same(LayerResult.load(tmp_path, step.name, step.trained), step)
     assert len(list(tmp_path.iterdir())) == 1
