@@ -22,7 +22,7 @@ import lobs
 from lobs.layers.matrix import input_samples, prunable_layers
 from lobs_paper.data.splits import load_split
 from lobs_paper.networks.build import build
-from lobs_paper.stages.stage import peak_memory_mib
+from lobs_paper.stages.stopwatch import peak_memory_mib
 
 BATCH = 1000
 REPEATS = 5

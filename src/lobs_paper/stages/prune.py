@@ -19,14 +19,17 @@ from lobs.schedule.one_shot import paths_within, shared_losses
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath, layer_error
 from lobs.solvers.recomputed import whole
-from lobs_paper.config.budget import excluded, needs_curvature, requested, runs_network
+from lobs_paper.config.requested import excluded, needs_curvature, requested, runs_network
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import calibration_batches, with_curvature
 from lobs_paper.stages.corrections import corrections
+from lobs_paper.stages.environment import ceiling_bytes, prepare
+from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.network_files import load_network, save_network
 from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import progress
-from lobs_paper.stages.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
+from lobs_paper.stages.stopwatch import Stopwatch
 from lobs_paper.stages.thresholds import threshold_densities
 from lobs_paper.training.evaluation import DenseOutputs, error_percent, errors
 
