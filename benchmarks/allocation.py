@@ -31,7 +31,7 @@ from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import load_tensors, tensor_metadata, write_csv, write_text
 from lobs_paper.networks.lenet5 import LeNet5
 from lobs_paper.networks.lenet300 import LeNet300
-from lobs_paper.stages.stage import HELD_OUT
+from lobs_paper.stages.network_files import HELD_OUT
 from lobs_paper.training.evaluation import error_percent
 
 NETWORKS: dict[str, type[nn.Module]] = {"lenet300": LeNet300, "lenet5": LeNet5}

@@ -24,7 +24,7 @@ import lobs
 from lobs.solvers import make
 from lobs_paper.files import write_json, write_text
 from lobs_paper.stages.progress import progress
-from lobs_paper.stages.stage import peak_memory_mib
+from lobs_paper.stages.stopwatch import peak_memory_mib
 
 # name -> density, calibration images, minutes that collect and prune may take on 2 CPU cores and on a GPU
 NETWORKS = {"vgg16": (0.075, 128, {"cpu": 45, "cuda": 2}), "resnet50": (0.25, 256, {"cpu": 30, "cuda": 2})}

@@ -15,7 +15,7 @@ import torch
 
 import lobs
 from lobs.solvers import make
-from lobs_paper.stages.stage import peak_memory_mib
+from lobs_paper.stages.stopwatch import peak_memory_mib
 
 
 def main(features: int = 25088, out: int = 4096, density: float = 0.075) -> None:

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--method", choices=("baseline", *METHODS), help="measure one point and print it")
     parser.add_argument("--samples", type=int, default=0)
     options = parser.parse_args()
-    from lobs_paper.stages.stage import peak_memory_mib
+    from lobs_paper.stages.stopwatch import peak_memory_mib
 
     if options.method:
         work(options.method, options.samples, options.run, options.layer, options.data)

@@ -23,7 +23,7 @@ from lobs.layers.matrix import input_samples
 from lobs.layers.network import prunable_layers
 from lobs_paper.data.splits import load_split
 from lobs_paper.networks.build import build
-from lobs_paper.stages.stage import peak_memory_mib
+from lobs_paper.stages.stopwatch import peak_memory_mib
 
 BATCH = 1000
 REPEATS = 5

@@ -9,12 +9,12 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
 from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.run import run_stage
 
 STAGES: dict[str, str] = {
     "resolve": "compose conf/ into one small file per stage instance (the others depend on these)",
@@ -27,15 +27,6 @@ STAGES: dict[str, str] = {
     "report": "write tables, figures and the page",
     "track": "rebuild MLflow's store from the metrics files",
     "compare": "a table of the results in any folders: runs, sweeps and their points",
-}
-# Set before torch or MLflow is imported, unless the user has set it.
-ENVIRONMENT = {
-    # Threads that wait by spinning make a small network 30 times slower as soon as another process wants a core.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-    # cuBLAS is deterministic only with a fixed workspace.
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 # What the library does without and the stages import: the extra `experiments` and what comes along with it.
 EXTRA = {
@@ -179,25 +170,8 @@ def _compare(words: list[str]) -> int:
     return 0
 
 
-def run_stage(stage: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Import a stage and run it.
-
-    Args:
-        stage: a key of `STAGES`.
-        config: the part of the configuration that it reads.
-
-    Returns:
-        Its metrics.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if not sys.stdout.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # torchvision's bars while it downloads
-    return import_module(f"lobs_paper.stages.{stage}").run(config)
-
-
 def _finish(stage: str, metrics: dict[str, Any]) -> int:
-    from lobs_paper.stages.stage import summary
+    from lobs_paper.stages.printing import summary
 
     summary(stage, metrics)
     return 0

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from lobs_paper.config.budget import BUDGETS
+from lobs_paper.config.requested import BUDGETS
 from lobs_paper.config.schema import (
     OPEN_KEYS,
     Config,

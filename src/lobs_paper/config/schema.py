@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from lobs.registry import METHODS
-from lobs_paper.config.budget import BUDGETS, needs_curvature, runs_network
 from lobs_paper.config.choices import THRESHOLDS
+from lobs_paper.config.requested import BUDGETS, needs_curvature, runs_network
 from lobs_paper.config.rules import AT_LEAST_ZERO, POSITIVE, RULES, SHARE
 
 

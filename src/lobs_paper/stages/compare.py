@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.config.budget import BUDGETS
+from lobs_paper.config.requested import BUDGETS
 from lobs_paper.config.schema import ConfigError
 from lobs_paper.files import write_csv, write_text
-from lobs_paper.stages.stage import POINT, cell, print_table
+from lobs_paper.stages.folders import POINT
+from lobs_paper.stages.printing import cell, print_table
 
 STAGES = ("prune", "retrain", "evaluate")
 # Where the files go without --output: <name>.csv and <name>.md in the working directory.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.config.budget import requested
+from lobs_paper.config.requested import requested
 from lobs_paper.config.schema import stage_config
 
 # In their order; what runs once per seed comes first.
@@ -50,7 +50,8 @@ def _is_made(stage: str, config: Mapping[str, Any]) -> bool:
         return _is_fetched(config)
     # Imported here, since a mistake in the configuration should appear before torch is imported.
     from lobs_paper.files import read_json, tensor_metadata
-    from lobs_paper.stages.stage import ORIGIN, Folders
+    from lobs_paper.stages.folders import Folders
+    from lobs_paper.stages.network_files import ORIGIN
 
     folders = Folders(stage_config(config, stage))
     main = {"train": "model", "collect": "statistics", "prune": "model", "retrain": "model"}[stage]

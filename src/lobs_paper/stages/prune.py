@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,14 +19,17 @@ from lobs.result import PruneResult
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import whole
-from lobs_paper.config.budget import excluded, needs_curvature, requested, runs_network
+from lobs_paper.config.requested import excluded, needs_curvature, requested, runs_network
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import calibration_batches, with_curvature
 from lobs_paper.stages.correction_errors import corrections
+from lobs_paper.stages.environment import ceiling_bytes, prepare
+from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.network_files import load_network, save_network
 from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import Phases, progress
-from lobs_paper.stages.stage import Folders, Stopwatch, ceiling_bytes, load_network, prepare, save_network
+from lobs_paper.stages.stopwatch import Stopwatch
 from lobs_paper.stages.thresholds import threshold_densities
 from lobs_paper.training.evaluation import DenseOutputs, error_percent, errors
 
@@ -76,10 +80,9 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         batches=calibration_batches(train, config["collect"], repeated=True) if again else None,
         execution=lobs.Execution(ceiling_bytes(config), partial, shown),
     )
-    paths = plan.paths
-    budget = requested(config)
+    _ = plan.paths  # under the bar that is named for them
     shown.next("pruning")
-    result = prune_to(plan, method, budget)
+    result = prune_to(plan, method, requested(config))
     shown.next(None)  # the curves have bars of their own
     for record in result.layers:
         watch.layers[record.name] += record.seconds
@@ -88,11 +91,24 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     metrics = _metrics(config, dense, result, measured)
     if result.uncorrected:
         metrics["corrections"] = corrections(dense, result, cast("Iterable", plan.batches), measured)
-    first = next(iter(paths))
-    first_path = whole(paths[first])
     save_network(config, folder / "model.safetensors", result.model)
     save_tensors(folder / "masks.safetensors", result.masks)
     write_json(folder / "layers.json", layer_rows(result))
+    _write_curves(folder, plan, config, (train, measured), result)
+    write_json(folder / "timings.json", timings)
+    write_json(folder / "metrics.json", metrics)
+    forget(partial)
+    return metrics
+
+
+def _write_curves(
+    folder: Path, plan: lobs.Plan, config: Mapping[str, Any], splits: tuple[Split, Split], result: PruneResult
+) -> None:
+    """What the same paths say about other budgets: curves over densities, and the first layer's sensitivities."""
+    method, budget, (train, measured) = config["method"], requested(config), splits
+    dense, paths = plan.model, plan.paths
+    first = next(iter(paths))
+    first_path = whole(paths[first])
     write_csv(
         folder / "paths.csv",
         [row for name, path in paths.items() for row in error_curve(name, path)],
@@ -115,10 +131,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         ["density", "test_error_percent", "test_top5_error_percent", "output_error"],
     )
     write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
-    write_json(folder / "timings.json", timings)
-    write_json(folder / "metrics.json", metrics)
-    forget(partial)
-    return metrics
 
 
 def prune_to(plan: lobs.Plan, method: Mapping[str, Any], budget: Mapping[str, Any]) -> PruneResult:

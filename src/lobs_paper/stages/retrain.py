@@ -10,13 +10,17 @@ from torch import Tensor, nn
 
 from lobs.pruning import prune
 from lobs.solvers import make
-from lobs_paper.config.budget import excluded, runs_network
+from lobs_paper.config.requested import excluded, runs_network
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import load_tensors, save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import calibrate, calibration_batches
 from lobs_paper.stages.devices import on_devices
+from lobs_paper.stages.environment import prepare
+from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.network_files import load_network, save_network
 from lobs_paper.stages.progress import first_process
-from lobs_paper.stages.stage import Folders, Stopwatch, load_network, prepare, require_same_budget, save_network
+from lobs_paper.stages.same_budget import require_same_budget
+from lobs_paper.stages.stopwatch import Stopwatch
 from lobs_paper.training.evaluation import errors
 
 if TYPE_CHECKING:

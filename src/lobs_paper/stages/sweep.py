@@ -22,7 +22,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from lobs_paper.cli import run_stage
 from lobs_paper.config.compose import (
     HYDRA_VERSION_BASE,
     ROOT_CONFIG,
@@ -37,8 +36,10 @@ from lobs_paper.config.compose import (
 from lobs_paper.config.schema import ConfigError, stage_config
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.prerequisites import run_missing
-from lobs_paper.stages.stage import POINT, clock, flat, print_table
+from lobs_paper.stages.printing import clock, flat, print_table
+from lobs_paper.stages.run import run_stage
 
 
 def sweep(stage: str, overrides: Sequence[str]) -> int:

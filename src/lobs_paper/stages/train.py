@@ -12,8 +12,11 @@ from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.networks.pretrained import load_weights, origin
 from lobs_paper.stages.devices import on_devices
+from lobs_paper.stages.environment import prepare
+from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.network_files import ORIGIN, save_network
 from lobs_paper.stages.progress import first_process
-from lobs_paper.stages.stage import ORIGIN, Folders, Stopwatch, prepare, save_network
+from lobs_paper.stages.stopwatch import Stopwatch
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lobs.allocation.loss_curves import resolved
-from lobs_paper.config.budget import runs_network
 from lobs_paper.config.compose import config_dir, load, points
+from lobs_paper.config.requested import runs_network
 from lobs_paper.config.schema import STAGE_KEYS, ConfigError, stage_config, validate
 
 
