@@ -24,6 +24,7 @@ from lobs_paper.stages.stopwatch import Stopwatch
 from lobs_paper.training.evaluation import errors
 
 if TYPE_CHECKING:
+    from lobs_paper.training.fit import Training
     from lobs_paper.training.retraining import Retrained
 
 
@@ -92,7 +93,6 @@ def retrain_pruned(
     Returns:
         The retrained network and its history.
     """
-    from lobs_paper.training.fit import Recipe
     from lobs_paper.training.lwc import Connections
     from lobs_paper.training.retraining import retrain
 
@@ -104,19 +104,8 @@ def retrain_pruned(
     if method["allocation"] == "quality":
         prune_on = Connections(network, method["relative"])
         prune_on.adjust_dropout(network, masks)
-    recipe = dict(config["retrain"])
-    return retrain(
-        network,
-        masks,
-        train,
-        measured,
-        seed=config["seed"],
-        device=device.type,
-        measure_every=recipe.pop("measure_every"),
-        recipe=Recipe(**recipe),
-        further=[*rounds[1:], config["density"]] if rounds else [],
-        prune=prune_on,
-    )
+    further = [*rounds[1:], config["density"]] if rounds else []
+    return retrain(network, masks, _training(config, train, measured, device), further, prune_on)
 
 
 def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device) -> Retrained:
@@ -134,21 +123,20 @@ def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Sp
     """
     from lobs_paper.training.dns import surgery
     from lobs_paper.training.dns_masks import SurgerySettings
-    from lobs_paper.training.fit import Recipe
 
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
-    method, recipe = config["method"], dict(config["retrain"])
+    method = config["method"]
     settings = SurgerySettings(density=config["density"], rate=method["relative"], **method["surgery"])
-    return surgery(
-        network,
-        train,
-        measured,
-        settings=settings,
-        seed=config["seed"],
-        device=device.type,
-        measure_every=recipe.pop("measure_every"),
-        recipe=Recipe(**recipe),
-    )
+    return surgery(network, _training(config, train, measured, device), settings)
+
+
+def _training(config: dict[str, Any], train: Split, measured: Split, device: torch.device) -> Training:
+    """Key `retrain` in the terms of `fit`."""
+    from lobs_paper.training.fit import Recipe, Training
+
+    recipe = dict(config["retrain"])
+    every = recipe.pop("measure_every")
+    return Training(train, measured, Recipe(**recipe), config["seed"], every, device.type)
 
 
 def prune_again(

@@ -84,19 +84,12 @@ def fit_network(
     Returns:
         The error curve, a point per epoch.
     """
-    from lobs_paper.training.fit import Recipe, fit
+    from lobs_paper.training.fit import Recipe, Training, fit
 
     recipe = dict(config["train"])
     epochs, epoch = recipe.pop("epochs"), ceil(len(train) / recipe["batch_size"])
-    result = fit(
-        network,
-        train,
-        measured,
-        Recipe(**recipe, iterations=epochs * epoch),
-        seed=config["seed"],
-        device=device.type,
-        measure_every=epoch,
-    )
+    whole = Recipe(**recipe, iterations=epochs * epoch)
+    result = fit(network, Training(train, measured, whole, config["seed"], measure_every=epoch, device=device.type))
     return [{"epoch": point.pop("iteration") // epoch, **point} for point in result.points]
 
 

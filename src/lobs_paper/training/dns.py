@@ -16,10 +16,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lobs_paper.data.splits import Split
 from lobs_paper.training.dns_masks import Scale, SurgerySettings, first_masks, updated_masks
 from lobs_paper.training.evaluation import error_percent
-from lobs_paper.training.fit import Classifier, Recipe, fit
+from lobs_paper.training.fit import Classifier, Training, fit
 from lobs_paper.training.lwc import layer_weights
 from lobs_paper.training.retraining import Retrained
 
@@ -92,28 +91,13 @@ class NetworkSurgery(pl.Callback):
             torch.mul(self._dense[name], self.masks[name], out=weight)
 
 
-def surgery(
-    network: nn.Module,
-    train: Split,
-    measured: Split,
-    recipe: Recipe,
-    settings: SurgerySettings,
-    *,
-    seed: int,
-    device: str = "auto",
-    measure_every: int,
-) -> Retrained:
+def surgery(network: nn.Module, training: Training, settings: SurgerySettings) -> Retrained:
     """Dynamic network surgery from a trained network; after ``settings.stop`` the masks are fixed.
 
     Args:
         network: dense; comes back on the CPU, trained and with its cut weights exactly zero.
-        train: the images to learn from.
-        measured: the images to measure the curve on; they influence nothing.
-        recipe: of the whole training.
+        training: images and recipe; its seed is also that of the updates.
         settings: thresholds and times of the updates.
-        seed: of the order of the images and of the updates.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        measure_every: minibatches between two points of the curve.
 
     Returns:
         The network, its masks and the history, as one round. The error after pruning is that of the first masks
@@ -122,29 +106,22 @@ def surgery(
     Raises:
         ValueError: the recipe ends before the masks are fixed.
     """
-    if settings.stop > recipe.iterations:
-        raise ValueError(f"stop={settings.stop} is not accepted: training ends after {recipe.iterations} iterations")
+    if settings.stop > training.recipe.iterations:
+        raise ValueError(
+            f"stop={settings.stop} is not accepted: training ends after {training.recipe.iterations} iterations"
+        )
     cut, masks = copy.deepcopy(network), first_masks(network, settings)
     for name, weight in layer_weights(cut).items():
         weight.mul_(masks[name])
-    after_pruning = error_percent(cut, measured)
-    operation = NetworkSurgery(settings, seed)
-    result = fit(
-        network,
-        train,
-        measured,
-        recipe,
-        seed=seed,
-        device=device,
-        measure_every=measure_every,
-        callbacks=[operation],
-    )
+    after_pruning = error_percent(cut, training.measured)
+    operation = NetworkSurgery(settings, training.seed)
+    result = fit(network, training, callbacks=[operation])
     masks = {name: mask.cpu() for name, mask in operation.masks.items()}
     done = {
         "round": 1,
         "density": sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values()),
         "error_after_pruning_percent": after_pruning,
         "error_after_retraining_percent": result.error_percent,
-        "iterations": recipe.iterations,
+        "iterations": training.recipe.iterations,
     }
     return Retrained(network, masks, [{"round": 1, **point} for point in result.points], [done])

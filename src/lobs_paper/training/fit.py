@@ -209,15 +209,30 @@ class Fit:
         return self.points[-1]["test_error_percent"]
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a network is trained on and how.
+
+    Attributes:
+        train: the images to learn from.
+        measured: the images to measure the curve on; they influence nothing.
+        recipe: optimizer, schedule, length.
+        seed: of the order of the images and of everything random in the network.
+        measure_every: minibatches between two points of the curve.
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+    """
+
+    train: Split
+    measured: Split
+    recipe: Recipe
+    seed: int
+    measure_every: int
+    device: str = "auto"
+
+
 def fit(
     network: nn.Module,
-    train: Split,
-    measured: Split,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: str = "auto",
-    measure_every: int,
+    training: Training,
     masks: Mapping[str, Tensor] | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Fit:
@@ -229,19 +244,15 @@ def fit(
 
     Args:
         network: is trained in place and comes back on the CPU.
-        train: the images to learn from.
-        measured: the images to measure the curve on; they influence nothing.
-        recipe: optimizer, schedule, length.
-        seed: of the order of the images and of everything random in the network.
-        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        measure_every: minibatches between two points of the curve.
+        training: images and recipe.
         masks: removed weights to keep at zero, by layer name; None trains every weight.
         callbacks: that act before each measurement.
 
     Returns:
         The error curve.
     """
-    curve = ErrorCurve(measured, measure_every)
+    recipe, seed = training.recipe, training.seed
+    curve = ErrorCurve(training.measured, training.measure_every)
     if not recipe.iterations:
         curve.measure(0, network)
         return Fit(curve.points)
@@ -251,7 +262,7 @@ def fit(
     with _quiet_lightning():
         pl.seed_everything(seed + rank, verbose=False)
         trainer = pl.Trainer(
-            accelerator={"cuda": "gpu"}.get(device, device),
+            accelerator={"cuda": "gpu"}.get(training.device, training.device),
             devices=size,
             strategy="auto" if size == 1 else "ddp",
             plugins=[LightningEnvironment()],  # our processes are there already, whatever a cluster's variables say
@@ -268,7 +279,7 @@ def fit(
         # Convolutions are about 1.5 times as fast this way; filling fresh memory is for finding bugs, not for results.
         network.to(memory_format=torch.channels_last)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        data = InMemoryData(train, recipe.batch_size, seed, recipe.augment)
+        data = InMemoryData(training.train, recipe.batch_size, seed, recipe.augment)
         trainer.fit(Classifier(network, recipe), datamodule=data)
     network.cpu().to(memory_format=torch.contiguous_format)
     return Fit(curve.points)

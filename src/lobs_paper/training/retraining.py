@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from lobs.base.distributed import of_first
-from lobs_paper.data.splits import Split
 from lobs_paper.training.evaluation import error_percent
-from lobs_paper.training.fit import Recipe, fit
+from lobs_paper.training.fit import Training, fit
 
 # Network, density -> pruned network, masks.
 Pruner = Callable[[nn.Module, float], tuple[nn.Module, dict[str, Tensor]]]
@@ -60,13 +59,7 @@ class Retrained:
 def retrain(
     network: nn.Module,
     masks: Mapping[str, Tensor],
-    train: Split,
-    measured: Split,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: str,
-    measure_every: int,
+    training: Training,
     further: Sequence[float] = (),
     prune: Pruner | None = None,
 ) -> Retrained:
@@ -75,12 +68,7 @@ def retrain(
     Args:
         network: pruned; trained in place in the first round.
         masks: by layer name, True where a weight is kept.
-        train: the images to learn from.
-        measured: the images to measure the curve on.
-        recipe: of each round.
-        seed: of the order of the images; every round draws another order from it.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        measure_every: minibatches between two points of the curve.
+        training: of each round; every round draws another order of the images from its seed.
         further: the densities of the rounds after the first.
         prune: prunes a retrained network; needed where there are further densities.
 
@@ -103,18 +91,9 @@ def retrain(
             pruned = of_first(pruned)
             _check_nested(kept, pruned, number)
             kept = pruned
-        after_pruning = error_percent(network, measured)
+        after_pruning = error_percent(network, training.measured)
         done = sum(entry["iterations"] for entry in rounds)
-        result = fit(
-            network,
-            train,
-            measured,
-            recipe,
-            seed=seed + number - 1,
-            device=device,
-            measure_every=measure_every,
-            masks=kept,
-        )
+        result = fit(network, replace(training, seed=training.seed + number - 1), masks=kept)
         curve += [{"round": number, **point, "iteration": done + point["iteration"]} for point in result.points]
         rounds.append(
             {
@@ -122,7 +101,7 @@ def retrain(
                 "density": _density(kept),
                 "error_after_pruning_percent": after_pruning,
                 "error_after_retraining_percent": result.error_percent,
-                "iterations": recipe.iterations,
+                "iterations": training.recipe.iterations,
             }
         )
     return Retrained(network, kept, curve, rounds)

@@ -23,7 +23,7 @@ from lobs_paper.training.dns_masks import (
     updated_masks,
 )
 from lobs_paper.training.evaluation import error_percent
-from lobs_paper.training.fit import Recipe, fit
+from lobs_paper.training.fit import Recipe, Training, fit
 from lobs_paper.training.lwc import layer_weights
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-3, schedule="constant", batch_size=16, iterations=30)
@@ -32,7 +32,7 @@ SETTINGS = SurgerySettings(density=0.25, stop=20)
 
 def operated(model, chosen=SETTINGS, recipe=RECIPE, **options):
     options = {"seed": 0, "device": "cpu", "measure_every": 10, **options}
-    return surgery(model, data(), data(30, seed=1), recipe, chosen, **options)
+    return surgery(model, Training(data(), data(30, seed=1), recipe, **options), chosen)
 
 
 def weights(seed=0):
@@ -64,7 +64,7 @@ class Watch(pl.Callback):
 def watched(model, chosen=SETTINGS, recipe=RECIPE, seed=0):
     operation = NetworkSurgery(chosen, seed)
     watch = Watch(operation)
-    fit(model, data(), data(30), recipe, seed=seed, device="cpu", measure_every=1000, callbacks=[operation, watch])
+    fit(model, Training(data(), data(30), recipe, seed, 1000, "cpu"), callbacks=[operation, watch])
     return operation, watch
 
 

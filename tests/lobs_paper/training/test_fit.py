@@ -13,7 +13,7 @@ from lobs_paper.networks.build import build
 from lobs_paper.networks.lenet5 import LeNet5
 from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.training.evaluation import error_percent, output_error
-from lobs_paper.training.fit import Recipe, fit
+from lobs_paper.training.fit import Recipe, Training, fit
 from lobs_paper.training.retraining import Retrained, retrain
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-2, schedule="constant", batch_size=16, iterations=25)
@@ -29,8 +29,9 @@ def masks(model, share=0.5, seed=0):
 
 
 def train(model, recipe=RECIPE, **options):
+    rest = {key: options.pop(key) for key in ("masks", "callbacks") if key in options}
     options = {"seed": 0, "device": "cpu", "measure_every": 10, **options}
-    return fit(model, data(), data(30, seed=1), recipe, **options)
+    return fit(model, Training(data(), data(30, seed=1), recipe, **options), **rest)
 
 
 def test_training_learns_and_the_curve_ends_with_the_final_weights():
@@ -121,7 +122,7 @@ def halve(model, density):
 def test_rounds_prune_on_from_the_retrained_network_and_count_all_iterations():
     model, first = halve(network(), 0.5)
     options = {"seed": 0, "device": "cpu", "measure_every": 10}
-    result = retrain(model, first, data(), data(30, seed=1), RECIPE, **options, further=[0.25], prune=halve)
+    result = retrain(model, first, Training(data(), data(30, seed=1), RECIPE, **options), further=[0.25], prune=halve)
     assert [entry["round"] for entry in result.rounds] == [1, 2]
     assert result.rounds[1]["density"] == pytest.approx(0.25, abs=0.02)
     assert [point["iteration"] for point in result.curve] == [0, 10, 20, 25, 25, 35, 45, 50]
@@ -137,12 +138,7 @@ def test_a_round_that_brings_a_weight_back_is_refused():
         retrain(
             model,
             first,
-            data(),
-            data(30),
-            RECIPE,
-            seed=0,
-            device="cpu",
-            measure_every=10,
+            Training(data(), data(30), RECIPE, seed=0, measure_every=10, device="cpu"),
             further=[0.25],
             prune=lambda model, density: (model, other),
         )

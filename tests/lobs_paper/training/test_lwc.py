@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers.classifier import data
-from lobs_paper.training.fit import Recipe
+from lobs_paper.training.fit import Recipe, Training
 from lobs_paper.training.lwc import (
     Connections,
     dropout_after_pruning,
@@ -48,9 +48,8 @@ def learn(model, densities, seed=0):
     prune = Connections(model)
     first, *further = densities
     pruned, masks = prune(model, first)
-    splits = data(), data(30, seed=1)
-    options = {"seed": seed, "device": "cpu", "measure_every": 10, "further": further, "prune": prune}
-    return retrain(pruned, masks, *splits, RECIPE, **options)
+    training = Training(data(), data(30, seed=1), RECIPE, seed, measure_every=10, device="cpu")
+    return retrain(pruned, masks, training, further, prune)
 
 
 def test_a_threshold_is_the_quality_parameter_times_the_standard_deviation():
