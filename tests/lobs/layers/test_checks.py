@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers.networks import X, mlp, tied
-from lobs.layers.checks import (
-    check_layers,
-    check_owners,
-    check_plain,
-    check_product,
-    independent_copy,
-    read_back,
-)
+from lobs.layers.checks import check_layers, check_owners, check_plain, check_product, independent_copy, read_back
 from lobs.layers.linear import CHECKED_ROWS
 
 KINDS = {
