@@ -34,6 +34,7 @@ EXTRA = {
         "hydra",
         "hydra_plugins",
         "omegaconf",
+        "pydantic",
         "yaml",
         "pytorch_lightning",
         "lightning_fabric",
@@ -122,7 +123,9 @@ def _dispatch(stage: str, words: list[str]) -> int:
     show = _take_flag(words, "-c", "--cfg")
     resolved = _take_option(words, "--resolved")
 
-    from lobs_paper.config.schema import ConfigError, stage_config, validate
+    from lobs_paper.config.checks import validate
+    from lobs_paper.config.errors import ConfigError
+    from lobs_paper.config.stage_parts import stage_config
 
     for word in words:
         if word.startswith("-"):
@@ -159,7 +162,7 @@ def _dispatch(stage: str, words: list[str]) -> int:
 
 
 def _compare(words: list[str]) -> int:
-    from lobs_paper.config.schema import ConfigError
+    from lobs_paper.config.errors import ConfigError
     from lobs_paper.stages.compare import OUTPUT, compare
 
     output = _take_option(words, "--output")
@@ -180,7 +183,7 @@ def _finish(stage: str, metrics: dict[str, Any]) -> int:
 def _read_resolved(path: Path) -> dict[str, Any]:
     import yaml
 
-    from lobs_paper.config.schema import ConfigError
+    from lobs_paper.config.errors import ConfigError
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist yet: run `lobs resolve` first")
@@ -200,7 +203,7 @@ def _take_flag(words: list[str], *names: str) -> bool:
 def _take_option(words: list[str], name: str) -> str | None:
     if name not in words:
         return None
-    from lobs_paper.config.schema import ConfigError
+    from lobs_paper.config.errors import ConfigError
 
     index = words.index(name)
     if index + 1 == len(words):
@@ -236,7 +239,7 @@ def _help() -> str:
 
 def _stage_help(stage: str) -> str:
     from lobs_paper.config.compose import config_dir
-    from lobs_paper.config.schema import STAGE_KEYS
+    from lobs_paper.config.stage_parts import STAGE_KEYS
 
     lines = [f"lobs {stage}: {STAGES[stage]}"]
     if stage == "compare":

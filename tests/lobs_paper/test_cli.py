@@ -12,7 +12,7 @@ import pytest
 
 from lobs_paper.cli import STAGES, main
 from lobs_paper.config.compose import load
-from lobs_paper.config.schema import STAGE_KEYS
+from lobs_paper.config.stage_parts import STAGE_KEYS
 from lobs_paper.files import write_text
 
 HEAVY = {"torch", "numpy", "pytorch_lightning", "mlflow", "matplotlib"}
@@ -94,7 +94,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("module", ["hydra", "omegaconf", "yaml"])
+@pytest.mark.parametrize("module", ["hydra", "omegaconf", "pydantic", "yaml"])
 @pytest.mark.parametrize("words", [["prune"], ["prune", "--help"], ["prune", "-m", "density=0.1,0.2"]])
 def test_without_the_extra_a_stage_says_what_to_install(tmp_path, module, words):
     done = subprocess.run([sys.executable, "-c", WITHOUT, module, *words], cwd=tmp_path, capture_output=True, text=True)
@@ -104,7 +104,7 @@ def test_without_the_extra_a_stage_says_what_to_install(tmp_path, module, words)
 
 
 def test_the_help_needs_no_extra(tmp_path):
-    for module in ("hydra", "omegaconf", "yaml"):
+    for module in ("hydra", "omegaconf", "pydantic", "yaml"):
         done = subprocess.run([sys.executable, "-c", WITHOUT, module, "--help"], cwd=tmp_path, capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
 
@@ -192,6 +192,6 @@ def _resolved(stage):
     import yaml
 
     from helpers.stages import SMALL
-    from lobs_paper.config.schema import stage_config
+    from lobs_paper.config.stage_parts import stage_config
 
     return yaml.safe_dump(stage_config(load(SMALL), stage))

@@ -8,29 +8,25 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from lobs_paper.config.checks import accepted, check_key, check_tuned, validate
+from lobs_paper.config.errors import ConfigError, unknown_key
 from lobs_paper.config.requested import BUDGETS
-from lobs_paper.config.schema import (
-    OPEN_KEYS,
-    Config,
-    ConfigError,
-    accepted,
-    check_key,
-    check_tuned,
-    unknown_key,
-    validate,
-)
+from lobs_paper.config.schema import OPEN_KEYS, Config
 
 ROOT_CONFIG = "config"
 CONFIG_FILE = f"{ROOT_CONFIG}.yaml"
@@ -184,11 +180,12 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     Raises:
         ConfigError: a key, a group's option or the syntax is wrong.
     """
-    parser = OverridesParser.create()
+    # Only to see what a glob stands for are the groups' files needed here.
+    parser = OverridesParser.create(_config_loader() if any("glob(" in text for text in overrides) else None)
     parsed = []
     for text in overrides:
         try:
-            override = parser.parse_override(text)
+            (override,) = parser.parse_overrides([text])
         except HydraException:
             raise ConfigError(f"{text!r} cannot be read: write key=value") from None
         if not override.key_or_group.startswith("hydra"):
@@ -197,11 +194,17 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def _config_loader() -> ConfigLoader:
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        return GlobalHydra.instance().config_loader()
+
+
 def _check_address(override: Override) -> None:
     if override.is_delete():
         raise ConfigError(f"{override.input_line} is not accepted: give the key another value, no key can be removed")
     folder, key = config_dir(), override.key_or_group
-    values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else [override.value()]
+    values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    values = [value.text if isinstance(value, QuotedString) else value for value in values] or [None]
     if key and (folder / key).is_dir():
         options = sorted(path.stem for path in (folder / key).glob("*.yaml"))
         for value in values:
@@ -239,16 +242,20 @@ def points(overrides: Sequence[str]) -> list[list[str]]:
         A list of overrides per point.
 
     Raises:
-        ConfigError: an override is wrong, or uses a sweep that Hydra's BasicSweeper does not know.
+        ConfigError: an override is wrong, or a sweep without an end.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    try:
-        everything = [*_sweep_parameters(overrides), *opened(overrides)]
-        (batch,) = BasicSweeper.split_arguments(parse(everything), max_batch_size=None)
-    except HydraException as error:
-        raise ConfigError(_one_line(error)) from None
-    return [[item for item in point if not item.startswith("hydra")] for point in batch]
+    # As in Hydra's BasicSweeper: of a key that is given twice the last values count, in the first one's place.
+    varied: dict[str, list[str]] = {}
+    for override in parse([*_sweep_parameters(overrides), *opened(overrides)]):
+        if not override.is_sweep_override():
+            values = [override.get_value_element_as_str()]
+        elif override.is_discrete_sweep():
+            values = list(override.sweep_string_iterator())
+        else:
+            raise ConfigError(f"{override.input_line} is not accepted: values, range(...), choice(...), glob(...)")
+        key = override.get_key_element()
+        varied[key] = [f"{key}={value}" for value in values]
+    return [[item for item in point if not item.startswith("hydra")] for point in product(*varied.values())]
 
 
 def _sweep_parameters(overrides: Sequence[str]) -> list[str]:

@@ -1,138 +1,241 @@
-"""The configuration: its schema, and which stage reads which part of it.
+"""The configuration's schema: every key with its type, its range and, in words, what it accepts. Declared here alone.
 
+Hydra composes conf/ into these classes by their types; pydantic checks ranges and names (`lobs_paper.config.checks`).
 Nothing here imports torch, so that a mistake is reported at once.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
 
-from lobs.registry import METHODS
-from lobs_paper.config.choices import THRESHOLDS
-from lobs_paper.config.requested import BUDGETS, needs_curvature, runs_network
-from lobs_paper.config.rules import AT_LEAST_ZERO, POSITIVE, RULES, SHARE
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler
+
+from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
+from lobs_paper.config.choices import AUGMENTATIONS, DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
 
 
-class ConfigError(ValueError):
-    """A mistake in the configuration: one line that names the key, the value and what is accepted."""
+@dataclass(frozen=True)
+class CheckedAs:
+    """What pydantic checks in the place of a type that is as near as OmegaConf's types come to it."""
+
+    kind: Any
+    description: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """The schema of `kind`, whatever stands beside it in ``Annotated``."""
+        return handler.generate_schema(self.kind)
+
+
+def _one_of(names: Iterable[str]) -> CheckedAs:
+    return CheckedAs(Literal[tuple(names)], f"one of {', '.join(names)}")
+
+
+def _number(words: str, **limits: float) -> Any:
+    options: dict[str, Any] = {"strict": True, "allow_inf_nan": False, **limits}
+    return Field(description=words, **options)
+
+
+def _whole(words: str, least: int, most: int | None = None) -> Any:
+    return Field(description=words, strict=True, ge=least, le=most)
+
+
+def _text(words: str) -> Any:
+    return Field(description=words)
+
+
+def _rising(pair: list[float]) -> list[float]:
+    if not 0 < pair[0] <= pair[1]:
+        raise ValueError
+    return pair
+
+
+Share: TypeAlias = Annotated[float, _number("the share of weights kept, a number from 0 to 1", ge=0, le=1)]
+AboveZero: TypeAlias = Annotated[float, _number("a number above 0", gt=0)]
+AtLeastZero: TypeAlias = Annotated[float, _number("a number, 0 or more", ge=0)]
+Count: TypeAlias = Annotated[int, _whole("a whole number, 1 or more", 1)]
+Pair: TypeAlias = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Name: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][\w.-]*$",
+        description="a name of letters, digits, '_', '-' and '.', since it becomes a folder",
+    ),
+]
+Flag: TypeAlias = Annotated[bool, Field(strict=True, description="true or false")]
+Folder: TypeAlias = Annotated[str, _text("a folder")]
+LayerNames: TypeAlias = Annotated[list[str], _text("a list of layer names or patterns")]
+Densities: TypeAlias = Annotated[list[Share], _text("a list of densities")]
+Settings: TypeAlias = Annotated[dict[str, Any], _text("a mapping of names to values")]
+Solver: TypeAlias = Annotated[str, _one_of(METHODS)]
+Allocation: TypeAlias = Annotated[str, _one_of({**ALLOCATIONS, **THRESHOLDS})]
+Correction: TypeAlias = Annotated[str, _one_of(CORRECTIONS)]
+Optimizer: TypeAlias = Annotated[str, _one_of(OPTIMIZERS)]
+Schedule: TypeAlias = Annotated[str, _one_of(SCHEDULES)]
+Augmentation: TypeAlias = Annotated[str, _one_of(AUGMENTATIONS)]
+# One value for all layers, or one per layer or pattern.
+Relative: TypeAlias = Annotated[
+    Any, CheckedAs(AboveZero | dict[str, AboveZero], "a number above 0, or numbers by layer name or pattern")
+]
+Limits: TypeAlias = Annotated[
+    dict[str, Any],
+    CheckedAs(dict[str, Pair], "[least, most] density by layer name or pattern, such as {fc3: [0.05, 1.0]}"),
+]
+
+
+class Section:
+    """A class of the schema; keys that it does not declare are refused."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 @dataclass
-class Data:
+class Data(Section):
     """Group `data`."""
 
-    name: str
-    validation: int = 0
-    root: str | None = None
-    mean: list[float] = field(default_factory=list)
-    std: list[float] = field(default_factory=list)
-    resize: int | None = None
-    size: int | None = None
-    crop_scale: list[float] = field(default_factory=lambda: [0.35, 1.0])
+    name: Annotated[str, _one_of(DATASETS)]
+    validation: Annotated[int, _whole("a whole number of training images, 0 or more", 0)] = 0
+    root: Annotated[str, _text("a folder or an archive")] | None = None
+    mean: Annotated[
+        list[Annotated[float, _number("")]], _text("a list of numbers: one per channel, one for all, or none")
+    ] = field(default_factory=list)
+    std: Annotated[list[AboveZero], _text("a list of numbers above 0: one per channel, one for all, or none")] = field(
+        default_factory=list
+    )
+    resize: Count | None = None
+    size: Count | None = None
+    crop_scale: Annotated[
+        Pair, AfterValidator(_rising), _text("[least, most] share of a picture's area, above 0 up to 1")
+    ] = field(default_factory=lambda: [0.35, 1.0])
 
 
 @dataclass
-class Train:
+class Train(Section):
     """Group `train`: the recipe of the dense network."""
 
-    optimizer: str
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    schedule: str
-    batch_size: int
-    epochs: int
-    augment: str = "none"
+    optimizer: Optimizer
+    learning_rate: AboveZero
+    momentum: Annotated[float, _number("a number from 0 to below 1", ge=0, lt=1)]
+    weight_decay: AtLeastZero
+    schedule: Schedule
+    batch_size: Count
+    epochs: Count
+    augment: Augmentation = "none"
 
 
 @dataclass
-class Retrain:
+class Retrain(Section):
     """Group `retrain`: the recipe of the pruned network; `method.retrain` overrides parts of it."""
 
-    optimizer: str
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    schedule: str
-    batch_size: int
-    iterations: int
-    measure_every: int
-    augment: str = "none"
+    optimizer: Optimizer
+    learning_rate: AboveZero
+    momentum: Annotated[float, _number("a number from 0 to below 1", ge=0, lt=1)]
+    weight_decay: AtLeastZero
+    schedule: Schedule
+    batch_size: Count
+    iterations: Annotated[int, _whole("a whole number, 0 (measure only) or more", 0)]
+    measure_every: Count
+    augment: Augmentation = "none"
 
 
 @dataclass
-class Collect:
+class Collect(Section):
     """Key `collect`: the calibration pass."""
 
-    batch_size: int
-    images: int | None
-    repeated_images: int | None
-    loss: str | None
-    samples: int
-    views: int = 1
+    batch_size: Count
+    images: Count | None
+    repeated_images: Count | None
+    loss: Annotated[str, _one_of(LOSSES)] | None
+    samples: Annotated[int, _whole("a whole number of input vectors per layer, 0 or more", 0)]
+    views: Count = 1
 
 
 @dataclass
-class Method:
+class Method(Section):
     """Group `method`: a solver, its options, and how it is applied.
 
-    `relative` and `surgery` are read where thresholds decide between the layers (`THRESHOLDS`).
+    `relative` and `surgery` (`Surgery`) are read where thresholds decide between the layers (`THRESHOLDS`); `retrain`
+    holds keys of `Retrain`.
     """
 
-    name: str
-    solver: str
-    options: dict[str, Any]
-    allocation: str
-    rounds: list[float] | None
-    retrain: dict[str, Any]
-    limits: dict[str, Any] = field(default_factory=dict)
-    exclude: list[str] = field(default_factory=list)
-    sequential: bool = False
-    correct: str = "none"
-    relative: Any = 1.0
-    surgery: dict[str, Any] = field(default_factory=dict)
+    name: Name
+    solver: Solver
+    options: Settings
+    allocation: Allocation
+    rounds: Densities | None
+    retrain: Settings
+    limits: Limits = field(default_factory=dict)
+    exclude: LayerNames = field(default_factory=list)
+    sequential: Flag = False
+    correct: Correction = "none"
+    relative: Relative = 1.0
+    surgery: Settings = field(default_factory=dict)
 
 
 @dataclass
-class Paths:
+class Surgery(Section):
+    """Key `method.surgery`: dynamic network surgery."""
+
+    gamma: AtLeastZero
+    power: AtLeastZero
+    stop: Count
+
+
+@dataclass
+class Tuned(Section):
+    """What an experiment may set for a single method, `methods.<name>`; checked as a whole once it is in `method`."""
+
+    density: Share
+    options: Any
+    allocation: Any
+    limits: Any
+    exclude: Any
+    sequential: Any
+    correct: Any
+    rounds: Any
+    retrain: Any
+    relative: Any
+    surgery: Any
+
+
+@dataclass
+class Paths(Section):
     """Key `paths`: folders, relative to the working directory."""
 
-    data: str
-    runs: str
-    further_runs: list[str]
-    reports: str
-    mlflow: str
-    output: str | None
+    data: Folder
+    runs: Folder
+    further_runs: Annotated[list[Annotated[str, Field(min_length=1)]], _text("a list of folders, [] for none")]
+    reports: Folder
+    mlflow: Folder
+    output: Folder | None
 
 
 @dataclass
-class Track:
+class Track(Section):
     """Key `track`: the MLflow view."""
 
-    models: bool
+    models: Flag
 
 
 @dataclass
-class Config:
+class Config(Section):
     """The whole configuration."""
 
-    name: str
-    seed: int
-    density: float | None
-    tolerance: float | None
-    flops: float | None
-    size: int | None
-    exclude: list[str]
-    methods: dict[str, Any]
-    curve: list[float] | None
-    device: str
-    devices: int
-    threads: int
-    memory: float | None
-    model: dict[str, Any]
+    name: Name
+    seed: Annotated[int, _whole("a whole number from 0 to 4294967295", 0, 2**32 - 1)]
+    density: Share | None
+    tolerance: Annotated[float, _number("the tolerable error per layer, a number, 0 or more", ge=0)] | None
+    flops: Annotated[float, _number("the share of multiply-adds kept, a number from 0 to 1", ge=0, le=1)] | None
+    size: Annotated[int, _whole("the bytes of the sparse file, a whole number", 0)] | None
+    exclude: LayerNames
+    methods: Settings
+    curve: Annotated[list[Share], Field(min_length=1, description="a list of densities")] | None
+    device: Annotated[str, _one_of(DEVICES)]
+    devices: Count
+    threads: Count
+    memory: Annotated[float, _number("a ceiling in GiB, a number above 0", gt=0)] | None
+    model: Settings
     data: Data
     train: Train
     collect: Collect
@@ -142,32 +245,7 @@ class Config:
     track: Track
 
 
-_COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
-# How images are read and made inputs; only `fetch` knows where they come from (`data.root`).
-_DATA = ("data.name", "data.validation", "data.mean", "data.std", "data.resize", "data.size", "data.crop_scale")
-_NETWORK = (*_COMPUTE, "model", *_DATA, "paths.data")
-_BUDGET = (*BUDGETS, "method.name", "method.rounds")
-_THRESHOLDS = ("method.allocation", "method.relative")
-_SOLVER = (
-    *("method.solver", "method.options", "method.sequential", "method.correct", "method.limits", "method.exclude"),
-    *_THRESHOLDS,
-)
-
-_CALIBRATION = ("collect.images", "collect.views")
-_FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.samples")
-
-# What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
-STAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "fetch": ("data.name", "data.root", "paths.data"),
-    "train": (*_NETWORK, "devices", "train"),
-    "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
-    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "curve"),
-    "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
-    "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
-    "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
-    "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
-}
-# Mappings whose keys a command line may add to; what may stand in them is checked by `validate`.
+# Mappings whose keys a command line may add to; what may stand in them is checked by `lobs_paper.config.checks`.
 OPEN_KEYS = (
     "model.weights",
     "method.limits.",
@@ -177,184 +255,3 @@ OPEN_KEYS = (
     "method.surgery.",
     "methods.",
 )
-# What an experiment may set for a single method under `methods.<name>`.
-TUNED_KEYS = (
-    *("density", "options", "allocation", "limits", "exclude", "sequential", "correct", "rounds", "retrain"),
-    *("relative", "surgery"),
-)
-SURGERY_KEYS = ("gamma", "power", "stop")
-
-
-def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The part of a configuration that a stage reads.
-
-    Args:
-        config: a whole, validated configuration.
-        stage: a key of `STAGE_KEYS`.
-
-    Returns:
-        A new nested dict; for `retrain` the method's own settings are merged into the recipe.
-    """
-    keys = STAGE_KEYS[stage]
-    method = config.get("method", {})
-    if stage == "retrain" and method["rounds"]:
-        keys += (*_SOLVER, "collect", "exclude")  # it prunes and collects again
-    if stage == "prune" and (runs_network(method) or needs_curvature(method)):
-        keys += ("collect",)
-    part: dict[str, Any] = {}
-    for key in keys:
-        *parents, leaf = key.split(".")
-        source, target = config, part
-        for parent in parents:
-            source, target = source[parent], target.setdefault(parent, {})
-        target[leaf] = source[leaf]
-    if stage == "retrain":
-        part["retrain"] = {**config["retrain"], **config["method"]["retrain"]}
-    return part
-
-
-def validate(config: Mapping[str, Any]) -> None:
-    """Check a configuration, or the part of one that a stage got: known keys, ranges, names.
-
-    Raises:
-        ConfigError: the first mistake found.
-    """
-    for key, value in _leaves(config, Config):
-        check = RULES.get(key)
-        if check is not None and not check[0](value):
-            raise ConfigError(f"{key}={value!r} is not accepted: {check[1]}")
-    if "model" in config and not isinstance(config["model"].get("_target_"), str):
-        raise ConfigError("model._target_ is missing: the class of the network, such as package.module.Class")
-    weights = config.get("model", {}).get("weights")
-    if not (weights is None or (isinstance(weights, str) and weights)):
-        raise ConfigError(f"model.weights={weights!r} is not accepted: the name of weights, a file, or null")
-    check_tuned(config.get("methods", {}))
-    if "density" in config:
-        _check_budget(config)
-    if "solver" in config.get("method", {}):
-        _check_method(config["method"])
-    if "surgery" in config.get("method", {}):
-        _check_surgery(config["method"])
-    for key, value in config.get("method", {}).get("retrain", {}).items():
-        if key not in _names(Retrain):
-            raise ConfigError(unknown_key(f"method.retrain.{key}", value, _names(Retrain)))
-        check = RULES[f"retrain.{key}"]
-        if not check[0](value):
-            raise ConfigError(f"method.retrain.{key}={value!r} is not accepted: {check[1]}")
-
-
-def check_tuned(methods: Mapping[str, Any]) -> None:
-    """Check what an experiment sets for single methods; the values themselves are checked once they are in `method`.
-
-    Raises:
-        ConfigError: a key that no method has, or a density out of range.
-    """
-    for name, settings in methods.items():
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f"methods.{name}={settings!r} is not accepted: a mapping of {', '.join(TUNED_KEYS)}")
-        for key, value in settings.items():
-            if key not in TUNED_KEYS:
-                raise ConfigError(unknown_key(f"methods.{name}.{key}", value, TUNED_KEYS))
-        if not SHARE[0](settings.get("density", 1.0)):
-            raise ConfigError(f"methods.{name}.density={settings['density']!r} is not accepted: {SHARE[1]}")
-
-
-def _check_surgery(method: Mapping[str, Any]) -> None:
-    settings = method["surgery"]
-    if (method["allocation"] == "surgery") != bool(settings):
-        raise ConfigError(
-            f"method.surgery={settings} with method.allocation={method['allocation']} is not accepted: "
-            f"dynamic network surgery needs both, method.allocation=surgery and method.surgery.stop"
-        )
-    if settings and method["rounds"]:
-        raise ConfigError(f"method.rounds={method['rounds']} with method.allocation=surgery is not accepted: null")
-    for key, value in settings.items():
-        if key not in SURGERY_KEYS:
-            raise ConfigError(unknown_key(f"method.surgery.{key}", value, SURGERY_KEYS))
-        check, rule = POSITIVE if key == "stop" else AT_LEAST_ZERO
-        if not check(value):
-            raise ConfigError(f"method.surgery.{key}={value!r} is not accepted: {rule}")
-    if settings and "stop" not in settings:
-        raise ConfigError("method.surgery.stop is missing: the iteration from which the masks stay as they are")
-
-
-def _check_budget(config: Mapping[str, Any]) -> None:
-    density, rounds = config["density"], config["method"]["rounds"]
-    allocation = config["method"].get("allocation")
-    given = " and ".join(f"{key}={config[key]}" for key in BUDGETS if config[key] is not None) or "no budget"
-    if sum(config[key] is not None for key in BUDGETS) != 1:
-        raise ConfigError(f"{given}: give exactly one of {', '.join(BUDGETS)}, and null for the others")
-    if density is None and allocation in THRESHOLDS:
-        raise ConfigError(f"method.allocation={allocation} needs a density, got {given}")
-    if not rounds:
-        return
-    if density is None:
-        raise ConfigError(f"method.rounds={rounds} needs a density, got {given}")
-    if any(after >= before for before, after in zip([1.0, *rounds], [*rounds, density], strict=True)):
-        raise ConfigError(
-            f"method.rounds={rounds} with density={density} is not accepted: densities must fall from round to round"
-        )
-
-
-def _check_method(method: Mapping[str, Any]) -> None:
-    solver = method["solver"]
-    if method["allocation"] in THRESHOLDS and solver != "magnitude":
-        raise ConfigError(
-            f"method.solver={solver} with method.allocation={method['allocation']} is not accepted: thresholds for "
-            f"weights are those of magnitude"
-        )
-    for option, value in method["options"].items():
-        options = METHODS[solver].options
-        if option not in options:
-            raise ConfigError(unknown_key(f"method.options.{option}", value, options, f" by method.solver={solver}"))
-
-
-def unknown_key(key: str, value: object, names: Iterable[str], whose: str = "") -> str:
-    """The message for a key that does not exist, with the closest one that does."""
-    *parents, leaf = key.split(".")
-    names = list(names)
-    close = difflib.get_close_matches(leaf, names, n=1)
-    hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
-    return f"unknown key {key}={value!r}: {hint}accepted{whose}: {', '.join(names) or 'none'}"
-
-
-def check_key(key: str, value: object) -> None:
-    """Check that a dotted key exists in the schema, whatever its value.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    node: Any = Config
-    parts = key.split(".")
-    for index, part in enumerate(parts):
-        if not is_dataclass(node):
-            return
-        hints = get_type_hints(node)
-        if part not in hints:
-            raise ConfigError(unknown_key(".".join(parts[: index + 1]), value, _names(node)))
-        node = hints[part]
-
-
-def accepted(key: str | None) -> str | None:
-    """What a key accepts, in words; None for a key without a rule."""
-    return RULES[key][1] if key in RULES else None
-
-
-def _names(schema: Any) -> tuple[str, ...]:
-    return tuple(entry.name for entry in fields(schema))
-
-
-def _leaves(part: Mapping[str, Any], schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys and values of a configuration, checked against the dataclasses."""
-    hints = get_type_hints(schema)
-    for key, value in part.items():
-        if key not in hints:
-            raise ConfigError(unknown_key(prefix + str(key), value, _names(schema)))
-        if is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(
-                    f"{prefix}{key}={value!r} is not accepted: a mapping of {', '.join(_names(hints[key]))}"
-                )
-            yield from _leaves(value, hints[key], f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

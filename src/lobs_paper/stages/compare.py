@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import BUDGETS
-from lobs_paper.config.schema import ConfigError
 from lobs_paper.files import write_csv, write_text
 from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.printing import cell, print_table

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lobs_paper.config.requested import requested
-from lobs_paper.config.schema import stage_config
+from lobs_paper.config.stage_parts import stage_config
 
 # In their order; what runs once per seed comes first.
 SEED_STAGES = ("fetch", "train", "collect")

@@ -17,7 +17,8 @@ import yaml
 
 from lobs_paper.config.code_digests import code_digests
 from lobs_paper.config.compose import config_dir, load
-from lobs_paper.config.schema import ConfigError, stage_config
+from lobs_paper.config.errors import ConfigError
+from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.files import write_text
 from lobs_paper.stages.progress import progress
 

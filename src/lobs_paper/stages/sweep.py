@@ -33,7 +33,8 @@ from lobs_paper.config.compose import (
     parse,
     points,
 )
-from lobs_paper.config.schema import ConfigError, stage_config
+from lobs_paper.config.errors import ConfigError
+from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.stages.devices import is_user_error
 from lobs_paper.stages.folders import POINT

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from lobs.allocation.loss_curves import resolved
+from lobs_paper.config.checks import validate
 from lobs_paper.config.compose import config_dir, load, points
+from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import runs_network
-from lobs_paper.config.schema import STAGE_KEYS, ConfigError, stage_config, validate
+from lobs_paper.config.stage_parts import STAGE_KEYS, stage_config
 
 
 def test_the_papers_densities_are_the_defaults_of_their_methods():

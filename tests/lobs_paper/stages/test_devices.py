@@ -14,7 +14,7 @@ from helpers.training_processes import fail_in_the_second, fixed_masks, train_al
 from lobs.calibration.statistics import Statistics
 from lobs_paper.cli import main
 from lobs_paper.config.compose import load
-from lobs_paper.config.schema import stage_config
+from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.stages import calibration
 from lobs_paper.stages.devices import on_devices
 

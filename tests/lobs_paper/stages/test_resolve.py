@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lobs_paper.cli import main
-from lobs_paper.config.schema import validate
+from lobs_paper.config.checks import validate
 from lobs_paper.stages.resolve import CODE_STAGES
 
 ROOT = Path(__file__).parents[3]
