@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from fractions import Fraction
 
 from lobs.layers.consumers import Consumer
 from lobs.solvers.path import PruningPath
@@ -29,11 +30,11 @@ def unit_counts(paths: Mapping[str, PruningPath], consumers: Mapping[str, Consum
     budget = density * sum(path.removable for path in paths.values()) + 1e-9
     sizes = {name: path.weight.shape[0] for name, path in paths.items()}
 
-    def removals_at(share: float) -> dict[str, int]:
+    def removals_at(share: Fraction) -> dict[str, int]:
         units = {name: max(1, int(share * size)) if paths[name].total else size for name, size in sizes.items()}
         return {name: (sizes[name] - units[name]) * path.statistics.features for name, path in paths.items()}
 
-    def kept(share: float) -> int:
+    def kept(share: Fraction) -> int:
         rows = {name: paths[name].kept(count).any(dim=1) for name, count in removals_at(share).items()}
         total = 0
         inputs = {consumer.reader: consumer.inputs(rows[name]).sum(1) for name, consumer in consumers.items()}
@@ -43,9 +44,9 @@ def unit_counts(paths: Mapping[str, PruningPath], consumers: Mapping[str, Consum
         return total
 
     # Every share at which some layer gains a unit, from the largest down.
-    steps = sorted({(unit + 0.5) / size for size in sizes.values() for unit in range(1, size + 1)}, reverse=True)
-    first = bisect_left(steps, True, key=lambda share: kept(min(share, 1.0)) <= budget)
+    steps = sorted({Fraction(unit, size) for size in sizes.values() for unit in range(1, size + 1)}, reverse=True)
+    first = bisect_left(steps, True, key=lambda share: kept(share) <= budget)
     if first < len(steps):
-        return removals_at(min(steps[first], 1.0))
-    least = kept(0.0) / sum(path.removable for path in paths.values())
+        return removals_at(steps[first])
+    least = kept(Fraction(0)) / sum(path.removable for path in paths.values())
     raise ValueError(f"density {density} is below {least:.4g}, which one unit in every layer takes")

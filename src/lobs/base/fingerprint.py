@@ -45,6 +45,8 @@ def claim_folder(folder: Path, call: Mapping[str, object]) -> None:
         try:
             found = json.loads(note.read_text(encoding="utf-8"))
         except ValueError:
+            found = None
+        if not isinstance(found, dict):
             found = {"call": "an unreadable note"}
         other = [key for key in {**found, **texts} if found.get(key) != texts.get(key)]
         if other:

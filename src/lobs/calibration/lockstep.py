@@ -6,8 +6,8 @@ its own, a greenlet, which is held just before it calls a layer and goes on once
 memory: what every batch's pass still needs is alive at the same time.
 
 `lockstep_possible` says whether this may be done: it may not where a layer is called more than once (its first call
-would have to know weights that are decided after its last), where autocast is switched on or off inside the
-network (the switch belongs to the whole thread), or where memory does not suffice. Then
+would have to know weights that are decided after its last), where autocast, inference mode or gradients are
+switched inside the network (the switch belongs to the whole thread), or where memory does not suffice. Then
 `lobs.calibration.layerwise.LayerwisePasses` starts anew for every layer.
 """
 
@@ -46,7 +46,8 @@ def lockstep_possible(
         memory: bytes that the waiting passes may take; None: `MEMORY_SHARE` of what is free now.
 
     Returns:
-        True where each module is called once or never, no autocast is switched inside, and memory suffices.
+        True where each module is called once or never, no mode of the thread (autocast, inference, gradients) is
+        switched inside, and memory suffices.
     """
     batches = calibration_batches(batches)
     images = sum(batches.input_counts())
@@ -56,13 +57,13 @@ def lockstep_possible(
         return False
     sizes: list[int] = []
     called: set[nn.Module] = set()
-    outside = _autocast()
+    outside = _modes()
     fine = True
 
     def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
         nonlocal fine
         given = call_input(args, kwargs)
-        fine = fine and given is not None and module not in called and _autocast() == outside
+        fine = fine and given is not None and module not in called and _modes() == outside
         called.add(module)
         sizes.append(0 if given is None else given.numel() * given.element_size())
 
@@ -153,5 +154,7 @@ class _Pass(greenlet):
         return self.model(network_input(batch, self.model))
 
 
-def _autocast() -> tuple[bool, bool]:
-    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+def _modes() -> tuple[bool, ...]:
+    """What belongs to the whole thread: a pass that waits inside a block would leave it switched for the others."""
+    autocast = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+    return *autocast, torch.is_inference_mode_enabled(), torch.is_grad_enabled()

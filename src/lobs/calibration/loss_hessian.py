@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lobs.base.distributed import summed
+from lobs.base.evaluation_mode import evaluation_mode
+from lobs.layers.network import tied_layers
 
 LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
 
@@ -23,7 +25,7 @@ class LossCurvature:
         names: the layers wanted.
 
     Raises:
-        ValueError: the loss is unknown, or the package backpack-for-pytorch is missing.
+        ValueError: the loss is unknown, a layer shares its weight, or the package backpack-for-pytorch is missing.
     """
 
     def __init__(self, model: nn.Module, loss: str, names: Sequence[str]) -> None:
@@ -33,7 +35,9 @@ class LossCurvature:
             from backpack import extend
         except ImportError as error:
             raise ValueError(f"loss={loss!r} needs the package backpack-for-pytorch: {error}") from None
-        self._model = extend(copy.deepcopy(model)).eval()
+        _check_owners(model, names)
+        self._original: nn.Module | None = model
+        self._model = extend(_plain_copy(model)).eval()
         self._model.requires_grad_(True)
         self._loss = extend(LOSSES[loss](reduction="sum"))
         self._layers = {name: self._model.get_submodule(name) for name in names}
@@ -44,7 +48,9 @@ class LossCurvature:
         """Add one batch.
 
         Raises:
-            ValueError: BackPACK cannot follow the network, or the targets do not fit its outputs.
+            ValueError: BackPACK cannot follow the network, hooks change what its modules give, or the targets do not
+                fit its outputs.
+            OutOfMemoryError: as torch says it.
         """
         from backpack import backpack
         from backpack.extensions import DiagHessian
@@ -54,11 +60,15 @@ class LossCurvature:
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             try:
                 outputs = self._model(inputs)
+                self._compare(inputs, outputs)
                 self._check(outputs, targets)
                 self._loss(outputs, targets).backward()
-            except NotImplementedError as error:
+            except torch.OutOfMemoryError:  # no matter of the network's kind
+                raise
+            except (NotImplementedError, RuntimeError, AssertionError, AttributeError, TypeError) as error:
+                cause = " ".join(str(error).split()) or type(error).__name__
                 raise ValueError(
-                    f"the loss's curvature needs a network that is an nn.Sequential of modules BackPACK knows: {error}"
+                    f"the loss's curvature needs a network that is an nn.Sequential of modules BackPACK knows: {cause}"
                 ) from None
         for name, module in self._layers.items():
             diagonal = module.weight.diag_h.flatten(1).double()
@@ -69,6 +79,19 @@ class LossCurvature:
                 del parameter.diag_h
         self._model.zero_grad()
         self._count += len(inputs)
+
+    def _compare(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Refuse, on the first batch, a network that computes something else than its modules one by one."""
+        if self._original is None:
+            return
+        with torch.no_grad(), evaluation_mode(self._original):
+            expected = self._original(inputs.clone())
+        self._original = None
+        if not (isinstance(expected, Tensor) and torch.allclose(expected, outputs, rtol=1e-3, atol=1e-5)):
+            raise ValueError(
+                "the loss's curvature needs a network without hooks that change what its modules give: BackPACK does "
+                "not see them"
+            )
 
     def _check(self, outputs: Tensor, targets: Tensor) -> None:
         if isinstance(self._loss, nn.MSELoss):
@@ -93,3 +116,30 @@ class LossCurvature:
     def result(self) -> dict[str, Tensor]:
         """The diagonal of the mean loss's Hessian, float64 ``[out, features (+ 1)]`` per layer."""
         return {name: total / self._count for name, total in self._sums.items()}
+
+
+def _check_owners(model: nn.Module, names: Sequence[str]) -> None:
+    for name in names:
+        others = [other for other in tied_layers(model).get(name, {}) if other != name]
+        if others:
+            raise ValueError(
+                f"layer {name!r} shares its weight with {others[0]!r}: the loss's curvature in a shared weight is not "
+                f"collected, leave it out with exclude=[{name!r}] or take a method that does not need it"
+            )
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """A copy as BackPACK needs it: no module twice, none that overwrites its input, no hooks."""
+    copied = copy.deepcopy(model)
+    seen: set[nn.Module] = set()
+    for parent in list(copied.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and child in seen:
+                parent._modules[name] = child = copy.deepcopy(child)
+            seen |= set() if child is None else {child}
+    for module in copied.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copied

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # How far ||W y - z||_F may be from zero relative to ||z||_F, by the coarsest dtype that is involved.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-# Rounding relative to ||W||_F ||y||, in units of the dtype's epsilon: what is left where products cancel.
+# Rounding relative to ||W||_F ||y|| / sqrt(features), the size of a product of independent numbers, in units of the
+# dtype's epsilon: what is left where products cancel.
 ROUNDING = 8.0
 # Old ways of computing a weight: the buffer or parameter that they leave, and what makes the weight plain again.
 DERIVED = {
@@ -141,6 +142,7 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
     coarsest = max((inputs.dtype, output.dtype, module.weight.dtype), key=lambda dtype: torch.finfo(dtype).eps)
     tolerance = TOLERANCE.get(coarsest, 0.2) * (5 if output.is_cuda else 1)  # TensorFloat-32 rounds more
     rounding = ROUNDING * torch.finfo(coarsest).eps * float(weight.norm()) * float(rows.double().norm())
+    rounding /= rows.shape[-1] ** 0.5
     if not difference <= tolerance * scale + rounding:
         raise ValueError(
             f"{what} does not give its weight times its inputs plus its bias (relative difference "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
+from types import FunctionType, ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -34,6 +37,7 @@ class RecomputedPath(PruningPath):
         )
         self.computed = make
         self._knots = path._knots
+        self.free = path.free
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask at a count, from the path computed anew."""
@@ -44,6 +48,18 @@ class RecomputedPath(PruningPath):
         """The mask alone, likewise."""
         self._check(count)
         return self.computed().kept(count)
+
+    def within(self, tolerance: float, rule: str = "error") -> int:
+        """The largest count within a tolerance, likewise."""
+        return self.computed().within(tolerance, rule)
+
+    def measured_error(self, weight: Tensor) -> float:
+        """Psi's E of any weight, likewise."""
+        return self.computed().measured_error(weight)
+
+    def sensitivity_threshold(self, count: int) -> float | None:
+        """The largest sensitivity removed, likewise."""
+        return self.computed().sensitivity_threshold(count)
 
     def _exact_curve(self) -> Tensor | None:
         return self._knots[1] if len(self._knots[0]) == self.total + 1 else None
@@ -61,8 +77,29 @@ def path_bytes(path: PruningPath) -> int:
         path: of any solver.
 
     Returns:
-        Bytes.
+        Bytes; no fewer than those of the tensors that it holds now.
     """
     moment = path.statistics.second_moment
     factors = 2 * (8 if moment.shape[-1] <= FLOAT64_FEATURES else 4) if path.damping else 0
-    return moment.numel() * (8 + factors) + ARRAYS * path.weight.numel() * path.weight.element_size()
+    expected = moment.numel() * (8 + factors) + ARRAYS * path.weight.numel() * path.weight.element_size()
+    return max(expected, _held_bytes(path))
+
+
+def _held_bytes(path: PruningPath) -> int:
+    """Bytes of all tensors that can be reached from a path, each storage once."""
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    waiting: list[Any] = [path]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen or isinstance(thing, (type, ModuleType, str, bytes)):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            if not thing.is_meta:
+                storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        elif isinstance(thing, FunctionType):
+            waiting += [cell.cell_contents for cell in thing.__closure__ or ()]
+        else:
+            waiting += gc.get_referents(thing)
+    return sum(storages.values())

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import lobs
 from helpers.networks import X, mlp, net, tied, tied_by_data
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
@@ -180,3 +181,25 @@ def test_a_network_that_fails_is_left_without_hooks():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         lockstep_possible(model, layers(model), [torch.randn(3, 5)])
     assert not hooks_of(model)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad, torch.no_grad])
+def test_modes_that_a_network_switches_stay_its_own(mode):
+    """Passes that wait inside such a block would leave it to each other, and to the caller."""
+
+    class Switching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(16, 12), nn.Linear(12, 4)
+
+        def forward(self, x):
+            with mode():
+                x = torch.relu(self.first(x))
+            return self.second(x.clone())
+
+    model, batches = Switching().eval(), list(torch.randn(64, 16).split(16))
+    before = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    result = lobs.prune(model, batches=batches, method="exact_obs", density=0.4, sequential=True, correct="bias")
+    assert (torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == before
+    assert not any(mask.is_inference() for mask in result.masks.values())
+    assert not any(parameter.is_inference() for parameter in result.model.parameters())

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import lobs
 from helpers.networks import mlp
 from lobs.calibration.loss_hessian import LossCurvature
 
@@ -104,3 +105,50 @@ def test_what_cannot_be_had_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "backpack", None)
     with pytest.raises(ValueError, match="loss='mse' needs the package backpack-for-pytorch"):
         LossCurvature(mlp(), "mse", ["0"])
+
+
+def _hessian_diagonal(model, parameter, inputs, targets):
+    """By autograd, one row at a time."""
+    loss = nn.functional.cross_entropy(model(inputs), targets)
+    (gradient,) = torch.autograd.grad(loss, parameter, create_graph=True)
+    rows = [torch.autograd.grad(g, parameter, retain_graph=True)[0].flatten() for g in gradient.flatten()]
+    return torch.stack(rows).diagonal().reshape(parameter.shape)
+
+
+def test_activations_in_place_and_modules_used_twice_are_followed():
+    torch.manual_seed(0)
+    shared = nn.Sigmoid()
+    model = nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 4), shared, nn.Linear(4, 4), nn.ReLU(inplace=True))
+    inputs, targets = torch.randn(6, 4), torch.randint(4, (6,))
+    statistics = lobs.collect_statistics(model.eval(), [(inputs, targets)], loss="cross_entropy")
+    for name in ("0", "2", "4"):
+        expected = _hessian_diagonal(model, model.get_submodule(name).weight, inputs, targets)
+        torch.testing.assert_close(statistics[name].loss_curvature[:, :4].float(), expected, rtol=1e-4, atol=1e-6)
+    assert model[1] is model[3]
+    assert model[5].inplace
+
+
+def test_what_backpack_does_not_see_is_refused():
+    inputs, targets = torch.randn(6, 4), torch.randint(4, (6,))
+
+    def collect(model):
+        return lobs.collect_statistics(model.eval(), [(inputs, targets)], loss="cross_entropy")
+
+    hooked = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    handle = hooked[1].register_forward_hook(lambda module, given, output: 3 * output)
+    with pytest.raises(ValueError, match="without hooks that change what its modules give"):
+        collect(hooked)
+    handle.remove()
+    hooked[1].register_forward_hook(lambda module, given, output: None)  # looks on
+    collect(hooked)
+    tied = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(ValueError, match="layer '0' shares its weight with '2'"):
+        collect(tied)
+
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    with pytest.raises(ValueError, match=r"needs a network that is an nn\.Sequential of modules BackPACK knows"):
+        collect(Residual(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))

@@ -138,3 +138,15 @@ def test_a_copy_shares_no_tensor_and_keeps_ties():
         ValueError, match=r"Sequential cannot be copied \(.*lock.*\): give a network that .*in_place=True"
     ):
         independent_copy(model)
+
+
+@pytest.mark.parametrize("features", [64, 256, 1024])
+def test_wide_layers_in_half_precision_are_checked_too(features):
+    torch.manual_seed(0)
+    for dtype in (torch.bfloat16, torch.float16):
+        module, inputs = nn.Linear(features, 64).to(dtype), torch.randn(64, features).to(dtype)
+        output = module(inputs)
+        check_product("l", module, inputs, output)
+        for wrong in (2 * output, torch.zeros_like(output), 1.3 * output):
+            with pytest.raises(ValueError, match="does not give its weight times its inputs"):
+                check_product("l", module, inputs, wrong)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import lobs
 from lobs.registry import METHODS
@@ -92,7 +93,7 @@ def test_wrong_counts_are_refused_before_anything_is_computed():
 def test_bytes_count_the_matrices_and_the_arrays_of_a_path(name, matrices):
     weight, statistics = layer(groups=2, features=10)
     path = make(name)(weight, statistics)
-    assert path_bytes(path) == matrices * 8 * 2 * 11**2 + ARRAYS * 4 * weight.numel()
+    assert path_bytes(path) >= matrices * 8 * 2 * 11**2 + ARRAYS * 4 * weight.numel()
 
 
 def test_wide_layers_are_factorised_in_half_the_bytes():
@@ -101,3 +102,36 @@ def test_wide_layers_are_factorised_in_half_the_bytes():
     for features, bytes_each in ((FLOAT64_FEATURES, 8 + 16), (FLOAT64_FEATURES + 1, 8 + 8)):
         path.statistics = replace(statistics, second_moment=torch.empty(features, features, device="meta"))
         assert path_bytes(path) - ARRAYS * 4 * weight.numel() == features**2 * bytes_each
+
+
+def test_patterns_on_a_network_with_zeros_do_not_depend_on_the_ceiling():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 8)).eval()
+    batches = list(torch.randn(64, 16).split(16))
+    first = lobs.prune(model, batches=batches, method="magnitude", density=0.2).model
+    solver = make("magnitude", pattern="2:4")
+    found = [
+        lobs.prune(first, batches=batches, method=solver, density=0.6, allocation="relative", memory=memory)
+        for memory in (None, 1)
+    ]
+    assert all(torch.equal(found[0].masks[name], mask) for name, mask in found[1].masks.items())
+
+
+def test_what_needs_the_matrix_is_computed_with_it():
+    statistics = lobs.LayerStatistics.from_samples(torch.randn(50, 12, generator=torch.Generator().manual_seed(0)))
+    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(1))
+    for method in ("magnitude", "lobs", "exact_obs"):
+        path = make(method)(weight, statistics)
+        forgotten = RecomputedPath(path, lambda method=method: make(method)(weight, statistics))
+        assert forgotten.within(1.5) == path.within(1.5)
+        assert forgotten.sensitivity_threshold(20) == path.sensitivity_threshold(20)
+        assert forgotten.measured_error(0 * weight) == path.measured_error(0 * weight)
+
+
+@pytest.mark.parametrize("method", ["exact_obs", "lobs", "net_trim", "magnitude"])
+def test_the_bytes_counted_are_no_fewer_than_those_held(method):
+    samples = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
+    statistics = replace(lobs.LayerStatistics.from_samples(samples), inputs_sample=samples)
+    path = make(method)(torch.randn(30, 40), statistics)
+    arrays = [value for value in vars(path).values() if isinstance(value, torch.Tensor)]
+    assert path_bytes(path) >= sum(array.untyped_storage().nbytes() for array in arrays)
