@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from lobs.registry import METHODS
-from lobs_paper.config.choices import THRESHOLDS
+from lobs_paper.config.choices import DATASETS, THRESHOLDS
 from lobs_paper.config.errors import ConfigError, unknown_key
 from lobs_paper.config.requested import BUDGETS
 from lobs_paper.config.schema import Config, Retrain, Section, Surgery, Tuned
@@ -29,7 +29,10 @@ def validate(config: Mapping[str, Any]) -> None:
     if not (weights is None or (isinstance(weights, str) and weights)):
         raise ConfigError(f"model.weights={weights!r} is not accepted: the name of weights, a file, or null")
     check_tuned(config.get("methods", {}))
-    method = config.get("method", {})
+    data, method = config.get("data", {}), config.get("method", {})
+    if "_target_" in data and data["_target_"] is None and data["name"] not in DATASETS:
+        known = f"one of {', '.join(DATASETS)}, or a name of your own with data._target_"
+        raise ConfigError(f"data.name={data['name']!r} is not accepted: {known}")
     if "density" in config:
         _check_budget(config)
     if "solver" in method:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-# Data set -> the module whose fetch() downloads or reads it.
+from collections.abc import Mapping
+from typing import Any
+
+# What downloads or reads the paper's data sets and folders of pictures; any other is named by data._target_.
 DATASETS: dict[str, str] = {
-    "mnist": "lobs_paper.data.mnist",
-    "cifar10": "lobs_paper.data.cifar10",
-    "imagenet": "lobs_paper.data.image_folder",
-    "imagenet_sample": "lobs_paper.data.image_folder",
-    "folder": "lobs_paper.data.image_folder",
+    "mnist": "lobs_paper.data.mnist.fetch",
+    "cifar10": "lobs_paper.data.cifar10.fetch",
+    "imagenet": "lobs_paper.data.image_folder.fetch",
+    "imagenet_sample": "lobs_paper.data.image_folder.fetch",
+    "folder": "lobs_paper.data.image_folder.fetch",
 }
 
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
@@ -23,3 +26,8 @@ THRESHOLDS: dict[str, str] = {
 }
 # Those whose curvature `lobs.calibration.loss_hessian` can collect.
 LOSSES = ("cross_entropy", "mse")
+
+
+def fetcher(data: Mapping[str, Any]) -> str:
+    """The dotted path of the function or class that fetches the data set of a group `data`."""
+    return data.get("_target_") or DATASETS[data["name"]]

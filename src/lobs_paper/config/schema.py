@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler
 
 from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
-from lobs_paper.config.choices import AUGMENTATIONS, DATASETS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
+from lobs_paper.config.choices import AUGMENTATIONS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,12 @@ class Section:
 
 @dataclass
 class Data(Section):
-    """Group `data`."""
+    """Group `data`; `_target_` is for data sets that `lobs_paper.config.choices.DATASETS` does not list."""
 
-    name: Annotated[str, _one_of(DATASETS)]
+    name: Name
+    _target_: Annotated[str, _text("package.module.name of a function or class that fetches the data set")] | None = (
+        None
+    )
     validation: Annotated[int, _whole("a whole number of training images, 0 or more", 0)] = 0
     root: Annotated[str, _text("a folder or an archive")] | None = None
     mean: Annotated[

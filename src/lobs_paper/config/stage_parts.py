@@ -23,7 +23,7 @@ _FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.samples")
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "fetch": ("data.name", "data.root", "paths.data"),
+    "fetch": ("data.name", "data._target_", "data.root", "paths.data"),
     "train": (*_NETWORK, "devices", "train"),
     "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
     "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "curve"),

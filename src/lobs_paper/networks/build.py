@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from importlib import import_module
-from pathlib import Path
 
 from torch import nn
+
+from lobs_paper.targets import import_target
 
 
 def build(model: Mapping[str, object]) -> nn.Module:
@@ -25,16 +24,10 @@ def build(model: Mapping[str, object]) -> nn.Module:
         ValueError: the class cannot be imported, is no module, or refuses the arguments.
     """
     target = str(model["_target_"])
-    module_name, _, class_name = target.rpartition(".")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # as for a script there; the command `lobs` starts elsewhere
-    try:
-        network_class = getattr(import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"model._target_={target!r} cannot be imported: {error}") from None
+    make = import_target("model._target_", target)
     arguments = {key: value for key, value in model.items() if key not in ("_target_", "weights")}
     try:
-        network = network_class(**arguments)
+        network = make(**arguments)
     except TypeError as error:
         raise ValueError(f"model: {target} does not accept {arguments}: {error}") from None
     if not isinstance(network, nn.Module):

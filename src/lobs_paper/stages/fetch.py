@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.config.choices import DATASETS
-from lobs_paper.data.splits import load_tensors, source_file, split_file, split_fingerprint
+from lobs_paper.config.choices import fetcher
+from lobs_paper.data.splits import Fetched, load_tensors, source_file, split_file, split_fingerprint
 from lobs_paper.files import save_tensors, write_json
 from lobs_paper.stages.progress import waiting
+from lobs_paper.targets import import_target
+
+SPLITS = ("train", "test")
 
 
 def run(config: dict[str, Any]) -> dict[str, Any]:
@@ -22,16 +26,49 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         Metrics: the data set's title and the number of images in each split.
     """
     name, root, folder = config["data"]["name"], config["data"]["root"], config["paths"]["data"]
-    if root is not None or not all(split_file(folder, name, split).exists() for split in ("train", "test")):
+    if root is not None or not all(split_file(folder, name, split).exists() for split in SPLITS):
         with waiting(f"fetching {name}"):
-            fetched = import_module(DATASETS[name]).fetch(name, root)
-        for split, tensors in fetched.splits.items():
+            fetched = fetch(fetcher(config["data"]), name, root)
+        for split in SPLITS:
+            tensors = fetched.splits[split]
             metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
             save_tensors(split_file(folder, name, split), tensors, metadata)
         if root is None:
             source_file(folder, name).unlink(missing_ok=True)
         else:
             write_json(source_file(folder, name), {"root": str(Path(root).resolve())})
-    splits = {split: load_tensors(folder, name, split) for split in ("train", "test")}
+    splits = {split: load_tensors(folder, name, split) for split in SPLITS}
     counts = {f"{split}_images": len(tensors["labels"]) for split, (tensors, _) in splits.items()}
     return {"data": splits["train"][1], **counts}
+
+
+def fetch(target: str, name: str, root: str | None) -> Fetched:
+    """Call what fetches a data set.
+
+    Args:
+        target: the dotted path of a function or class, which is given the data set's name and root.
+        name: of the data set.
+        root: `data.root`.
+
+    Returns:
+        What it gives: a `Fetched`, or anything else with a title and splits.
+
+    Raises:
+        ValueError: the target cannot be imported, takes other arguments, or gives something else.
+    """
+    read = import_target("data._target_", target)
+    try:
+        inspect.signature(read).bind(name, root)
+    except TypeError as error:
+        raise ValueError(
+            f"data._target_={target!r} is not accepted: it is called with name and root ({error})"
+        ) from None
+    found = read(name, root)
+    splits = getattr(found, "splits", None)
+    whole = isinstance(splits, Mapping) and all("labels" in splits.get(split, ()) for split in SPLITS)
+    if not whole or not isinstance(getattr(found, "title", None), str):
+        raise ValueError(
+            f"data._target_={target!r} gives a {type(found).__name__}: expected `title` and `splits`, images and "
+            f"labels of train and test, as in lobs_paper.data.splits.Fetched"
+        )
+    return found

@@ -1,9 +1,10 @@
-"""Stage resolve: one small file per stage and run between conf/ and the other stages.
+"""Stage resolve: keeps changes of conf/ and of the code away from the stages that they do not concern.
 
 It composes every run (experiment, seed, method) of the matrix.yaml in the working directory (those of pipelines/), or
 else of conf/matrix.yaml, and writes one small file per stage instance with only the values that this instance reads.
 DVC runs a stage again when its file changed, so a comment in conf/ touches no other stage and a value only those that
-use it. The same for the code: a file per stage with the digests of the modules that it imports.
+use it. The same for the code: beside each of these files, in code/, one with the digests of the modules that the
+instance imports.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lobs_paper.config.code_digests import code_digests
+from lobs_paper.config.code_digests import Code
 from lobs_paper.config.compose import config_dir, load
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.stage_parts import stage_config
@@ -29,7 +30,6 @@ CODE = "code"
 # Stages that run once per seed, and those that run once per seed and method.
 SEED_STAGES = ("train", "collect")
 METHOD_STAGES = ("prune", "retrain", "evaluate")
-CODE_STAGES = ("fetch", *SEED_STAGES, *METHOD_STAGES, "report")
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -43,22 +43,30 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     own = Path(MATRIX_FILE)
     matrix = read_matrix(own if own.exists() else config_dir() / MATRIX_FILE)
-    files: dict[Path, dict[str, Any]] = {FOLDER / "report.yaml": stage_config(load(overrides), "report")}
+    instances: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def add(folder: object, stage: str, config: dict[str, Any], name: str = "") -> None:
+        instances[f"{folder}/{name or stage}"] = (stage, stage_config(config, stage))
+
+    add(".", "report", load(overrides))
     for data in matrix["datasets"]:
-        files[FOLDER / "fetch" / f"{data}.yaml"] = stage_config(load([f"data={data}", *overrides]), "fetch")
+        add("fetch", "fetch", load([f"data={data}", *overrides]), data)
     for experiment in matrix["experiments"]:
         for seed in matrix["seeds"]:
             config = load([f"experiment={experiment}", f"seed={seed}", *overrides])
             for stage in SEED_STAGES:
-                files[FOLDER / str(experiment) / f"seed{seed}" / f"{stage}.yaml"] = stage_config(config, stage)
+                add(f"{experiment}/seed{seed}", stage, config)
     for run in progress("composing")(matrix["runs"]):
         config = load([*_choices(run, matrix), *overrides])
         for stage in METHOD_STAGES:
-            files[FOLDER / run / f"{stage}.yaml"] = stage_config(config, stage)
-    for stage in CODE_STAGES:
-        files[FOLDER / CODE / f"{stage}.yaml"] = code_digests(stage)
-    for path, part in files.items():
-        write_text(path, yaml.safe_dump(part, sort_keys=False))
+            add(run, stage, config)
+    code = Code()
+    files: dict[Path, dict[str, Any]] = {}
+    for name, (stage, part) in instances.items():
+        files[FOLDER / f"{name}.yaml"] = part
+        files[FOLDER / CODE / f"{name}.yaml"] = code.digests(stage, part)
+    for path, content in files.items():
+        write_text(path, yaml.safe_dump(content, sort_keys=False))
     return {"files": len(files)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 import yaml
 
 from lobs_paper.cli import STAGES
-from lobs_paper.config.code_digests import code_digests, stage_modules
-from lobs_paper.stages.resolve import CODE_STAGES
+from lobs_paper.config.code_digests import Code
+from lobs_paper.config.compose import load
+from lobs_paper.config.stage_parts import stage_config
 
 ROOT = Path(__file__).parents[3]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -23,9 +25,9 @@ def test_a_stage_depends_on_its_own_values_and_its_own_code(stage):
     if stage == "resolve":
         assert deps == ["conf", "src"]
         return
-    assert [dep for dep in deps if dep.startswith("resolved/code/")] == [f"resolved/code/{stage}.yaml"]
+    values, code = (dep for dep in deps if dep.startswith("resolved/"))
+    assert code == values.replace("resolved/", "resolved/code/")
     assert not [dep for dep in deps if dep.startswith("src")]
-    assert stage in CODE_STAGES
 
 
 SOURCES = {
@@ -53,14 +55,19 @@ def sources(tmp_path):
 
 
 def test_imports_are_followed_to_their_end_and_no_further(sources):
-    assert stage_modules("train", sources) == {"lobs_paper.stages.train", "lobs.deep", "lobs.deep.thing", "lobs.helper"}
-    assert stage_modules("prune", sources) == {"lobs_paper.stages.prune", "lobs.inside.part"}
+    assert Code(sources).modules("train", {}) == {
+        "lobs_paper.stages.train",
+        "lobs.deep",
+        "lobs.deep.thing",
+        "lobs.helper",
+    }
+    assert Code(sources).modules("prune", {}) == {"lobs_paper.stages.prune", "lobs.inside.part"}
 
 
 def test_a_changed_module_changes_the_digests_of_the_stages_that_import_it(sources):
-    before = {stage: code_digests(stage, sources) for stage in ("train", "prune")}
+    before = {stage: Code(sources).digests(stage, {}) for stage in ("train", "prune")}
     (sources / "lobs/helper.py").write_text("x = 1")
-    after = {stage: code_digests(stage, sources) for stage in ("train", "prune")}
+    after = {stage: Code(sources).digests(stage, {}) for stage in ("train", "prune")}
     assert after["prune"] == before["prune"]
     assert {name for name in before["train"] if before["train"][name] != after["train"][name]} == {"lobs.helper"}
 
@@ -68,7 +75,72 @@ def test_a_changed_module_changes_the_digests_of_the_stages_that_import_it(sourc
 def test_a_relative_import_is_refused(sources):
     (sources / "lobs/helper.py").write_text("from . import unrelated")
     with pytest.raises(ValueError, match=r"helper.py: line 1: a relative import"):
-        stage_modules("train", sources)
+        Code(sources).modules("train", {})
+
+
+STAGES_OF_A_RUN = ("train", "collect", "prune", "retrain", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """What the instances of three runs and of a fetch read."""
+    chosen = {"first": (), "other network": ("experiment=lenet5",), "other solver": ("method=magnitude",)}
+    found = {
+        (run, stage): stage_config(load(words), stage) for run, words in chosen.items() for stage in STAGES_OF_A_RUN
+    }
+    return {**found, ("first", "fetch"): stage_config(load([]), "fetch")}
+
+
+@pytest.fixture
+def copy(tmp_path):
+    for package in ("lobs", "lobs_paper"):
+        shutil.copytree(
+            ROOT / "src" / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "conf")
+        )
+    return tmp_path
+
+
+def digests(folder, parts):
+    code = Code(folder)
+    return {(run, stage): code.digests(stage, part) for (run, stage), part in parts.items()}
+
+
+def test_a_new_network_data_set_or_solver_runs_nothing_again(copy, parts):
+    before = digests(copy, parts)
+    (copy / "lobs_paper/networks/new.py").write_text("class New:\n    pass\n")
+    (copy / "lobs_paper/data/new.py").write_text("def fetch(name, root):\n    pass\n")
+    (copy / "lobs/solvers/new.py").write_text("class New:\n    pass\n")
+    registry = copy / "lobs/registry.py"
+    entry = 'METHODS: dict[str, Method] = {\n    "new": Method(\n        "lobs.solvers.new",\n        "New",\n    ),\n'
+    registry.write_text(registry.read_text().replace("METHODS: dict[str, Method] = {\n", entry))
+    assert '"lobs.solvers.new"' in registry.read_text()
+    assert digests(copy, parts) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "concerned"),
+    [
+        ("lobs_paper/networks/lenet300.py", {(r, s) for r in ("first", "other solver") for s in STAGES_OF_A_RUN}),
+        ("lobs_paper/networks/lenet5.py", {("other network", stage) for stage in STAGES_OF_A_RUN}),
+        ("lobs_paper/data/mnist.py", {("first", "fetch")}),
+        ("lobs_paper/data/cifar10.py", set()),
+        ("lobs/solvers/apoz.py", set()),
+        ("lobs/solvers/lobs.py", {("first", "prune"), ("other network", "prune")}),
+    ],
+)
+def test_a_changed_network_data_set_or_solver_runs_its_own_instances_again(copy, parts, file, concerned):
+    before = digests(copy, parts)
+    (copy / file).write_text((copy / file).read_text() + "\nCHANGED = True\n")
+    after = digests(copy, parts)
+    assert {instance for instance in parts if before[instance] != after[instance]} == concerned
+
+
+def test_a_changed_line_of_the_registry_concerns_the_runs_of_its_solver(copy, parts):
+    before = digests(copy, parts)
+    registry = copy / "lobs/registry.py"
+    registry.write_text(registry.read_text().replace('"Magnitude",', '"Magnitude2",'))
+    after = digests(copy, parts)
+    assert {instance for instance in parts if before[instance] != after[instance]} == {("other solver", "prune")}
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
@@ -104,7 +176,7 @@ def test_what_a_stage_imports_when_it_runs_is_among_the_static_imports(project, 
         if (ROOT / "src" / Path(*name.split("."))).with_suffix(".py").exists()
     }
     assert "lobs.calibration.statistics" in found
-    assert found <= stage_modules(stage)
+    assert found <= Code().modules(stage, stage_config(load(SMALL), stage))
 
 
 def test_the_pipelines_stages_are_the_roots():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
 from lobs.allocation.loss_curves import resolved
-from lobs_paper.config.checks import validate
+from lobs_paper.config import schema as schema_module
+from lobs_paper.config.checks import accepted, validate
 from lobs_paper.config.compose import config_dir, load, points
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import runs_network
@@ -83,6 +85,37 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_accepted(override, exp
         load(override)
     assert re.search(expected, str(error.value))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"seed": True}, "seed=True is not accepted: a whole number from 0 to 4294967295"),
+        ({"threads": 1.5}, "threads=1.5 is not accepted: a whole number, 1 or more"),
+        ({"data": {"mean": ["x"]}}, "data.mean=['x'] is not accepted: a list of numbers: one per channel"),
+        ({"data": {"crop_scale": [0.5, 0.2]}}, "data.crop_scale=[0.5, 0.2] is not accepted: [least, most] share of"),
+        ({"train": 3}, "train=3 is not accepted: a mapping of optimizer, learning_rate"),
+        ({"train": {"momentum": 1.0}}, "train.momentum=1.0 is not accepted: a number from 0 to below 1"),
+        ({"train": {"momentum": float("inf")}}, "train.momentum=inf is not accepted"),
+        ({"paths": {"data": None}}, "paths.data=None is not accepted: a folder"),
+        ({"methods": {"lobs": 3}}, "methods.lobs=3 is not accepted: a mapping of density, options"),
+    ],
+)
+def test_a_resolved_files_values_are_checked_for_their_types_too(change, expected):
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}"):
+        validate(change)
+
+
+def leaves(schema, prefix=""):
+    for entry in fields(schema):
+        kind = getattr(schema_module, str(entry.type), None)
+        yield from leaves(kind, f"{prefix}{entry.name}.") if is_dataclass(kind) else [prefix + entry.name]
+
+
+def test_every_key_says_what_it_accepts():
+    keys = list(leaves(schema_module.Config))
+    assert {"density", "train.momentum", "method.limits", "paths.output"} <= {*keys}
+    assert not [key for key in keys if not accepted(key)]
 
 
 def test_net_trim_never_measures_pruned_networks_to_share_its_budget_out():
