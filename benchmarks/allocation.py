@@ -1,6 +1,6 @@
 """Which way of sharing a budget out between layers keeps a network's outputs best, on held-out training images.
 
-    lobs train experiment=lenet300 seed=0 data.validation=10000 paths.runs=validation_runs  # then collect
+    lobs train experiment=lenet300 seed=0 data.holdout=10000 folders.runs=validation_runs  # then collect
     python benchmarks/allocation.py --runs validation_runs --output reports/allocation.md
 
 Takes every network under `--runs` (`<experiment>/seed<k>/train/model.safetensors`); what is done with it says NOTE.
@@ -115,7 +115,7 @@ def load(folder: Path, train: Split) -> tuple[nn.Module, dict[str, PruningPath]]
     file = folder / "train" / "model.safetensors"
     held_out = tensor_metadata(file).get(HELD_OUT)
     if held_out != str(HELD_OUT_IMAGES):
-        raise ValueError(f"{file} was trained with data.validation={held_out}, needed is {HELD_OUT_IMAGES}")
+        raise ValueError(f"{file} was trained with data.holdout={held_out}, needed is {HELD_OUT_IMAGES}")
     model = NETWORKS[folder.parent.name]()
     model.load_state_dict(load_tensors(file, "lobs train"))
     stored = folder / "collect" / "statistics.safetensors"

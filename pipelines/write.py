@@ -28,7 +28,7 @@ class Pipeline:
     Attributes:
         purpose: the comment at its top.
         stages: of the root's dvc.yaml.
-        shared: folders of the root that it reads, by the key that names them (`paths.data`, ...); its own otherwise.
+        shared: folders of the root that it reads, by the key that names them (`folders.data`, ...); its own otherwise.
     """
 
     purpose: str
@@ -65,7 +65,7 @@ def definition(pipeline: Pipeline, root: dict[str, Any]) -> dict[str, Any]:
         if name == "resolve":
             overrides = [f"paths.{key}=../../{key}" for key in pipeline.shared]
             if "runs" in pipeline.shared:
-                overrides.append("paths.output=runs")
+                overrides.append("folders.output=runs")
             stage["cmd"] = " ".join([stage["cmd"], *overrides])
             stage["deps"].insert(1, "matrix.yaml")
         stage["deps"] = [_dependency(dep, pipeline) for dep in stage["deps"]]

@@ -135,7 +135,7 @@ def test_cfg_prints_what_the_stage_reads(capsys):
     assert main(["fetch", "--cfg"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == {
         "data": {"name": "mnist", "_target_": None, "root": None},
-        "paths": {"data": "data"},
+        "folders": {"data": "data"},
     }
 
 

@@ -130,13 +130,13 @@ def _names(schema: Any) -> tuple[str, ...]:
 
 def _check_surgery(method: Mapping[str, Any]) -> None:
     settings = method["surgery"]
-    if (method["allocation"] == "surgery") != bool(settings):
+    if (method["allocation"] == "dns") != bool(settings):
         raise ConfigError(
             f"method.surgery={settings} with method.allocation={method['allocation']} is not accepted: "
-            f"dynamic network surgery needs both, method.allocation=surgery and method.surgery.stop"
+            f"dynamic network surgery needs both, method.allocation=dns and method.surgery.stop"
         )
     if settings and method["rounds"]:
-        raise ConfigError(f"method.rounds={method['rounds']} with method.allocation=surgery is not accepted: null")
+        raise ConfigError(f"method.rounds={method['rounds']} with method.allocation=dns is not accepted: null")
     _check_values(Surgery, settings, "method.surgery.")
     if settings and "stop" not in settings:
         raise ConfigError("method.surgery.stop is missing: the iteration from which the masks stay as they are")

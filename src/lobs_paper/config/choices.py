@@ -21,8 +21,8 @@ AUGMENTATIONS: tuple[str, ...] = ("none", "flip", "crop_flip")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 # Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
 THRESHOLDS: dict[str, str] = {
-    "quality": "a quality parameter times the standard deviation of the layer's weights (LWC)",
-    "surgery": "mean + rate x standard deviation of the layer's |w|, updated while the network trains (DNS)",
+    "lwc": "a quality parameter times the standard deviation of the layer's weights (LWC)",
+    "dns": "mean + rate x standard deviation of the layer's |w|, updated while the network trains (DNS)",
 }
 # Those whose curvature `lobs.calibration.loss_hessian` can collect.
 LOSSES = ("cross_entropy", "mse")

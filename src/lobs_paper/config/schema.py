@@ -75,7 +75,7 @@ Optimizer: TypeAlias = Annotated[str, _one_of(OPTIMIZERS)]
 Schedule: TypeAlias = Annotated[str, _one_of(SCHEDULES)]
 Augmentation: TypeAlias = Annotated[str, _one_of(AUGMENTATIONS)]
 # One value for all layers, or one per layer or pattern.
-Relative: TypeAlias = Annotated[
+ThresholdScale: TypeAlias = Annotated[
     Any, CheckedAs(AboveZero | dict[str, AboveZero], "a number above 0, or numbers by layer name or pattern")
 ]
 Limits: TypeAlias = Annotated[
@@ -98,7 +98,7 @@ class Data(Section):
     _target_: Annotated[str, _text("package.module.name of a function or class that fetches the data set")] | None = (
         None
     )
-    validation: Annotated[int, _whole("a whole number of training images, 0 or more", 0)] = 0
+    holdout: Annotated[int, _whole("a whole number of training images, 0 or more", 0)] = 0
     root: Annotated[str, _text("a folder or an archive")] | None = None
     mean: Annotated[
         list[Annotated[float, _number("")]], _text("a list of numbers: one per channel, one for all, or none")
@@ -148,18 +148,18 @@ class Collect(Section):
 
     batch_size: Count
     images: Count | None
-    repeated_images: Count | None
+    images_per_pass: Count | None
     loss: Annotated[str, _one_of(LOSSES)] | None
-    samples: Annotated[int, _whole("a whole number of input vectors per layer, 0 or more", 0)]
-    views: Count = 1
+    kept_samples: Annotated[int, _whole("a whole number of input vectors per layer, 0 or more", 0)]
+    augmented_copies: Count = 1
 
 
 @dataclass
 class Method(Section):
     """Group `method`: a solver, its options, and how it is applied.
 
-    `relative` and `surgery` (`Surgery`) are read where thresholds decide between the layers (`THRESHOLDS`); `retrain`
-    holds keys of `Retrain`.
+    `threshold_scale` and `surgery` (`Surgery`) are read where thresholds decide between the layers (`THRESHOLDS`);
+    `retrain` holds keys of `Retrain`.
     """
 
     name: Name
@@ -172,7 +172,7 @@ class Method(Section):
     exclude: LayerNames = field(default_factory=list)
     sequential: Flag = False
     correct: Correction = "none"
-    relative: Relative = 1.0
+    threshold_scale: ThresholdScale = 1.0
     surgery: Settings = field(default_factory=dict)
 
 
@@ -198,13 +198,13 @@ class Tuned(Section):
     correct: Any
     rounds: Any
     retrain: Any
-    relative: Any
+    threshold_scale: Any
     surgery: Any
 
 
 @dataclass
-class Paths(Section):
-    """Key `paths`: folders, relative to the working directory."""
+class FolderNames(Section):
+    """Key `folders`, relative to the working directory."""
 
     data: Folder
     runs: Folder
@@ -233,7 +233,7 @@ class Config(Section):
     size: Annotated[int, _whole("the bytes of the sparse file, a whole number", 0)] | None
     exclude: LayerNames
     methods: Settings
-    curve: Annotated[list[Share], Field(min_length=1, description="a list of densities")] | None
+    density_grid: Annotated[list[Share], Field(min_length=1, description="a list of densities")] | None
     device: Annotated[str, _one_of(DEVICES)]
     devices: Count
     threads: Count
@@ -244,7 +244,7 @@ class Config(Section):
     collect: Collect
     method: Method
     retrain: Retrain
-    paths: Paths
+    folders: FolderNames
     track: Track
 
 
@@ -254,7 +254,7 @@ OPEN_KEYS = (
     "method.limits.",
     "method.options.",
     "method.retrain.",
-    "method.relative.",
+    "method.threshold_scale.",
     "method.surgery.",
     "methods.",
 )

@@ -7,30 +7,30 @@ from typing import Any
 
 from lobs_paper.config.requested import BUDGETS, needs_curvature, runs_network
 
-_COMPUTE = ("name", "seed", "device", "threads", "paths.runs", "paths.output")
+_COMPUTE = ("name", "seed", "device", "threads", "folders.runs", "folders.output")
 # How images are read and made inputs; only `fetch` knows where they come from (`data.root`).
-_DATA = ("data.name", "data.validation", "data.mean", "data.std", "data.resize", "data.size", "data.crop_scale")
-_NETWORK = (*_COMPUTE, "model", *_DATA, "paths.data")
+_DATA = ("data.name", "data.holdout", "data.mean", "data.std", "data.resize", "data.size", "data.crop_scale")
+_NETWORK = (*_COMPUTE, "model", *_DATA, "folders.data")
 _BUDGET = (*BUDGETS, "method.name", "method.rounds")
-_THRESHOLDS = ("method.allocation", "method.relative")
+_THRESHOLDS = ("method.allocation", "method.threshold_scale")
 _SOLVER = (
     *("method.solver", "method.options", "method.sequential", "method.correct", "method.limits", "method.exclude"),
     *_THRESHOLDS,
 )
 
-_CALIBRATION = ("collect.images", "collect.views")
-_FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.samples")
+_CALIBRATION = ("collect.images", "collect.augmented_copies")
+_FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.kept_samples")
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
-    "fetch": ("data.name", "data._target_", "data.root", "paths.data"),
+    "fetch": ("data.name", "data._target_", "data.root", "folders.data"),
     "train": (*_NETWORK, "devices", "train"),
     "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
-    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "curve"),
+    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "density_grid"),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
-    "report": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
-    "track": ("paths.runs", "paths.further_runs", "paths.reports", "paths.mlflow", "track"),
+    "report": ("folders.runs", "folders.further_runs", "folders.reports", "folders.mlflow", "track"),
+    "track": ("folders.runs", "folders.further_runs", "folders.reports", "folders.mlflow", "track"),
 }
 
 

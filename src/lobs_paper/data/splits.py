@@ -265,7 +265,7 @@ def load_tensors(root: str | Path, name: str, split: str) -> tuple[dict[str, Ten
     return tensors, metadata.get("title", name)
 
 
-def load_training_data(root: str | Path, name: str, validation: int = 0, **settings: Any) -> tuple[Split, Split]:
+def load_training_data(root: str | Path, name: str, holdout: int = 0, **settings: Any) -> tuple[Split, Split]:
     """The images to learn from and the images to measure on.
 
     The official test set is never re-split. To choose hyperparameters, ask for a validation part: the last images
@@ -274,7 +274,7 @@ def load_training_data(root: str | Path, name: str, validation: int = 0, **setti
     Args:
         root: the folder of all data sets.
         name: the data set.
-        validation: how many training images to measure on instead of the test set; 0 for none.
+        holdout: how many training images to measure on instead of the test set; 0 for none.
         settings: of group `data`, as for `load_split`.
 
     Returns:
@@ -284,8 +284,8 @@ def load_training_data(root: str | Path, name: str, validation: int = 0, **setti
         ValueError: no training image would be left.
     """
     train = load_split(root, name, "train", **settings)
-    if not validation:
+    if not holdout:
         return train, load_split(root, name, "test", **settings)
-    if validation >= len(train):
-        raise ValueError(f"data.validation={validation}: {name} has only {len(train)} training images")
-    return train.part(0, len(train) - validation), train.part(len(train) - validation)
+    if holdout >= len(train):
+        raise ValueError(f"data.holdout={holdout}: {name} has only {len(train)} training images")
+    return train.part(0, len(train) - holdout), train.part(len(train) - holdout)

@@ -28,7 +28,7 @@ def calibration_split(train: Split, collect: Mapping[str, Any]) -> Split:
     Returns:
         The images.
     """
-    return train.part(0, collect["images"]).with_views(collect["views"])
+    return train.part(0, collect["images"]).with_views(collect["augmented_copies"])
 
 
 def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool = False) -> Batches:
@@ -38,15 +38,15 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
         train: the training images.
         collect: the key's values.
         repeated: for passes that are made once per layer, round or network that is measured, and for the loss's
-            curvature: at most `collect.repeated_images` of them, each as it is.
+            curvature: at most `collect.images_per_pass` of them, each as it is.
 
     Returns:
         The batches.
     """
-    images, views = collect["images"], collect["views"]
+    images, views = collect["images"], collect["augmented_copies"]
     if repeated:
-        images, views = min(images or len(train), collect["repeated_images"] or len(train)), 1
-    return calibration_split(train, {"images": images, "views": views}).batches(collect["batch_size"])
+        images, views = min(images or len(train), collect["images_per_pass"] or len(train)), 1
+    return calibration_split(train, {"images": images, "augmented_copies": views}).batches(collect["batch_size"])
 
 
 def own_share(batches: Batches) -> Batches:
@@ -101,7 +101,7 @@ def calibrate(
         batches,
         progress=progress,
         loss=collect["loss"] if "loss_curvature" in needs else None,
-        keep_samples=collect["samples"] if "inputs_sample" in needs else 0,
+        keep_samples=collect["kept_samples"] if "inputs_sample" in needs else 0,
         distributed=rank_and_size()[1] > 1,
         memory=memory,
         folder=folder,
@@ -115,7 +115,7 @@ def with_curvature(
     collect: Mapping[str, Any],
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> Statistics:
-    """Add the curvature of the training loss, `collect.loss`, over the first `collect.repeated_images`.
+    """Add the curvature of the training loss, `collect.loss`, over the first `collect.images_per_pass`.
 
     Stage prune asks for it where its solver needs it (OBD): no other method reads it, and over all images it takes
     longer than all other statistics together.

@@ -35,14 +35,14 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     folders = Folders(config)
     trained = folders.input("train", "model.safetensors")
     network = load_network(config, trained, folders.command("train"))
-    train, _ = load_training_data(config["paths"]["data"], **config["data"])
+    train, _ = load_training_data(config["folders"]["data"], **config["data"])
     images = len(calibration_split(train, config["collect"]))
 
     watch = Stopwatch()
     bar = progress("calibrating")
     batches = len(own_share(calibration_batches(train, config["collect"])))
     folder = folders.output("collect")
-    images_file = split_file(config["paths"]["data"], config["data"]["name"], "train")
+    images_file = split_file(config["folders"]["data"], config["data"]["name"], "train")
     partial = partial_folder(folder, config, [trained, images_file])
     statistics = calibrate(
         network.to(device),
@@ -59,7 +59,7 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
         "seed": config["seed"],
         "data": train.title,
         "images": images,
-        "samples": config["collect"]["samples"],
+        "samples": config["collect"]["kept_samples"],
         "layers": [_digest(name, layer) for name, layer in statistics.items()],
     }
     statistics.save(folder / "statistics.safetensors")

@@ -48,7 +48,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     statistics = Statistics.load(folders.input("collect", "statistics.safetensors"))
     layers = read_json(folders.input("prune", "layers.json"), folders.command("prune"))
     retraining = read_json(folders.input("retrain", "metrics.json"), folders.command("retrain"))
-    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
     calibration = calibration_split(train, config["collect"])
 
     dense_errors, pruned_errors, retrained_errors = (

@@ -25,7 +25,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Metrics: the data set's title and the number of images in each split.
     """
-    name, root, folder = config["data"]["name"], config["data"]["root"], config["paths"]["data"]
+    name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
     if root is not None or not all(split_file(folder, name, split).exists() for split in SPLITS):
         with waiting(f"fetching {name}"):
             fetched = fetch(fetcher(config["data"]), name, root)

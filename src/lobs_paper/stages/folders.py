@@ -15,8 +15,8 @@ POINT = "point.json"
 class Folders:
     """The folders of one experiment and seed: `runs/<name>/seed<k>/<stage>` or `.../<method>/<stage>`.
 
-    A stage reads from `paths.runs`. In a sweep it writes into the folder of its point (`paths.output`), and what an
-    earlier sweep over the same point has written there is preferred to `paths.runs`.
+    A stage reads from `folders.runs`. In a sweep it writes into the folder of its point (`folders.output`), and what an
+    earlier sweep over the same point has written there is preferred to `folders.runs`.
 
     Args:
         config: of the stage.
@@ -25,8 +25,8 @@ class Folders:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._run = Path(config["name"]) / f"seed{config['seed']}"
         self._method = config.get("method", {}).get("name")
-        paths = config["paths"]
-        self._roots = [Path(root) for root in (paths["output"], paths["runs"]) if root]
+        names = config["folders"]
+        self._roots = [Path(root) for root in (names["output"], names["runs"]) if root]
         target = str(config.get("model", {}).get("_target_"))
         # A network without an experiment of its own is called after its class (conf/experiment/own.yaml).
         own = target.rpartition(".")[2] == config["name"]

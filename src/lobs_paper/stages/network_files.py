@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-# Metadata of a network's file: the training images held out (data.validation) when it was trained.
+# Metadata of a network's file: the training images held out (data.holdout) when it was trained.
 HELD_OUT = "validation"
 # And of a network that was not trained here: `lobs_paper.networks.pretrained.origin`.
 ORIGIN = "origin"
@@ -21,7 +21,7 @@ def save_network(
     """Write a network's weights, marked with how many training images were held out from them, and further marks."""
     from lobs_paper.files import save_tensors
 
-    save_tensors(path, network.state_dict(), {HELD_OUT: str(config["data"]["validation"]), **(marks or {})})
+    save_tensors(path, network.state_dict(), {HELD_OUT: str(config["data"]["holdout"]), **(marks or {})})
 
 
 def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Module:
@@ -49,11 +49,11 @@ def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Modu
         network.load_state_dict(load_tensors(path, made_by))
     except RuntimeError:
         raise ValueError(f"{path} holds another network than model={config['model']}: run `{made_by}`") from None
-    held_out, asked = tensor_metadata(path).get(HELD_OUT), str(config["data"]["validation"])
+    held_out, asked = tensor_metadata(path).get(HELD_OUT), str(config["data"]["holdout"])
     if held_out != asked:
         raise ValueError(
-            f"data.validation={asked} was asked for, but {path} was trained with data.validation={held_out}, so its "
-            f"error there would mean nothing: run `{made_by} data.validation={asked} paths.runs=...` and give the same "
-            f"paths.runs here"
+            f"data.holdout={asked} was asked for, but {path} was trained with data.holdout={held_out}, so its "
+            f"error there would mean nothing: run `{made_by} data.holdout={asked} folders.runs=...` and give the same "
+            f"folders.runs here"
         )
     return network

@@ -71,7 +71,7 @@ def _is_fetched(config: Mapping[str, Any]) -> bool:
     from lobs_paper.data.splits import source_file, split_file
     from lobs_paper.files import read_json
 
-    name, root, folder = config["data"]["name"], config["data"]["root"], config["paths"]["data"]
+    name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
     if not all(split_file(folder, name, split).exists() for split in ("train", "test")):
         return False
     source = source_file(folder, name)

@@ -62,7 +62,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     collected = folders.input("collect", "statistics.safetensors")
     dense = load_network(config, trained, folders.command("train")).to(device)
     statistics = Statistics.load(collected, lazy=True)
-    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
 
     watch = Stopwatch()
     method = config["method"]
@@ -116,14 +116,14 @@ def _write_curves(
     )
     write_csv(
         folder / "first_layer_curve.csv",
-        first_layer_curve(dense, first, first_path, measured, config["curve"] or CURVE_DENSITIES),
+        first_layer_curve(dense, first, first_path, measured, config["density_grid"] or CURVE_DENSITIES),
         ["density", "test_accuracy_percent"],
     )
     write_csv(
         folder / "density_curve.csv",
         density_curve(
             lambda density: result if budget == {"density": density} else prune_to(plan, method, {"density": density}),
-            config["curve"] or budgets(method, paths),
+            config["density_grid"] or budgets(method, paths),
             dense,
             train.part(0, CURVE_IMAGES),
             measured,

@@ -24,14 +24,14 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The number of files written and of MLflow runs.
     """
-    paths = config["paths"]
-    further = [Path(folder) for folder in paths["further_runs"]]
+    names = config["folders"]
+    further = [Path(folder) for folder in names["further_runs"]]
     with waiting("writing the report"):
-        written = write_report(Path(paths["runs"]), Path(paths["reports"]), further)
+        written = write_report(Path(names["runs"]), Path(names["reports"]), further)
     import yaml
 
     matrix = yaml.safe_load(MATRIX.read_text(encoding="utf-8")) if MATRIX.exists() else {}
-    reports = Path(paths["reports"])
+    reports = Path(names["reports"])
     commands = {f"make {target}": matrix.get(name, ()) for target, name in TARGETS.items()}
     fill_readme(reports.parent / "README.md", reports, commands)
     return {"page": str(written[0]), "files": len(written), **track.run(config)}

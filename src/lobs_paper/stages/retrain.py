@@ -45,10 +45,10 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     folders = Folders(config)
     before = require_same_budget(config, folders)
-    splits = load_training_data(config["paths"]["data"], **config["data"])
+    splits = load_training_data(config["folders"]["data"], **config["data"])
 
     watch = Stopwatch()
-    learn = operate if config["method"]["allocation"] == "surgery" else retrain_pruned
+    learn = operate if config["method"]["allocation"] == "dns" else retrain_pruned
     result = learn(config, folders, *splits, device)
     if not first_process():
         return {}
@@ -101,8 +101,8 @@ def retrain_pruned(
     masks = load_tensors(folders.input("prune", "masks.safetensors"), made_by)
     method, rounds = config["method"], config["method"]["rounds"]
     prune_on: Any = partial(prune_again, config=config, train=train, device=device)
-    if method["allocation"] == "quality":
-        prune_on = Connections(network, method["relative"])
+    if method["allocation"] == "lwc":
+        prune_on = Connections(network, method["threshold_scale"])
         prune_on.adjust_dropout(network, masks)
     further = [*rounds[1:], config["density"]] if rounds else []
     return retrain(network, masks, _training(config, train, measured, device), further, prune_on)
@@ -126,7 +126,7 @@ def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Sp
 
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
     method = config["method"]
-    settings = SurgerySettings(density=config["density"], rate=method["relative"], **method["surgery"])
+    settings = SurgerySettings(density=config["density"], rate=method["threshold_scale"], **method["surgery"])
     return surgery(network, _training(config, train, measured, device), settings)
 
 

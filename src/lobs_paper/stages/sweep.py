@@ -71,7 +71,7 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     results: list[Mapping[str, Any]] = [job.return_value for batch in batches for job in batch]
     rows = [{**result, "point": _varied(result["point"])} for result in results]
     _compare(stage, rows)
-    _log(stage, rows, parse(overrides), Path(configs[-1]["paths"]["mlflow"]))
+    _log(stage, rows, parse(overrides), Path(configs[-1]["folders"]["mlflow"]))
     return sum(1 for result in results if result["error"])
 
 
@@ -110,7 +110,7 @@ class _Point:
         result: dict[str, Any] = {"point": list(overrides), "folder": job.sweep.dir, "metrics": {}, "error": None}
         try:
             config = finish(composed, parse(overrides))
-            config["paths"]["output"] = str(Path(job.runtime.output_dir))
+            config["folders"]["output"] = str(Path(job.runtime.output_dir))
             result["metrics"] = flat(run_stage(self.stage, stage_config(config, self.stage)))
         except Exception as error:
             if not is_user_error(error):

@@ -25,9 +25,9 @@ def threshold_densities(network: nn.Module, method: Mapping[str, Any], density: 
     """
     if method["allocation"] not in THRESHOLDS:
         return None
-    if method["allocation"] == "surgery":
-        masks = first_masks(network, SurgerySettings(stop=1, density=density, rate=method["relative"]))
+    if method["allocation"] == "dns":
+        masks = first_masks(network, SurgerySettings(stop=1, density=density, rate=method["threshold_scale"]))
     else:
         weights = layer_weights(network)
-        masks = threshold_masks(weights, quality_for_density(weights, density, method["relative"]))
+        masks = threshold_masks(weights, quality_for_density(weights, density, method["threshold_scale"]))
     return {name: int(mask.sum()) / mask.numel() for name, mask in masks.items()}

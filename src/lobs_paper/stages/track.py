@@ -18,12 +18,12 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         How many runs were created, updated and left as they were.
     """
-    paths = config["paths"]
+    names = config["folders"]
     counts = sync(
-        [Path(folder) for folder in (paths["runs"], *paths["further_runs"])],
-        Path(paths["mlflow"]),
-        Path(paths["reports"]),
+        [Path(folder) for folder in (names["runs"], *names["further_runs"])],
+        Path(names["mlflow"]),
+        Path(names["reports"]),
         models=config["track"]["models"],
         progress=progress("MLflow"),
     )
-    return {"store": paths["mlflow"], **counts}
+    return {"store": names["mlflow"], **counts}

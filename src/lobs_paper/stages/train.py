@@ -34,7 +34,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 def train_network(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process."""
     device = prepare(config)
-    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
 
     from lobs_paper.networks.build import build
     from lobs_paper.training.evaluation import errors
@@ -52,7 +52,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
         "experiment": config["name"],
         "seed": config["seed"],
         "data": train.title,
-        "measured_on": "validation" if config["data"]["validation"] else "test",
+        "measured_on": "validation" if config["data"]["holdout"] else "test",
         **errors(network, measured).named("test_error_percent"),
         "test_error_percent": curve[-1]["test_error_percent"],
         **errors(network, seen).named("train_error_percent"),

@@ -225,7 +225,7 @@ def _config(root: Path, path: Path | None) -> dict[str, Any] | None:
 
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return config if Path(config["paths"]["runs"]).name == root.name else None
+        return config if Path(config["folders"]["runs"]).name == root.name else None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not what `lobs resolve` writes ({' '.join(str(error).split())})") from None
 
@@ -233,7 +233,7 @@ def _config(root: Path, path: Path | None) -> dict[str, Any] | None:
 def _network(root: Path, folder: Path, config: Mapping[str, Any]) -> NetworkFile | None:
     """The run's last network, if its file is there and the shape of an input can be told."""
     stages = [stage for stage in ("retrain", "prune") if (folder / stage / "model.safetensors").exists()]
-    shape = _input_shape(root.parent / config["paths"]["data"], config["data"]) if stages else None
+    shape = _input_shape(root.parent / config["folders"]["data"], config["data"]) if stages else None
     if shape is None:
         return None
     return NetworkFile(folder / stages[0] / "model.safetensors", config["model"], shape)

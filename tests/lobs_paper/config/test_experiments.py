@@ -59,7 +59,7 @@ def test_an_experiment_goes_through_every_stage(tmp_path, monkeypatch, experimen
         # The class of the small network takes none of the large one's arguments.
         monkeypatch.setattr(small_networks, experiment, _ignoring_arguments(getattr(small_networks, experiment)))
     if DATA[name][0] is None:
-        words += ["data.resize=36", "data.size=32", "collect.views=2"]
+        words += ["data.resize=36", "data.size=32", "collect.augmented_copies=2"]
     if config["model"].get("weights"):
         torch.manual_seed(0)
         torch.save(_built(words).state_dict(), "weights.pt")

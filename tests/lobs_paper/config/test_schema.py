@@ -45,7 +45,7 @@ def test_a_tolerance_takes_the_place_of_the_density():
         (["flops=2"], r"flops=2.0 is not accepted: the share of multiply-adds kept"),
         (["size=10000", "flops=0.1"], r"flops=0.1 and size=10000: give exactly one"),
         (["method.limits.fc3=0.1"], r"method.limits=\{'fc3': 0.1\} is not accepted: \[least, most\]"),
-        (["curve=[]"], r"curve=\[\] is not accepted: a list of densities, or null"),
+        (["density_grid=[]"], r"curve=\[\] is not accepted: a list of densities, or null"),
         (["method.correct=all"], r"method.correct='all' is not accepted: one of none, bias"),
         (["density=null"], r"no budget: give exactly one of density, tolerance, flops, size"),
         (["+method.foo=1"], r"unknown key method.foo=1: accepted: name, solver"),
@@ -57,14 +57,17 @@ def test_a_tolerance_takes_the_place_of_the_density():
         (["method.allocation=even"], r"method.allocation='even' is not accepted: one of uniform"),
         (["method=lwc", "density=0.3"], r"method.rounds=.* with density=0.3 is not accepted"),
         (["method=lobs_iterative", "tolerance=0.3"], r"method.rounds=.* needs a density"),
-        (["method=lwc", "tolerance=0.3"], r"method.allocation=quality needs a density"),
-        (["method=lwc", "method.relative.fc1=0"], r"method.relative=\{.*\} is not accepted: a number above 0, or"),
-        (["method=lwc", "method.solver=obd"], r"method.solver=obd with method.allocation=quality is not accepted"),
-        (["method=magnitude", "method.allocation=surgery"], r"needs both, method.allocation=surgery and"),
+        (["method=lwc", "tolerance=0.3"], r"method.allocation=lwc needs a density"),
+        (
+            ["method=lwc", "method.threshold_scale.fc1=0"],
+            r"threshold_scale=\{.*\} is not accepted: a number above 0, or",
+        ),
+        (["method=lwc", "method.solver=obd"], r"method.solver=obd with method.allocation=lwc is not accepted"),
+        (["method=magnitude", "method.allocation=dns"], r"needs both, method.allocation=dns and"),
         (["method.surgery.stop=5"], r"method.surgery=\{'stop': 5\} with method.allocation=fisher"),
         (["method=dns", "method.surgery.stop=0"], r"method.surgery.stop=0 is not accepted: a whole number, 1 or more"),
         (["method=dns", "method.surgery.gama=1"], r"did you mean method.surgery.gamma\?"),
-        (["method=dns", "method.rounds=[0.5]"], r"method.rounds=\[0.5\] with method.allocation=surgery"),
+        (["method=dns", "method.rounds=[0.5]"], r"method.rounds=\[0.5\] with method.allocation=dns"),
         (["method.rounds=[0.5,7]"], r"method.rounds=\[0.5, 7.0\] is not accepted"),
         (["methods.lobs.density=2", "density=0.1"], r"methods.lobs.density=2 is not accepted"),
         (["methods.lobs.densty=2"], r"did you mean methods.lobs.density\?"),
@@ -97,7 +100,7 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_accepted(override, exp
         ({"train": 3}, "train=3 is not accepted: a mapping of optimizer, learning_rate"),
         ({"train": {"momentum": 1.0}}, "train.momentum=1.0 is not accepted: a number from 0 to below 1"),
         ({"train": {"momentum": float("inf")}}, "train.momentum=inf is not accepted"),
-        ({"paths": {"data": None}}, "paths.data=None is not accepted: a folder"),
+        ({"folders": {"data": None}}, "folders.data=None is not accepted: a folder"),
         ({"methods": {"lobs": 3}}, "methods.lobs=3 is not accepted: a mapping of density, options"),
     ],
 )
@@ -114,7 +117,7 @@ def leaves(schema, prefix=""):
 
 def test_every_key_says_what_it_accepts():
     keys = list(leaves(schema_module.Config))
-    assert {"density", "train.momentum", "method.limits", "paths.output"} <= {*keys}
+    assert {"density", "train.momentum", "method.limits", "folders.output"} <= {*keys}
     assert not [key for key in keys if not accepted(key)]
 
 
@@ -166,8 +169,8 @@ def test_a_value_reaches_exactly_the_stages_that_use_it():
     assert changed_stages("method.options.alpha=1e5") == ["prune"]
     assert changed_stages("retrain.iterations=7") == ["retrain"]
     assert changed_stages("density=0.3") == ["prune", "retrain", "evaluate"]
-    assert changed_stages("paths.reports=elsewhere") == ["report", "track"]
-    assert changed_stages("paths.further_runs=[elsewhere]") == ["report", "track"]
+    assert changed_stages("folders.reports=elsewhere") == ["report", "track"]
+    assert changed_stages("folders.further_runs=[elsewhere]") == ["report", "track"]
     assert changed_stages("methods.magnitude.density=0.3") == []
     assert changed_stages("method.surgery.stop=9", method="dns") == ["retrain"]
     # Rounds prune and collect again while retraining.
@@ -181,7 +184,7 @@ def test_an_experiment_sets_values_for_single_methods_and_the_command_line_wins(
     assert (
         stage_config(load(["method=lobs_iterative", "retrain.iterations=7"]), "retrain")["retrain"]["iterations"] == 7
     )
-    assert load(["method=lwc", "method.relative=0.5"])["method"]["relative"] == 0.5
+    assert load(["method=lwc", "method.threshold_scale=0.5"])["method"]["threshold_scale"] == 0.5
     assert load(["method=lobs", "methods.lobs.options.resolve=true"])["method"]["options"]["resolve"] is True
 
 

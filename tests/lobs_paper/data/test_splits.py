@@ -52,11 +52,11 @@ def test_without_a_validation_part_the_official_split_is_used(root):
 
 
 def test_a_validation_part_comes_out_of_the_training_set(root):
-    train, measured = load_training_data(root, "mnist", validation=3)
+    train, measured = load_training_data(root, "mnist", holdout=3)
     assert torch.equal(torch.cat([train.images, measured.images]), split(10).images)
     assert (len(train), len(measured)) == (7, 3)
-    with pytest.raises(ValueError, match=r"data.validation=10: mnist has only 10 training images"):
-        load_training_data(root, "mnist", validation=10)
+    with pytest.raises(ValueError, match=r"data.holdout=10: mnist has only 10 training images"):
+        load_training_data(root, "mnist", holdout=10)
 
 
 def test_a_changed_byte_is_noticed(root):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def stages(devices):
     """The configurations of `lobs collect`, and of `lobs retrain` for the methods that train."""
-    words = [*SMALL, f"devices={devices}", f"paths.output=retrained{devices}"]
+    words = [*SMALL, f"devices={devices}", f"folders.output=retrained{devices}"]
     return {
         "collect": stage_config(load(words), "collect"),
         **{entry[0]: stage_config(load([*words, *entry]), "retrain") for entry in TRAINED},

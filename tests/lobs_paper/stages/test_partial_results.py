@@ -135,7 +135,7 @@ def test_a_killed_prune_goes_on_at_the_layer_where_it_stopped(project, monkeypat
 def test_a_killed_sequential_prune_keeps_its_shares_and_its_finished_layers(project, monkeypatch):
     from lobs.schedule.sequential import paired_statistics
 
-    words = ["prune", *SMALL, "method=exact_obs_sequential", "method.allocation=measured_joint", "curve=[0.5]"]
+    words = ["prune", *SMALL, "method=exact_obs_sequential", "method.allocation=measured_joint", "density_grid=[0.5]"]
     folder = project / "runs/lenet300/seed0/exact_obs_sequential/prune"
     lobs(*words)
     expected = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "timings.json"}

@@ -77,7 +77,7 @@ def test_pruning_and_sweeps_show_what_goes_on_and_end_with_a_table(project):
 
 @pytest.mark.slow
 def test_training_shows_the_time_for_all_iterations(project):
-    words = lobs("retrain", "paths.output=shown", "retrain.iterations=400", "retrain.measure_every=400")
+    words = lobs("retrain", "folders.output=shown", "retrain.iterations=400", "retrain.measure_every=400")
     shown, code = on_a_terminal(words, project)
     assert code == 0
     assert re.search(rf"training .*\d+% {CLOCK}", shown)

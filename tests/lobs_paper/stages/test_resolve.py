@@ -113,8 +113,8 @@ def test_a_matrix_in_the_working_directory_comes_before_that_of_conf(checkout):
     (checkout / "matrix.yaml").write_text(
         "datasets: []\nexperiments: [lenet300]\nseeds: [1]\nruns: [lenet300/seed1/obd]\n"
     )
-    assert main(["resolve", "paths.runs=../runs", "paths.output=runs"]) == 0
+    assert main(["resolve", "folders.runs=../runs", "folders.output=runs"]) == 0
     prune = yaml.safe_load((checkout / "resolved/lenet300/seed1/obd/prune.yaml").read_text())
-    assert prune["paths"]["runs"] == "../runs"
-    assert prune["paths"]["output"] == "runs"
+    assert prune["folders"]["runs"] == "../runs"
+    assert prune["folders"]["output"] == "runs"
     assert not (checkout / "resolved/lenet300/seed0").exists()

@@ -178,7 +178,7 @@ def test_thresholds_decide_between_the_layers(project):
     first = {entry["name"]: entry["density"] for entry in layers}
     dense = {name: network(project, "train").get_submodule(name).weight.detach() for name in first}
     # One quality parameter per layer, in the proportions of methods.lwc.relative.
-    shares = load(["method=lwc"])["method"]["relative"]
+    shares = load(["method=lwc"])["method"]["threshold_scale"]
     quality = {
         name: float((weight.abs() / weight.double().std(correction=0)).flatten().quantile(1 - first[name]))
         for name, weight in dense.items()
@@ -247,7 +247,7 @@ def test_zeros_that_masks_have_made_negative_cost_nothing_in_a_sparse_file():
 
 
 def test_the_same_run_twice_gives_the_same_bytes(project):
-    again = "paths.runs=again"
+    again = "folders.runs=again"
     for stage in ("train", "collect", "prune", "retrain"):
         lobs(stage, *SMALL, again)
     first, second = project / RUN, project / "again/lenet300/seed0"
@@ -269,7 +269,7 @@ def test_durations_stay_out_of_every_file_that_another_stage_reads(project):
 
 
 def test_a_validation_part_takes_the_test_sets_place(project):
-    lobs("train", *SMALL, "data.validation=100", "paths.runs=validated")
+    lobs("train", *SMALL, "data.holdout=100", "folders.runs=validated")
     result = json.loads((project / "validated/lenet300/seed0/train/metrics.json").read_text())
     model = LeNet300(hidden=(16, 8))
     model.load_state_dict(load_file(project / "validated/lenet300/seed0/train/model.safetensors"))
@@ -279,7 +279,7 @@ def test_a_validation_part_takes_the_test_sets_place(project):
 
 
 def test_tolerance_prunes_by_the_papers_rule(project):
-    lobs("prune", *SMALL, "tolerance=0.5", "paths.output=tolerated")
+    lobs("prune", *SMALL, "tolerance=0.5", "folders.output=tolerated")
     folder = project / "tolerated/lenet300/seed0/lobs/prune"
     layers = json.loads((folder / "layers.json").read_text())
     assert all(layer["error"] <= 0.25 * (1 + 1e-6) for layer in layers)
@@ -296,13 +296,13 @@ def test_tolerance_prunes_by_the_papers_rule(project):
         (["retrain", "density=0.5"], "density=0.5 was asked for, but"),
         (["evaluate", "tolerance=0.5"], "tolerance=0.5 was asked for, but"),
         (["collect", "model.hidden=[7,7]"], "holds another network"),
-        (["prune", "data.validation=100"], "model.safetensors was trained with data.validation=0"),
+        (["prune", "data.holdout=100"], "model.safetensors was trained with data.holdout=0"),
         (
-            ["retrain", "data.validation=100"],
-            "run `lobs prune experiment=lenet300 seed=0 method=lobs data.validation=100",
+            ["retrain", "data.holdout=100"],
+            "run `lobs prune experiment=lenet300 seed=0 method=lobs data.holdout=100",
         ),
         (["train", "experiment=lenet300", "model._target_=lobs.no_such.Network"], "cannot be imported"),
-        (["train", "data.validation=400"], "has only 400 training images"),
+        (["train", "data.holdout=400"], "has only 400 training images"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(project, capsys, words, expected):
@@ -351,7 +351,7 @@ def test_the_curvature_of_the_loss_is_collected_where_a_method_scores_by_it(proj
     plain = collect_statistics(model, train.batches(70))
     expected = collect_statistics(model, train.batches(70), loss="cross_entropy")
     found = with_curvature(model, plain, train, config["collect"])
-    part = with_curvature(model, plain, train, {**config["collect"], "repeated_images": 70})
+    part = with_curvature(model, plain, train, {**config["collect"], "images_per_pass": 70})
     first = collect_statistics(model, [next(iter(train.batches(70)))], loss="cross_entropy")
     assert list(found) == list(expected)
     for name, layer in expected.items():
@@ -376,8 +376,8 @@ def test_pruning_in_sequence_with_measured_shares_corrections_and_limits(project
 
 
 def test_a_list_of_densities_replaces_those_of_the_curves(project):
-    words = ["method=exact_obs_sequential", "method.allocation=uniform", "density=0.2", "curve=[0.4,0.2]"]
-    lobs("prune", *words, *SMALL, "paths.output=curve")
+    words = ["method=exact_obs_sequential", "method.allocation=uniform", "density=0.2", "density_grid=[0.4,0.2]"]
+    lobs("prune", *words, *SMALL, "folders.output=curve")
     folder = project / "curve/lenet300/seed0/exact_obs_sequential/prune"
     pruned, curve = json.loads((folder / "metrics.json").read_text()), rows(folder / "density_curve.csv")
     assert [float(row["density"]) for row in curve] == pytest.approx([0.4, 0.2], abs=1e-3)
@@ -386,7 +386,7 @@ def test_a_list_of_densities_replaces_those_of_the_curves(project):
 
 
 def test_excluded_layers_stay_dense_and_flops_are_a_budget(project):
-    lobs("prune", *SMALL, "method.exclude=[fc3]", "flops=0.2", "paths.output=excluded")
+    lobs("prune", *SMALL, "method.exclude=[fc3]", "flops=0.2", "folders.output=excluded")
     folder = project / "excluded/lenet300/seed0/lobs/prune"
     assert [layer["name"] for layer in json.loads((folder / "layers.json").read_text())] == ["fc1", "fc2"]
     assert json.loads((folder / "metrics.json").read_text())["requested"] == {"flops": 0.2}

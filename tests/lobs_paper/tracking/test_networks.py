@@ -52,7 +52,7 @@ class Undecided(torch.nn.Module):
 
 
 def write_config(root: Path, **changed: Any) -> Path:
-    config = {"model": MODEL, "data": {"name": "mnist"}, "paths": {"data": "data", "runs": "runs"}, **changed}
+    config = {"model": MODEL, "data": {"name": "mnist"}, "folders": {"data": "data", "runs": "runs"}, **changed}
     path = root.parent / "resolved" / KEY / "prune.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config))
