@@ -62,7 +62,7 @@ def fetch(name: str, root: str | None = None) -> Fetched:
     """Read the list of a folder's pictures, or an archive's contents. Sorted class names give the labels.
 
     Args:
-        name: a key of `KINDS`.
+        name: a key of `KINDS`; any other is that of somebody's own pictures, as `folder` is.
         root: the folder, or a zip or tar archive.
 
     Returns:
@@ -72,7 +72,7 @@ def fetch(name: str, root: str | None = None) -> Fetched:
     Raises:
         ValueError: no root is given, it does not exist, or it holds no such pictures.
     """
-    kind = KINDS[name]
+    kind = KINDS.get(name, KINDS["folder"])
     if root is None:
         raise ValueError(f"data={name} is not downloaded: give data.root=<path>, {kind.remedy}")
     path = Path(root)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.images import encoded, write_folder
 from helpers.stages import lobs, write_data
 from lobs_paper.cli import main
 
@@ -77,6 +78,13 @@ def test_a_data_set_is_one_class_or_function_and_one_yaml(folder, target):
     assert (folder / "data/bars/train.safetensors").exists()
     lobs("train", "data=bars", "name=bars", "model.inputs=64", "model.hidden=[8]", *FAST)
     assert json.loads((folder / "runs/bars/seed0/train/metrics.json").read_text())["data"] == "Bars"
+
+
+def test_pictures_under_a_name_of_their_own_are_one_yaml(folder):
+    (folder / "mine/data/flowers.yaml").write_text("name: flowers\n_target_: lobs_paper.data.image_folder.fetch\n")
+    write_folder(folder, {f"photos/{label}/{n}.jpg": encoded(n, kind="JPEG") for label in "ab" for n in range(2)})
+    lobs("fetch", "data=flowers", "data.root=photos")
+    assert (folder / "data/flowers/train.safetensors").exists()
 
 
 @pytest.mark.parametrize(
