@@ -20,8 +20,6 @@ PACKAGES = ("lobs", "lobs_paper")
 SOURCES = Path(__file__).parents[2]  # the folder of both packages
 # The command `lobs` itself (cli, config) is not among a stage's imports: it hands the resolved file on, or refuses it.
 ENTRY = "lobs_paper.stages.{stage}"
-# The table of solvers: a run depends on its own solver's lines of it, the report on all.
-TABLE_MODULE, TABLE = "lobs.registry", "METHODS"
 
 
 def chosen_modules(part: Mapping[str, Any]) -> list[str]:
@@ -84,10 +82,7 @@ class Code:
         for module in sorted(self.modules(stage, part)):
             file = self.file(module)
             if file is not None:
-                source = file.read_text(encoding="utf-8")
-                if module == TABLE_MODULE and stage != "report":
-                    source = _with_one_line(source, part.get("method", {}).get("solver"))
-                digests[module] = hashlib.md5(source.encode(), usedforsecurity=False).hexdigest()
+                digests[module] = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
         return digests
 
     def file(self, module: str) -> Path | None:
@@ -133,21 +128,6 @@ def _imported_names(file: Path) -> set[str]:
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
         nodes += ast.iter_child_nodes(node)
     return names
-
-
-def _with_one_line(source: str, name: str | None) -> str:
-    """The source of the module with the table, without the table's other entries."""
-    others: set[int] = set()
-    for node in ast.parse(source).body:
-        if (
-            isinstance(node, ast.AnnAssign)
-            and getattr(node.target, "id", "") == TABLE
-            and isinstance(node.value, ast.Dict)
-        ):
-            for key, value in zip(node.value.keys, node.value.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value != name:
-                    others |= {*range(key.lineno, (value.end_lineno or value.lineno) + 1)}
-    return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in others)
 
 
 def _bare(file: Path) -> bool:
