@@ -26,18 +26,19 @@ from lobs_paper.report.methods import style_of
 from lobs_paper.report.output import write_bytes
 
 SETTINGS: Any = {
-    **seaborn.axes_style("ticks", {"axes.grid": True, "grid.color": "#DDDDDD", "axes.edgecolor": "black"}),
+    # A fixed salt makes the identifiers inside an SVG, and so the whole file, reproducible.
+    "svg.hashsalt": "lobs",
+    "font.size": 10,
+    "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "font.size": 10,
-    "font.sans-serif": ["DejaVu Sans"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
-    # A fixed salt makes the identifiers inside an SVG, and so the whole file, reproducible.
-    "svg.hashsalt": "lobs",
 }
 # Panels in a row, where there is one for every layer.
 COLUMNS = 4
@@ -114,10 +115,11 @@ def draw_lines(
         orient: the axis on which the seeds share their places, ``"x"`` or ``"y"``.
         marked: gives which points of a line have a marker, as Matplotlib's `markevery`, from their places.
     """
-    band = {"alpha": 0.15, "linewidth": 0}
+    over_seeds: Any = {"estimator": "mean", "errorbar": ("pi", 100), "err_kws": {"alpha": 0.15, "linewidth": 0}}
     for (method, folder), rows in points.groupby(["method", "folder"], sort=False):
-        options = {"orient": orient, "errorbar": ("pi", 100), "err_kws": band, "legend": False}
-        seaborn.lineplot(rows, x=x, y=y, ax=axes, **options, **style_of(method, folder).plot)
+        statistics = over_seeds if rows["seed"].nunique() > 1 else {"estimator": None}
+        look = style_of(method, folder).plot
+        seaborn.lineplot(rows, x=x, y=y, ax=axes, orient=orient, legend=False, **statistics, **look)
         line = axes.lines[-1]
         line.set_markevery(marked(line.get_xdata()))
 
