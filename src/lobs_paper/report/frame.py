@@ -17,7 +17,7 @@ import pandas as pd
 from pandas import DataFrame
 
 from lobs_paper.report.methods import sort_key, style_of
-from lobs_paper.report.paper import paper_order
+from lobs_paper.report.paper import DATA, network_of, paper_order
 from lobs_paper.report.statistic import statistic
 
 # The first columns of every frame, and those of them that tell methods apart.
@@ -121,6 +121,18 @@ class Results:
         """The experiments in the paper's order, others after them by name."""
         names = {*self.dense["experiment"], *self.runs["experiment"]}
         return sorted(names, key=lambda name: (paper_order(name), name))
+
+    @property
+    def data(self) -> str:
+        """The data of one experiment, as the metrics name it; as the paper has it where they name none, or the same."""
+        papers = DATA.get(self.experiments[0], "")
+        named = next(iter([*self.dense["train.data"].dropna(), *self.runs["prune.data"].dropna()]), papers)
+        return papers if named.casefold() == papers.casefold() else named
+
+    @property
+    def title(self) -> str:
+        """The heading of one experiment: network and data."""
+        return ", ".join(part for part in (network_of(self.experiments[0]), self.data) if part)
 
     def of(self, experiment: str) -> Results:
         """Give what was measured of one experiment."""
@@ -398,3 +410,8 @@ def by_method(frame: DataFrame, columns: Sequence[str], by: Sequence[str] = METH
         for key, group in frame.groupby(list(by), sort=False)
     ]
     return DataFrame(rows, columns=[*by, *columns, "seeds"])
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """Give the mean of the values that are there; NaN without any."""
+    return statistic(values).mean
