@@ -87,13 +87,14 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     networks = [_network(results.of(name), rows, reports_dir) for name in results.experiments]
     common = figures.draw(figures.COMMON, results, reports_dir)
     beyond = [drawing for drawing in common if drawing.stem != figures.OVERVIEW]
-    shared = {"networks": networks, "drawings": beyond}
+    has_table2 = any(len(own["compared"]) for own in networks)
+    shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2}
     pages = {
         "README.md": render("README", **shared, **_first_page(results, rows, common, reports_dir)),
         **{f"{own['name']}.md": render("network", **own) for own in networks},
         **{f"{own['stem']}.md": render("layers", **own) for own in networks},
     }
-    several = ["figures", "table1", "methods", "timings", "storage", *(["table2"] if _has_table2(networks) else [])]
+    several = ["figures", "table1", "methods", "timings", "storage", *(["table2"] if has_table2 else [])]
     pages |= {f"{name}.md": render(name, **shared) for name in several}
     links = {**_LINKS, **{f"{own['name']}.md": own["title"] for own in networks}}
     machine = findings.machine(results)
@@ -105,10 +106,6 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
         paths += drawing.write(reports_dir)
     remove_stale(reports_dir, paths)
     return [*paths, reports_dir / MANIFEST]
-
-
-def _has_table2(networks: Sequence[dict[str, Any]]) -> bool:
-    return any(len(own["compared"]) for own in networks)
 
 
 def _csv(results: Results, rows: DataFrame) -> dict[str, DataFrame]:

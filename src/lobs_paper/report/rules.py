@@ -1,4 +1,4 @@
-"""Why our figures differ from the paper's: a table of rules, each with what it applies to, when it holds, and its words.
+"""Why our figures differ from the paper's: a table of rules, with what each applies to, when it holds, and its words.
 
 A rule speaks of one error of a row of Table 1, only for the direction that was measured: all its numbers come from the
 facts about that row, and it holds only where what it rests on was measured and is so.
