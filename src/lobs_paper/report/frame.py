@@ -7,9 +7,7 @@ file that is broken gives a ValueError that names it.
 from __future__ import annotations
 
 import json
-import math
 import re
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +17,8 @@ import pandas as pd
 from pandas import DataFrame
 
 from lobs_paper.report.methods import sort_key, style_of
-from lobs_paper.report.paper import paper_order
+from lobs_paper.report.paper import DATA, network_of, paper_order
+from lobs_paper.report.statistic import statistic
 
 # The first columns of every frame, and those of them that tell methods apart.
 KEYS = ["experiment", "method", "folder", "seed", "label"]
@@ -90,7 +89,8 @@ class Results:
     Attributes:
         dense: a row per experiment and seed; `train.*` and `collect.*` of the two metrics.json.
         runs: a row per pruned network; `prune.*`, `retrain.*`, `evaluate.*`, and what tables ask for: `original_error`,
-            `density` and the errors in percent after all rounds, or of pruning where nothing was retrained.
+            `density` and the errors in percent after all rounds, or of pruning where nothing was retrained; `final`,
+            which network that is; `learned`, whether it was retrained for any iterations; and the number of `rounds`.
         layers: a row per pruned layer, as evaluated, or as pruned where nothing was evaluated; `shape` is a text.
         rounds: a row per round of pruning and retraining.
         density_curve: the whole network cut at once to a density.
@@ -121,6 +121,18 @@ class Results:
         """The experiments in the paper's order, others after them by name."""
         names = {*self.dense["experiment"], *self.runs["experiment"]}
         return sorted(names, key=lambda name: (paper_order(name), name))
+
+    @property
+    def data(self) -> str:
+        """The data of one experiment, as the metrics name it; as the paper has it where they name none, or the same."""
+        papers = DATA.get(self.experiments[0], "")
+        named = next(iter([*self.dense["train.data"].dropna(), *self.runs["prune.data"].dropna()]), papers)
+        return papers if named.casefold() == papers.casefold() else named
+
+    @property
+    def title(self) -> str:
+        """The heading of one experiment: network and data."""
+        return ", ".join(part for part in (network_of(self.experiments[0]), self.data) if part)
 
     def of(self, experiment: str) -> Results:
         """Give what was measured of one experiment."""
@@ -181,20 +193,26 @@ def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> Results:
 
 def _frames(rows: Mapping[str, list[dict[str, Any]]], curves: Mapping[str, list[DataFrame]]) -> Results:
     """Make the frames, with all their columns also where there are no rows."""
-    columns: dict[str, list[str]] = {
-        "dense": ["experiment", "seed", *_columns("train"), *_columns("collect")],
-        "runs": [*KEYS, *_columns("prune"), *_columns("retrain"), *_columns("evaluate")],
-        "layers": [*KEYS, *_LAYER],
-        "rounds": [*KEYS, *_ROUND],
-        "sensitivities": [*KEYS, *_BINS],
-        "timings": ["experiment", "seed", "folder", "stage", *_TIMING],
-        "layer_seconds": ["experiment", "seed", "folder", "stage", "layer", "seconds"],
-        "latency": ["experiment", "seed", "folder", *_LATENCY],
+    run, timing = dict.fromkeys(KEYS, str), dict.fromkeys(("experiment", "seed", "folder", "stage"), str)
+    columns: dict[str, dict[str, Any]] = {
+        "dense": {"experiment": str, "seed": str, **_columns("train"), **_columns("collect")},
+        "runs": {**run, **_columns("prune"), **_columns("retrain"), **_columns("evaluate")},
+        "layers": {**run, **_LAYER},
+        "rounds": {**run, **_ROUND},
+        "sensitivities": {**run, **dict.fromkeys(_BINS, _NUMBER)},
+        "timings": {**timing, **_TIMING},
+        "layer_seconds": {**timing, "layer": str, "seconds": _NUMBER},
+        "latency": {**timing, **_LATENCY},
     }
-    frames = {name: DataFrame(rows[name], columns=names) for name, names in columns.items()}
+    frames = {name: DataFrame(rows[name], columns=list(kinds)) for name, kinds in columns.items()}
+    for name, kinds in columns.items():
+        # Without any value a column is one of objects, with which no number can be compared.
+        empty = [key for key, kind in kinds.items() if kind is _NUMBER and frames[name][key].dtype == object]
+        frames[name] = frames[name].astype(dict.fromkeys(empty, float))
     for name, parts in curves.items():
-        empty = DataFrame(columns=[*KEYS, *_CURVES[name][1]])
-        frames[name] = pd.concat(parts, ignore_index=True) if parts else empty
+        numbers = {key: float for key in _CURVES[name][1] if key != "layer"}
+        blank = DataFrame(columns=[*KEYS, *_CURVES[name][1]]).astype(numbers)
+        frames[name] = pd.concat(parts, ignore_index=True) if parts else blank
     frames["layers"] = frames["layers"].rename(columns={"name": "layer"})
     frames["layers"]["shape"] = ["x".join(map(str, shape)) for shape in frames["layers"]["shape"]]
     frames["runs"] = _with_outcome(frames["runs"])
@@ -211,8 +229,9 @@ def _with_outcome(runs: DataFrame) -> DataFrame:
         return runs[f"retrain.{key}"].where(again, runs[f"prune.{key}"]).astype(float)
 
     return runs.assign(
-        final=pd.Series("pruned", runs.index).mask(again, "retrained"),
+        final=["retrained" if known else "pruned" for known in again],
         learned=learned,
+        rounds=[len(entry) if isinstance(entry, list) else 0 for entry in runs["retrain.rounds"]],
         original_error=last("error_before_percent"),
         density=100 * last("density"),
         error_after_pruning=last("error_after_pruning_percent"),
@@ -222,8 +241,8 @@ def _with_outcome(runs: DataFrame) -> DataFrame:
     )
 
 
-def _columns(stage: str) -> list[str]:
-    return [f"{stage}.{key}" for key in _METRICS[stage]]
+def _columns(stage: str) -> dict[str, Any]:
+    return {f"{stage}.{key}": kind for key, kind in _METRICS[stage].items()}
 
 
 def _seed_folders(roots: Sequence[Path]) -> list[tuple[Path, str, int]]:
@@ -366,14 +385,33 @@ def over_seeds(frame: DataFrame, by: Sequence[str], column: str) -> DataFrame:
         A row per group that has values, of mean, sample standard deviation, count, min and max.
     """
     groups = frame.dropna(subset=[column]).groupby(list(by), sort=False)[column]
-    return groups.agg(mean=mean, deviation=deviation, count="count", min="min", max="max")
+    return groups.agg(
+        mean=lambda values: statistic(values).mean,
+        deviation=lambda values: statistic(values).deviation,
+        count="count",
+        min="min",
+        max="max",
+    )
 
 
-def mean(values: Sequence[float]) -> float:
-    """Give the mean, its sum rounded once."""
-    return math.fsum(values) / len(values)
+def by_method(frame: DataFrame, columns: Sequence[str], by: Sequence[str] = METHOD) -> DataFrame:
+    """Summarise columns over the seeds.
+
+    Args:
+        frame: a row per seed.
+        columns: what to summarise.
+        by: the columns that tell groups apart.
+
+    Returns:
+        A row per group, a `Statistic` in each of the columns, and how many `seeds` the group has.
+    """
+    rows = [
+        {**dict(zip(by, key, strict=True)), **{name: statistic(group[name]) for name in columns}, "seeds": len(group)}
+        for key, group in frame.groupby(list(by), sort=False)
+    ]
+    return DataFrame(rows, columns=[*by, *columns, "seeds"])
 
 
-def deviation(values: Sequence[float]) -> float:
-    """Give the sample standard deviation (n - 1); NaN for a single value."""
-    return statistics.stdev(map(float, values)) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+def mean(values: Sequence[float | None]) -> float:
+    """Give the mean of the values that are there; NaN without any."""
+    return statistic(values).mean
