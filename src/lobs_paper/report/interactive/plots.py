@@ -51,8 +51,11 @@ THEME = Theme(
                 "click_policy": "hide",
                 "label_text_color": TEXT,
                 "glyph_height": 16,
+                "glyph_width": 16,
                 "label_height": 16,
+                "label_standoff": 4,
                 "location": "left",
+                "margin": 0,
                 "spacing": 5,
             },
         }

@@ -87,11 +87,11 @@ def comparison(rows: DataFrame) -> DataTable | None:
     ends = (("_paper", ", paper"), ("", ", ours"), ("_off", ", difference"))
     errors = {f"{short}{end}": f"{text}{what}" for short, (text, _) in _ERRORS.items() for end, what in ends}
     columns = [
-        *texts(("label", "method", 185)),
+        *texts(("label", "method", 205)),
         *numbers("0.0", {"density_paper": "density %, paper", "density": "density %, ours"}, 62),
         *numbers("0.00", errors, 70),
         *numbers("0,0", {"iterations_paper": "iterations, paper", "iterations": "iterations, ours"}, 70),
-        *texts(("verdict", "verdict", 110), ("why", "why", 330)),
+        *texts(("verdict", "verdict", 125), ("why", "why", 330)),
     ]
     return table(ColumnDataSource(DataFrame(shown)), columns, len(rows), "comparison")
 
@@ -105,9 +105,9 @@ def layers(results: Results) -> DataTable | None:
     rows["color"] = [style_of(method).color for method in rows["method"]]
     rows["density"] *= 100
     columns = [
-        *texts(("label", "method", 185), ("layer", "layer", 150), ("shape", "shape", 110)),
-        *numbers("0.00", {"density": "density %"}),
-        *numbers("0,0", {"kept": "weights kept"}),
-        *numbers("e", {"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}),
+        *texts(("label", "method", 205), ("layer", "layer", 205), ("shape", "shape", 140)),
+        *numbers("0.00", {"density": "density %"}, 110),
+        *numbers("0,0", {"kept": "weights kept"}, 110),
+        *numbers("e", {"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}, 110),
     ]
     return table(ColumnDataSource(rows[["label", "color", "layer", "shape", *names]]), columns, len(rows), "layers")
