@@ -272,9 +272,7 @@ def _add_run(
     for name, (csv, columns) in _CURVES.items():
         points = _points(folder / csv, columns)
         if len(points):
-            curves[name].append(points)
-            for column, value in reversed(place.items()):
-                points.insert(0, column, value)
+            curves[name].append(DataFrame({**place, **points}, index=points.index))
 
 
 def _add_timing(place: dict[str, Any], rows: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -358,40 +356,14 @@ def _points(path: Path, columns: Sequence[str]) -> DataFrame:
     """A CSV file's columns, numbers but for the layers' names."""
     if not path.exists():
         return DataFrame()
-    points = pd.read_csv(path, dtype=str).reindex(columns=list(columns))
+    points = pd.read_csv(path, dtype={"layer": str}, float_precision="round_trip").reindex(columns=list(columns))
     for column in columns:
         if column != "layer":
-            values = enumerate(points[column], start=2)
-            points[column] = [_number(value, f"{path}, line {line}: {column}") for line, value in values]
+            numbers = pd.to_numeric(points[column], errors="coerce").astype(float)
+            for row in points.index[numbers.isna() & points[column].notna()]:
+                raise ValueError(f"{path}, line {row + 2}: {column} must be a number, got {points[column][row]!r}")
+            points[column] = numbers
     return points
-
-
-def _number(text: Any, what: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{what} must be a number, got {text!r}") from None
-
-
-def over_seeds(frame: DataFrame, by: Sequence[str], column: str) -> DataFrame:
-    """Summarise a column over the seeds; values that are missing do not count.
-
-    Args:
-        frame: a row per seed.
-        by: the columns that tell groups apart.
-        column: what to summarise.
-
-    Returns:
-        A row per group that has values, of mean, sample standard deviation, count, min and max.
-    """
-    groups = frame.dropna(subset=[column]).groupby(list(by), sort=False)[column]
-    return groups.agg(
-        mean=lambda values: statistic(values).mean,
-        deviation=lambda values: statistic(values).deviation,
-        count="count",
-        min="min",
-        max="max",
-    )
 
 
 def by_method(frame: DataFrame, columns: Sequence[str], by: Sequence[str] = METHOD) -> DataFrame:

@@ -18,7 +18,7 @@ from lobs_paper.report.curves import at_density
 from lobs_paper.report.frame import Results
 from lobs_paper.report.layer_tables import MANY_LAYERS
 from lobs_paper.report.paper import DATA, LARGEST_DAMPING
-from lobs_paper.report.statistic import DASH, fixed, significant, statistic, whole
+from lobs_paper.report.statistic import DASH, Statistic, fixed, significant, statistic, whole
 from lobs_paper.report.table1 import DENSITY_POINTS
 from lobs_paper.report.table2 import SAME_DENSITY_POINTS
 
@@ -213,8 +213,8 @@ def _item(row: Any, facts: dict[str, Any]) -> str:
         return f"{head}: {row.verdict}." if row.verdict != DASH else ""
     lines = [head]
     for judged in row.judged:
-        sentences = holding({**facts, "judged": judged}, f"{judged.stage} {judged.judgement}")
-        reason = "" if judged.judgement == "reproduced" else " ".join(text for text, _ in sentences) or NO_REASON
+        found = holding({**facts, "judged": judged}, f"{judged.stage} {judged.judgement}")
+        reason = "" if judged.judgement == "reproduced" else " ".join(text for text, _ in found) or NO_REASON
         ours = f"{judged.stage} {fixed(judged.ours)}%, the paper's {judged.papers:.2f}%: {_WORDS[judged.judgement]}."
         lines.append(f"  - {ours} {reason}".rstrip())
     return "\n".join(lines)
@@ -285,12 +285,12 @@ def _at_once(row: Any, curve: DataFrame) -> str:
     return " and in ".join(f"{fixed(error)}% at {100 * density:.3g}%" for error, density in errors)
 
 
-def _magnitudes(row: Any, rows: DataFrame) -> Any:
+def _magnitudes(row: Any, rows: DataFrame) -> Statistic | None:
     """The error of plain magnitudes, where they do better at about the same density."""
     others = (other for other in rows.itertuples() if other.method == "magnitude" and other.error_after_pruning)
-    other = next((other for other in others if abs(other.density.mean - row.density.mean) <= DENSITY_POINTS), None)
-    less = other and other.error_after_pruning.mean < row.error_after_pruning.mean
-    return other.error_after_pruning if less else None
+    near = (other for other in others if abs(other.density.mean - row.density.mean) <= DENSITY_POINTS)
+    error = next((other.error_after_pruning for other in near), Statistic())
+    return error if error.mean < row.error_after_pruning.mean else None
 
 
 def _recipe(runs: DataFrame) -> str:

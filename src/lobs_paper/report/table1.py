@@ -9,7 +9,7 @@ from pandas import DataFrame
 
 from lobs_paper.report import paper
 from lobs_paper.report.frame import Results, by_method
-from lobs_paper.report.markdown import filled, means, printed
+from lobs_paper.report.markdown import Column, filled, means, printed
 from lobs_paper.report.statistic import DASH, Statistic, fixed, significant, whole
 
 Judgement = Literal["reproduced", "better", "not reproduced"]
@@ -93,7 +93,7 @@ def judge(ours: float, papers: float, points: float) -> Judgement:
 
 
 def _verdict(row: Any) -> dict[str, Any]:
-    pairs: tuple[tuple[Stage, Statistic, float | None, float], ...] = (
+    pairs: tuple[tuple[Stage, Statistic, float, float], ...] = (
         ("after pruning", row.error_after_pruning, row.paper_error_after_pruning, AFTER_PRUNING_POINTS),
         ("after retraining", row.error_after_retraining, row.paper_error_after_retraining, AFTER_RETRAINING_POINTS),
     )
@@ -164,7 +164,7 @@ def summary_table(rows: DataFrame) -> DataFrame:
         verdict=[f"**{row.word}**" if row.decisive else row.word for row in rows.itertuples()],
         why=[text or DASH for text in rows["why"]],
     )
-    errors = []
+    errors: list[Column] = []
     for name, title in (("error_after_pruning", "after pruning"), ("error_after_retraining", "after retraining")):
         pairs = zip(rows[name], rows[f"paper_{name}"], strict=True)
         off = [f"{ours.mean - papers:+.2f}" if ours and pd.notna(papers) else DASH for ours, papers in pairs]
