@@ -158,7 +158,7 @@ def at_shared_densities(curve: DataFrame) -> DataFrame:
 
 
 def mark_level(axes: Axes, percent: float | None, name: str, across: str = "y") -> None:
-    """Mark a percentage by a dotted line with the legend's entry; nothing where it has no place on a logarithmic axis."""
+    """Mark a percentage by a dotted line with an entry in the legend; nothing where a logarithmic axis has no place."""
     if percent and percent > 0:
         mark = axes.axhline if across == "y" else axes.axvline
         mark(percent, color="black", linewidth=1, linestyle=":", label=name)

@@ -5,6 +5,8 @@ A method keeps its colour, marker and line in all of them (methods.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 from matplotlib.figure import Figure
 from pandas import DataFrame
@@ -27,9 +29,7 @@ from lobs_paper.report.methods import style_of
 
 Drawn = tuple[Figure, str]
 # Columns of the figure before and after retraining: ours, and behind them the paper's.
-RETRAINING = tuple(
-    f"after_{stage}{whose}_percent" for stage in ("pruning", "retraining") for whose in ("", "_paper")
-)
+RETRAINING = tuple(f"after_{stage}{whose}_percent" for stage in ("pruning", "retraining") for whose in ("", "_paper"))
 _ERROR, _TOP5 = "test_error_percent", "test_top5_error_percent"
 # The paper's Figure 3 claims more than 90% of the sensitivities below this.
 _SMALL_SENSITIVITY = 1e-3
@@ -196,7 +196,7 @@ def retraining(results: Results, data: DataFrame) -> Drawn:
         ("after retraining", *RETRAINING[2:], colors),
     ):
         axes.scatter(rows[ours], rows.index, s=20, facecolor=face, edgecolor=colors, zorder=3)
-        look = {"color": "black", "markerfacecolor": "none" if face == "white" else "black", "linestyle": "none"}
+        look: Any = {"color": "black", "markerfacecolor": "none" if face == "white" else "black", "linestyle": "none"}
         axes.plot([], [], "o", **look, label=name)
         axes.plot(rows[papers], rows.index, "d", markersize=5, **look, label=f"the paper, {name}", zorder=4)
     names = [f"{row.label}, {row.density_percent:.3g}%, {row.iterations:,.0f} it." for row in rows.itertuples()]

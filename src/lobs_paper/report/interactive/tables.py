@@ -35,17 +35,22 @@ _CELLS = {
     "verdict": '<b style="color:<%= tone %>"><%= value %></b>',
     "why": '<span title="<%= value %>"><%= value %></span>',
 }
-_ERRORS = {"pruned": ("after pruning", "error_after_pruning"), "retrained": ("after retraining", "error_after_retraining")}
+_ERRORS = {
+    "pruned": ("after pruning", "error_after_pruning"),
+    "retrained": ("after retraining", "error_after_retraining"),
+}
 
 
 def texts(*columns: tuple[str, str, int]) -> list[TableColumn]:
     """Columns of texts: field, heading, width."""
     cells = {field: HTMLTemplateFormatter(template=_CELLS.get(field, "<%= value %>")) for field, _, _ in columns}
-    return [TableColumn(field=field, title=title, width=width, formatter=cells[field]) for field, title, width in columns]
+    return [
+        TableColumn(field=field, title=title, width=width, formatter=cells[field]) for field, title, width in columns
+    ]
 
 
 def numbers(shown: str, titles: dict[str, str], width: int = 82) -> list[TableColumn]:
-    """Columns of numbers by their fields, in a format or in powers of ten (``"e"``); missing ones are dashes, sorted last."""
+    """Columns of numbers by their fields, in a format or in powers of ten (``"e"``); missing ones are dashes."""
     look: dict[str, Any] = {"text_align": "right", "nan_format": "-"}
     if shown == "e":
         formatter = ScientificFormatter(precision=3, power_limit_low=-2, power_limit_high=6, **look)
@@ -54,7 +59,9 @@ def numbers(shown: str, titles: dict[str, str], width: int = 82) -> list[TableCo
     return [TableColumn(field=key, title=title, width=width, formatter=formatter) for key, title in titles.items()]
 
 
-def table(source: ColumnDataSource, columns: Sequence[TableColumn], rows: int, name: str, view: Any = None) -> DataTable:
+def table(
+    source: ColumnDataSource, columns: Sequence[TableColumn], rows: int, name: str, view: Any = None
+) -> DataTable:
     """A table as high as its rows; what does not fit is scrolled in its own box."""
     return DataTable(
         source=source,
