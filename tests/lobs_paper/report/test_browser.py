@@ -34,14 +34,22 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture
-def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The page of two networks with every method; at the end no error and no request may have been seen."""
-    runs = write_every(tmp_path / "runs")
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two networks with every method."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = write_every(folder / "runs")
     write_every(runs, "lenet5")
-    file = tmp_path / "index.html"
     results = load_results(runs)
-    file.write_text(index_page(results, explained(results, compare(results)), ["Two networks."], {"README.md": "Summary"}))
+    rows = explained(results, compare(results))
+    path = folder / "index.html"
+    path.write_text(index_page(results, rows, ["Two networks."], {"README.md": "Summary"}))
+    return path
+
+
+@pytest.fixture
+def page(browser: Any, file: Path) -> Iterator[Any]:
+    """The page in a window; at the end no error and no request may have been seen."""
     opened = browser.new_page(viewport={"width": 1300, "height": 900})
     troubles: list[str] = []
     opened.on(
@@ -127,7 +135,7 @@ def test_the_other_networks_tab_shows_its_own_layers(page: Any) -> None:
 
 
 def test_the_pointer_shows_exact_values(page: Any) -> None:
-    plot = page.locator(".bk-Figure").nth(3)
+    plot = page.locator(".bk-Figure").nth(4)
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     tip = page.get_by_text("relative E:")

@@ -93,7 +93,7 @@ def test_a_method_keeps_its_colour_in_all_figures(tmp_path: Path) -> None:
     runs = write_runs(tmp_path / "runs")
     for function in (network_figures.first_layer, network_figures.retraining_curve, network_figures.paths):
         drawing = draw(function, runs)
-            for axes in drawing.figure.axes:
+        for axes in drawing.figure.axes:
             colors = {line.get_label(): line.get_color() for line in axes.lines if "original" not in line.get_label()}
             assert colors == {STYLES[m].label: STYLES[m].color for m in ("lobs", "magnitude")}
 
@@ -107,7 +107,7 @@ def test_methods_that_share_a_curve_are_drawn_once_and_named(tmp_path: Path) -> 
         target.write_text(path.read_text().replace('"magnitude"', '"lwc"'))
     for function in (network_figures.first_layer, network_figures.paths):
         drawing = draw(function, runs)
-            assert len(drawing.figure.axes[0].lines) == 2
+        assert len(drawing.figure.axes[0].lines) == 2
         assert drawing.caption.endswith("LWC has the same curve as LWC (magnitude, one shot).")
     assert set(draw(network_figures.first_layer, runs).data["method"]) == {"magnitude", "lwc", "lobs"}
 
@@ -152,7 +152,8 @@ def test_figure5_has_a_panel_per_layer_over_the_root_of_the_error(tmp_path: Path
 
 
 def test_figure5_says_what_a_convolutions_samples_are(tmp_path: Path) -> None:
-    captions = [draw(network_figures.paths, write_runs(tmp_path / name, name)).caption for name in ("lenet5", "lenet300")]
+    runs = [write_runs(tmp_path / name, name) for name in ("lenet5", "lenet300")]
+    captions = [draw(network_figures.paths, folder).caption for folder in runs]
     assert ["(of a convolution: positions in its output)" in caption for caption in captions] == [True, False]
 
 
@@ -200,7 +201,7 @@ def test_the_figures_of_every_method_name_twins_instead_of_hiding_them(tmp_path:
     runs = write_every(tmp_path / "runs")
     for function in (network_figures.first_layer, network_figures.sensitivities, network_figures.paths):
         drawing = draw(function, runs)
-            assert "L-OBS iterative has the same curve as L-OBS." in drawing.caption
+        assert "L-OBS iterative has the same curve as L-OBS." in drawing.caption
         assert "exact OBS sequential and exact OBS iterative have the same curve as exact OBS." in drawing.caption
         (legend,) = drawing.figure.legends
         assert not any("iterative" in text.get_text() for text in legend.get_texts())

@@ -10,7 +10,6 @@ from bokeh.layouts import column, row
 from bokeh.models import (
     CategoricalSlider,
     CDSView,
-    ColumnDataSource,
     CustomJS,
     Div,
     FixedTicker,
@@ -28,7 +27,7 @@ from pandas import DataFrame, Series
 from lobs_paper.report.curves import NEAR, distinct
 from lobs_paper.report.drawing import ERROR_TICKS, at_shared_densities
 from lobs_paper.report.frame import METHOD, Results
-from lobs_paper.report.interactive.tables import numbers, table, texts
+from lobs_paper.report.interactive.tables import numbers, source_of, table, texts
 from lobs_paper.report.methods import style_of
 
 INK, TEXT = "#1C2430", "#3A4554"
@@ -64,13 +63,8 @@ THEME = Theme(
 _STAGES = {"error_after_pruning": "Right after pruning", "error_after_retraining": "After retraining"}
 # Narrower than this nothing can be read: what stands side by side is then put one below the other.
 _NARROWEST = 300
-_MARKERS = dict(
-    zip(
-        "osD^v><XPx*",
-        "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star".split(),
-        strict=True,
-    )
-)
+_SHAPES = "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star"
+_MARKERS = dict(zip("osD^v><XPx*", _SHAPES.split(), strict=True))
 _FEW_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _HOW = (
     "The slider stops where anything was measured; the table beside it holds what was measured there, the least error "
@@ -121,7 +115,7 @@ def _dots(heading: str, labels: list[str], data: DataFrame, reach: Range1d) -> f
     plot = _plot(heading, 21 * len(labels), x_axis_type="log", x_range=reach, y_range=labels[::-1], tooltips=tips)
     plot.xaxis.axis_label = "test error (%)"
     _plain(plot.xaxis, _FEW_TICKS if reach.end > 10 * reach.start else ERROR_TICKS)
-    source = ColumnDataSource(data)
+    source = source_of(data)
     plot.segment("low", "method", "high", "method", source=source, line_color="color", line_width=2, line_alpha=0.6)
     ours = plot.scatter("error", "method", source=source, size=10, fill_color="color", line_color="color")
     look = {"marker": "diamond", "fill_color": None, "line_color": INK, "line_width": 1.5}
@@ -167,7 +161,7 @@ def curves(results: Results) -> Any:
         *texts(("spread", "over the seeds", 105)),
     ]
     shown = found[["label", "color", "error", "above", "spread", "step"]]
-    readout = table(ColumnDataSource(shown), columns, points["label"].nunique(), "readout", CDSView(filter=at))
+    readout = table(source_of(shown), columns, points["label"].nunique(), "readout", CDSView(filter=at))
     words = Div(text=escape(f"{_HOW}{note}"), sizing_mode="stretch_width", styles={"color": TEXT})
     return _wrapping(column(plot, slider, words, sizing_mode="stretch_width"), readout)
 
@@ -192,7 +186,7 @@ def _curves(points: DataFrame, dense: float) -> figure:
     _plain(plot.yaxis)
     entries, marks = [], []
     for (label, method), rows in points.groupby(["label", "method"], sort=False):
-        source, style = ColumnDataSource(rows), style_of(method)
+        source, style = source_of(rows), style_of(method)
         dash = "dashed" if style.line == "--" else "solid"
         band = plot.varea("kept", "low", "high", source=source, fill_color=style.color, fill_alpha=0.12)
         line = plot.line("kept", "error", source=source, line_width=1.8, line_color=style.color, line_dash=dash)
@@ -241,7 +235,7 @@ def _bars(rows: DataFrame, top: str, heading: str, bottom: float = 0.0, **option
         look = style_of(own["method"].iloc[0])
         colors = {"fill_color": look.color, "line_color": look.color, "fill_alpha": 0.85 if look.filled else 0.25}
         place = dodge("layer", (index + 0.5) * width - _FILLED / 2, range=plot.x_range)
-        bar = {"width": 0.9 * width, "bottom": bottom, "source": ColumnDataSource(own), "name": label}
+        bar = {"width": 0.9 * width, "bottom": bottom, "source": source_of(own), "name": label}
         plot.vbar(x=place, top=top, **bar, **colors)
     return plot
 

@@ -41,6 +41,11 @@ _ERRORS = {
 }
 
 
+def source_of(rows: DataFrame) -> ColumnDataSource:
+    """Give a source of the columns of a frame."""
+    return ColumnDataSource({name: rows[name].to_numpy() for name in rows})
+
+
 def texts(*columns: tuple[str, str, int]) -> list[TableColumn]:
     """Columns of texts: field, heading, width."""
     cells = {field: HTMLTemplateFormatter(template=_CELLS.get(field, "<%= value %>")) for field, _, _ in columns}
@@ -100,7 +105,7 @@ def comparison(rows: DataFrame) -> DataTable | None:
         *numbers("0,0", {"iterations_paper": "iterations, paper", "iterations": "iterations, ours"}, 70),
         *texts(("verdict", "verdict", 125), ("why", "why", 330)),
     ]
-    return table(ColumnDataSource(DataFrame(shown)), columns, len(rows), "comparison")
+    return table(source_of(DataFrame(shown)), columns, len(rows), "comparison")
 
 
 def layers(results: Results) -> DataTable | None:
@@ -117,4 +122,4 @@ def layers(results: Results) -> DataTable | None:
         *numbers("0,0", {"kept": "weights kept"}, 110),
         *numbers("e", {"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}, 110),
     ]
-    return table(ColumnDataSource(rows[["label", "color", "layer", "shape", *names]]), columns, len(rows), "layers")
+    return table(source_of(rows[["label", "color", "layer", "shape", *names]]), columns, len(rows), "layers")

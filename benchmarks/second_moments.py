@@ -1,6 +1,6 @@
 """Collecting statistics against its floor: the forward pass and the bare products of the layers' inputs.
 
-    python benchmarks/statistics.py [--run runs/lenet300/seed0]
+    python benchmarks/second_moments.py [--run runs/lenet300/seed0]
 
 Seconds for all training images, the ratio, and how the peak memory moves with the number of images. Then single
 convolutions of VGG-16, ResNet-50 and a depthwise one: their bare products take patches that are unfolded already. All
