@@ -296,7 +296,7 @@ def storage_table(results: Results) -> DataFrame:
     ratio = [fixed(row.dense_bytes.mean / row.sparse_bytes.mean, 1) for row in rows.itertuples()]
 
     def kib(value: Statistic) -> str:
-        return one_decimal(Statistic(value.mean / 1024, (value.deviation or 0) / 1024, value.count))
+        return one_decimal(Statistic(value.mean / 1024, value.deviation / 1024, value.count))
 
     return printed(
         rows.assign(times=ratio),
