@@ -19,7 +19,7 @@ from pandas import DataFrame
 from lobs_paper.report.drawing import canvas, legend, plain_log
 from lobs_paper.report.methods import style_of
 
-HESSIAN_COLUMNS = ("row", "column", "unit", "hessian", "inverse")
+HESSIAN = ("row", "column", "unit", "hessian", "inverse")
 # The paper's headline for LeNet-300-100.
 _DENSITY = 0.07
 

@@ -23,7 +23,7 @@ from pandas import DataFrame, Series, concat
 
 from lobs_paper.report.curves import NEAR
 from lobs_paper.report.methods import style_of
-from lobs_paper.report.output import write_bytes
+from lobs_paper.report.output import write_bytes, write_table
 
 SETTINGS: Any = {
     # A fixed salt makes the identifiers inside an SVG, and so the whole file, reproducible.
@@ -75,8 +75,7 @@ class Drawing:
                 self.figure.savefig(buffer, format=suffix, dpi=_PNG_DPI, metadata=metadata)
                 paths.append(write_bytes(folder / f"{self.stem}.{suffix}", buffer.getvalue()))
         if self.data is not None:
-            text = self.data.to_csv(index=False, lineterminator="\n")
-            paths.append(write_bytes(folder / f"{self.stem}.csv", text.encode()))
+            paths.append(write_table(folder / f"{self.stem}.csv", self.data))
         return paths
 
 
@@ -159,7 +158,7 @@ def at_shared_densities(curve: DataFrame) -> DataFrame:
 
 
 def mark_level(axes: Axes, percent: float | None, name: str, across: str = "y") -> None:
-    """Mark a percentage by a dotted line with the legend's entry; nothing where it has no place on a logarithmic axis."""
+    """Mark a percentage by a dotted line with an entry in the legend; nothing where a logarithmic axis has no place."""
     if percent and percent > 0:
         mark = axes.axhline if across == "y" else axes.axvline
         mark(percent, color="black", linewidth=1, linestyle=":", label=name)

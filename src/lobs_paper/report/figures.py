@@ -20,7 +20,8 @@ from pandas import DataFrame
 from lobs_paper.report import benchmark_figures, network_figures, paper
 from lobs_paper.report.curves import distinct
 from lobs_paper.report.drawing import SETTINGS, Drawing
-from lobs_paper.report.frame import METHOD, Results, mean
+from lobs_paper.report.frame import METHOD, Results
+from lobs_paper.report.table1 import compare
 
 OVERVIEW = "overview"
 _PLACE = ("experiment", "method", "folder", "seed")
@@ -36,7 +37,7 @@ class Entry:
     """One line of the table of figures.
 
     Attributes:
-        stem: gives the name of the figure's files from the experiment's name.
+        stem: of the figure's files, `{}` in it the experiment; or the number of the paper's figure, one per network.
         title: heading on the page.
         data: gives the rows that are drawn, from what was measured and from the folder of the benchmarks' results;
             without rows there is no figure.
@@ -44,7 +45,7 @@ class Entry:
         draw: gives the figure and its caption.
     """
 
-    stem: Callable[[str], str]
+    stem: str | int
     title: str
     data: Callable[[Results, Path], DataFrame]
     columns: tuple[str, ...]
@@ -70,21 +71,20 @@ def draw(entries: Iterable[Entry], results: Results, reports_dir: Path) -> list[
         with matplotlib.rc_context(SETTINGS):
             figure, caption = entry.draw(results, data)
         name = data["experiment"].iloc[0] if "experiment" in data else ""
-        columns = [column for column in (*_PLACE, *entry.columns) if column in data]
-        drawings.append(
-            Drawing(entry.stem(name), entry.title, caption, figure, data[columns] if entry.columns else None)
-        )
+        stem = entry.stem.format(name) if isinstance(entry.stem, str) else paper.figure_stem(entry.stem, name)
+        written = data[[column for column in (*_PLACE, *entry.columns) if column in data]] if entry.columns else None
+        drawings.append(Drawing(stem, entry.title, caption, figure, written))
     return drawings
 
 
 def draw_benchmark(stem: str, reports_dir: Path) -> Drawing | None:
     """Draw a benchmark's figure; None where its results are not there."""
-    entry = next(entry for entry in COMMON if entry.stem("") == stem)
+    entry = next(entry for entry in COMMON if entry.stem == stem)
     nothing: Any = None  # which its functions do not look at
     return next(iter(draw([entry], nothing, reports_dir)), None)
 
 
-def _curve(name: str) -> Callable[[Results, Path], DataFrame]:
+def _all(name: str) -> Callable[[Results, Path], DataFrame]:
     """All points of a frame of the results."""
     return lambda results, _: getattr(results, name)
 
@@ -116,17 +116,16 @@ def _bounds(results: Results, _: Path) -> DataFrame:
 
 
 def _retraining(results: Results, _: Path) -> DataFrame:
-    """A row per retrained method, means over the seeds, in the order of Table 1 and with the paper's errors."""
-    names = ["density", "iterations", "error_after_pruning", "error_after_retraining"]
-    groups = results.runs.groupby(METHOD, sort=False)[names]
-    rows = groups.agg(lambda values: mean(values.dropna()) if values.notna().any() else math.nan).dropna().reset_index()
-    published = {(row.experiment, row.method): (place, row) for place, row in enumerate(paper.TABLE1)}
-    known = [published.get((row.experiment, paper.paper_method(row.method))) for row in rows.itertuples()]
-    for stage in network_figures.STAGES:
-        rows[f"{stage}_percent"] = rows[f"error_{stage}"]
-        rows[f"{stage}_paper_percent"] = pd.Series([getattr(row[1], stage) if row else None for row in known], dtype=float)
-    order = pd.Series([row[0] if row else len(published) for row in known], dtype=int)
-    return rows.rename(columns={"density": "density_percent"}).loc[order.sort_values(kind="stable").index]
+    """A row per retrained method in the order of Table 1, means over the seeds, beside the paper's errors."""
+    rows = compare(results)
+    errors = [f"error_{stage}" for stage in ("after_pruning", "after_retraining")]
+    names = ["density", "iterations", *errors]
+    rows = rows[rows[names].map(bool).all(axis=1)]
+    means = rows[names].map(lambda value: value.mean).rename(columns={"density": "density_percent"})
+    papers = rows[[f"paper_{name}" for name in errors]].astype(float)
+    pairs = [name for error in errors for name in (error, f"paper_{error}")]
+    renamed = dict(zip(pairs, network_figures.RETRAINING, strict=True))
+    return pd.concat([rows[METHOD], means, papers], axis=1).rename(columns=renamed)
 
 
 def _overview(results: Results, _: Path) -> DataFrame:
@@ -147,97 +146,84 @@ def _largest(results: Results, _: Path) -> DataFrame:
     return curve.drop(columns=_ERROR if distinct(curve)[0][_TOP5].notna().all() else _TOP5)
 
 
-def _paper_figure(number: int) -> Callable[[str], str]:
-    return lambda experiment: paper.figure_stem(number, experiment)
-
-
 # Figures of one network: the paper's in its order, between those of ours alone.
 NETWORK = (
     Entry(
-        "density-{}".format,
+        "density-{}",
         "Test error against density, without retraining",
         _density,
         ("density", _ERROR, "output_error", _TOP5),
         network_figures.density,
     ),
     Entry(
-        _paper_figure(2),
+        2,
         "Figure 2: test accuracy while the first layer is pruned",
-        _curve("first_layer_curve"),
+        _all("first_layer_curve"),
         ("density", "test_accuracy_percent"),
         network_figures.first_layer,
     ),
     Entry(
-        _paper_figure(3),
+        3,
         "Figure 3: distribution of the first layer's sensitivities",
-        _curve("sensitivities"),
+        _all("sensitivities"),
         ("log10_from", "log10_to", "weights"),
         network_figures.sensitivities,
     ),
     Entry(
-        _paper_figure(4),
+        4,
         "Figure 4: test error while the pruned network is retrained",
         _retraining_curve,
         ("round", "iteration", "train_loss", _ERROR),
         network_figures.retraining_curve,
     ),
     Entry(
-        _paper_figure(5),
+        5,
         "Figure 5: tolerable error and pruning ratio, layer by layer",
         _paths,
         ("layer", "density", "error", "relative_error", "sensitivity_threshold"),
         network_figures.paths,
     ),
     Entry(
-        "bound-{}".format,
+        "bound-{}",
         "Bound against measured output error",
         _bounds,
         ("output_error", "bound"),
         network_figures.bounds,
     ),
     Entry(
-        "retraining-{}".format,
+        "retraining-{}",
         "Before and after retraining",
         _retraining,
-        (
-            *("density_percent", "iterations"),
-            *(f"{stage}{whose}_percent" for stage in network_figures.STAGES for whose in ("", "_paper")),
-        ),
+        ("density_percent", "iterations", *network_figures.RETRAINING),
         network_figures.retraining,
     ),
 )
 # Figures over all networks, and those of benchmarks.
 COMMON = (
+    Entry(OVERVIEW, "Pruned without retraining", _overview, ("density", _ERROR), network_figures.overview),
     Entry(
-        lambda _: OVERVIEW,
-        "Pruned without retraining",
-        _overview,
-        ("density", _ERROR),
-        network_figures.overview,
-    ),
-    Entry(
-        lambda _: "figure1",
+        "figure1",
         "Figure 1: shape of the Hessian",
-        lambda _, folder: benchmark_figures.read(folder / "figure1.csv", *benchmark_figures.HESSIAN_COLUMNS),
+        lambda _, folder: benchmark_figures.read(folder / "figure1.csv", *benchmark_figures.HESSIAN),
         (),
         benchmark_figures.hessian,
     ),
     Entry(
-        lambda _: "figure6a",
+        "figure6a",
         "Figure 6 (a): accuracy against compression ratio",
         _largest,
         ("density", _ERROR, _TOP5),
         network_figures.largest,
     ),
     Entry(
-        lambda _: "memory",
+        "memory",
         "Figure 6 (b): peak memory against the number of calibration samples",
         lambda _, folder: benchmark_figures.read(folder / "memory.csv", "samples", "needed_mib"),
         (),
         benchmark_figures.memory,
     ),
     Entry(
-        lambda _: "error-seconds",
+        "error-seconds",
         "Layer error against seconds, for every solver",
         lambda _, folder: benchmark_figures.read_solvers(folder / "solvers.json"),
         ("solver", "density", "seconds", "error", "relative_error"),

@@ -5,8 +5,9 @@ A method keeps its colour, marker and line in all of them (methods.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
-import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -27,7 +28,8 @@ from lobs_paper.report.frame import Results
 from lobs_paper.report.methods import style_of
 
 Drawn = tuple[Figure, str]
-STAGES = ("after_pruning", "after_retraining")
+# Columns of the figure before and after retraining: ours, and behind them the paper's.
+RETRAINING = tuple(f"after_{stage}{whose}_percent" for stage in ("pruning", "retraining") for whose in ("", "_paper"))
 _ERROR, _TOP5 = "test_error_percent", "test_top5_error_percent"
 # The paper's Figure 3 claims more than 90% of the sensitivities below this.
 _SMALL_SENSITIVITY = 1e-3
@@ -187,15 +189,16 @@ def retraining(results: Results, data: DataFrame) -> Drawn:
     """The error right after pruning and after retraining, a row per method, with the iterations between."""
     figure, (axes,) = canvas(size=(7.6, 1.7 + 0.3 * len(data)))
     rows = data.iloc[::-1].reset_index(drop=True)
-    ours, papers = ([f"{stage}{whose}_percent" for stage in STAGES] for whose in ("", "_paper"))
     colors = [style_of(row.method, row.folder).color for row in rows.itertuples()]
-    axes.hlines(rows.index, rows[ours[0]], rows[ours[1]], color=colors, linewidth=2, alpha=0.5)
-    for stage, mine, theirs, filled in zip(STAGES, ours, papers, (False, True), strict=True):
-        name, face = stage.replace("_", " "), colors if filled else "white"
-        axes.scatter(rows[mine], rows.index, s=20, facecolor=face, edgecolor=colors, zorder=3)
-        look = {"color": "black", "markerfacecolor": "black" if filled else "none", "linestyle": "none"}
+    axes.hlines(rows.index, rows[RETRAINING[0]], rows[RETRAINING[2]], color=colors, linewidth=2, alpha=0.5)
+    for name, ours, papers, face in (
+        ("after pruning", *RETRAINING[:2], "white"),
+        ("after retraining", *RETRAINING[2:], colors),
+    ):
+        axes.scatter(rows[ours], rows.index, s=20, facecolor=face, edgecolor=colors, zorder=3)
+        look: Any = {"color": "black", "markerfacecolor": "none" if face == "white" else "black", "linestyle": "none"}
         axes.plot([], [], "o", **look, label=name)
-        axes.plot(rows[theirs], rows.index, "d", markersize=5, **look, label=f"the paper, {name}", zorder=4)
+        axes.plot(rows[papers], rows.index, "d", markersize=5, **look, label=f"the paper, {name}", zorder=4)
     names = [f"{row.label}, {row.density_percent:.3g}%, {row.iterations:,.0f} it." for row in rows.itertuples()]
     axes.set_yticks(rows.index, names)
     axes.set(xlabel="test error (%)")
@@ -225,7 +228,7 @@ def overview(results: Results, data: DataFrame) -> Drawn:
             axes.plot(row.density, row.after_pruning, "D", color="black", markersize=8, zorder=5, label=label)
         mark_level(axes, own.dense["train.test_error_percent"].mean(), "dense network")
         density_axis(axes, points["kept"])
-        axes.set_title(title(own), fontsize=11)
+        axes.set_title(own.title, fontsize=11)
     error_axis(panels)
     legend(figure)
     caption = (
@@ -249,17 +252,8 @@ def largest(results: Results, data: DataFrame) -> Drawn:
     axes.set(ylabel=f"{name} test accuracy (%)", ylim=(0, 102))
     legend(figure)
     caption = (
-        f"The paper draws ResNet-50 on ImageNet. This is {title(own)}, the largest network that was run "
+        f"The paper draws ResNet-50 on ImageNet. This is {own.title}, the largest network that was run "
         f"here; {name} accuracy without retraining. The compression ratio is the share of "
         f"weights kept, less to the right.{over_seeds_note(kept, own.runs)}{note}"
     )
     return figure, caption
-
-
-def title(results: Results) -> str:
-    """Give one experiment's heading: network and data."""
-    name = results.experiments[0]
-    papers = paper.DATA.get(name, "")
-    named = next(iter(pd.concat([results.dense["train.data"], results.runs["prune.data"]]).dropna()), papers)
-    data = papers if named.casefold() == papers.casefold() else named
-    return ", ".join(part for part in (paper.network_of(name), data) if part)

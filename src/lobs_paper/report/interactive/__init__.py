@@ -22,7 +22,6 @@ from pandas import DataFrame
 
 from lobs_paper.report.frame import Results
 from lobs_paper.report.interactive import plots, tables
-from lobs_paper.report.network_figures import title
 from lobs_paper.report.table1 import VERDICTS
 
 NAME = "index.html"
@@ -54,9 +53,9 @@ def index_page(results: Results, rows: DataFrame, introduction: Sequence[str], l
     """
     networks = [results.of(name) for name in results.experiments]
     tabs = Tabs(
-        tabs=[TabPanel(title=title(own), child=_network(own, rows)) for own in networks],
+        tabs=[TabPanel(title=own.title, child=_network(own, rows)) for own in networks],
         sizing_mode="stretch_width",
-        stylesheets=[InlineStyleSheet(css=".bk-header { flex-wrap: wrap; }")],
+        stylesheets=[InlineStyleSheet(css=".bk-headers-wrapper { flex-wrap: wrap; }")],
     )
     document = Document(theme=plots.THEME)
     document.add_root(tabs)

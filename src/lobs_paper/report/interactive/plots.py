@@ -51,8 +51,11 @@ THEME = Theme(
                 "click_policy": "hide",
                 "label_text_color": TEXT,
                 "glyph_height": 16,
+                "glyph_width": 16,
                 "label_height": 16,
+                "label_standoff": 4,
                 "location": "left",
+                "margin": 0,
                 "spacing": 5,
             },
         }
@@ -61,10 +64,13 @@ THEME = Theme(
 _STAGES = {"error_after_pruning": "Right after pruning", "error_after_retraining": "After retraining"}
 # Narrower than this nothing can be read: what stands side by side is then put one below the other.
 _NARROWEST = 300
-_MARKERS = {
-    **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle", "v": "inverted_triangle", ">": "hex"},
-    **{"<": "square_pin", "X": "circle_x", "P": "plus", "x": "x", "*": "star"},
-}
+_MARKERS = dict(
+    zip(
+        "osD^v><XPx*",
+        "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star".split(),
+        strict=True,
+    )
+)
 _FEW_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _HOW = (
     "The slider stops where anything was measured; the table beside it holds what was measured there, the least error "
@@ -94,7 +100,9 @@ def dots(rows: DataFrame) -> Any:
     for stage, heading in _STAGES.items():
         ours = DataFrame([vars(value) for value in rows[stage]])
         spread = ours["deviation"].fillna(0)
-        data = DataFrame({"method": list(rows["label"]), "error": ours["mean"], "low": (ours["mean"] - spread).clip(0.01)})
+        data = DataFrame(
+            {"method": list(rows["label"]), "error": ours["mean"], "low": (ours["mean"] - spread).clip(0.01)}
+        )
         data = data.assign(
             high=ours["mean"] + spread,
             paper=rows[f"paper_{stage}"].astype(float).to_numpy(),
@@ -133,7 +141,7 @@ def curves(results: Results) -> Any:
     points = groups.agg(error="mean", low="min", high="max", seeds="count").reset_index()
     dense = results.dense["train.test_error_percent"].mean()
     plot = _curves(points, dense)
-    steps = _steps(points["kept"])
+    steps = steps_of(points["kept"])
     names = {step: f"{step:.3g}%" for step in steps}
     start = min(steps, key=lambda step: abs(step - _START))
     line = Span(location=start, dimension="height", line_color=INK, line_dash="dashed")
@@ -143,7 +151,10 @@ def curves(results: Results) -> Any:
         step=[names[min(steps, key=lambda step: abs(step - kept))] for kept in points["kept"]],
         color=[style_of(method).color for method in points["method"]],
         above=points["error"] - dense,
-        spread=[f"{low:.2f} to {high:.2f}" if low < high else "" for low, high in zip(points["low"], points["high"], strict=True)],
+        spread=[
+            f"{low:.2f} to {high:.2f}" if low < high else ""
+            for low, high in zip(points["low"], points["high"], strict=True)
+        ],
     ).sort_values("error")
     at = GroupFilter(column_name="step", group=names[start])
     slider = CategoricalSlider(categories=list(names.values()), value=names[start], title="density (weights kept)")
@@ -161,8 +172,8 @@ def curves(results: Results) -> Any:
     return _wrapping(column(plot, slider, words, sizing_mode="stretch_width"), readout)
 
 
-def _steps(kept: Series) -> list[float]:
-    """The densities at which anything was measured, from dense to sparse; those that are as good as equal once."""
+def steps_of(kept: Series) -> list[float]:
+    """Give the densities at which anything was measured, from dense to sparse; those that are as good as equal once."""
     steps: list[float] = []
     for density in sorted(set(kept), reverse=True):
         if not steps or density < (1 - NEAR) * steps[-1]:
@@ -204,7 +215,12 @@ def layers(results: Results) -> Any:
     least = max(positive.min() / 2, 1e-6) if len(positive) else 0.5
     densities = _bars(rows, "density", "Density of every layer", y_range=(0, 105))
     errors = _bars(
-        rows, "relative_error", "Relative error of every layer", least, y_axis_type="log", y_range=(least, 2 * max([*positive, 1.0]))
+        rows,
+        "relative_error",
+        "Relative error of every layer",
+        least,
+        y_axis_type="log",
+        y_range=(least, 2 * max([*positive, 1.0])),
     )
     densities.yaxis.axis_label, errors.yaxis.axis_label = "weights kept (%)", "E / mean square of the outputs"
     for bar, other in zip(densities.renderers, errors.renderers, strict=True):

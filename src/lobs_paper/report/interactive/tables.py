@@ -35,17 +35,22 @@ _CELLS = {
     "verdict": '<b style="color:<%= tone %>"><%= value %></b>',
     "why": '<span title="<%= value %>"><%= value %></span>',
 }
-_ERRORS = {"pruned": ("after pruning", "error_after_pruning"), "retrained": ("after retraining", "error_after_retraining")}
+_ERRORS = {
+    "pruned": ("after pruning", "error_after_pruning"),
+    "retrained": ("after retraining", "error_after_retraining"),
+}
 
 
 def texts(*columns: tuple[str, str, int]) -> list[TableColumn]:
     """Columns of texts: field, heading, width."""
     cells = {field: HTMLTemplateFormatter(template=_CELLS.get(field, "<%= value %>")) for field, _, _ in columns}
-    return [TableColumn(field=field, title=title, width=width, formatter=cells[field]) for field, title, width in columns]
+    return [
+        TableColumn(field=field, title=title, width=width, formatter=cells[field]) for field, title, width in columns
+    ]
 
 
 def numbers(shown: str, titles: dict[str, str], width: int = 82) -> list[TableColumn]:
-    """Columns of numbers by their fields, in a format or in powers of ten (``"e"``); missing ones are dashes, sorted last."""
+    """Columns of numbers by their fields, in a format or in powers of ten (``"e"``); missing ones are dashes."""
     look: dict[str, Any] = {"text_align": "right", "nan_format": "-"}
     if shown == "e":
         formatter = ScientificFormatter(precision=3, power_limit_low=-2, power_limit_high=6, **look)
@@ -54,7 +59,9 @@ def numbers(shown: str, titles: dict[str, str], width: int = 82) -> list[TableCo
     return [TableColumn(field=key, title=title, width=width, formatter=formatter) for key, title in titles.items()]
 
 
-def table(source: ColumnDataSource, columns: Sequence[TableColumn], rows: int, name: str, view: Any = None) -> DataTable:
+def table(
+    source: ColumnDataSource, columns: Sequence[TableColumn], rows: int, name: str, view: Any = None
+) -> DataTable:
     """A table as high as its rows; what does not fit is scrolled in its own box."""
     return DataTable(
         source=source,
@@ -87,11 +94,11 @@ def comparison(rows: DataFrame) -> DataTable | None:
     ends = (("_paper", ", paper"), ("", ", ours"), ("_off", ", difference"))
     errors = {f"{short}{end}": f"{text}{what}" for short, (text, _) in _ERRORS.items() for end, what in ends}
     columns = [
-        *texts(("label", "method", 185)),
+        *texts(("label", "method", 205)),
         *numbers("0.0", {"density_paper": "density %, paper", "density": "density %, ours"}, 62),
         *numbers("0.00", errors, 70),
         *numbers("0,0", {"iterations_paper": "iterations, paper", "iterations": "iterations, ours"}, 70),
-        *texts(("verdict", "verdict", 110), ("why", "why", 330)),
+        *texts(("verdict", "verdict", 125), ("why", "why", 330)),
     ]
     return table(ColumnDataSource(DataFrame(shown)), columns, len(rows), "comparison")
 
@@ -105,9 +112,9 @@ def layers(results: Results) -> DataTable | None:
     rows["color"] = [style_of(method).color for method in rows["method"]]
     rows["density"] *= 100
     columns = [
-        *texts(("label", "method", 185), ("layer", "layer", 150), ("shape", "shape", 110)),
-        *numbers("0.00", {"density": "density %"}),
-        *numbers("0,0", {"kept": "weights kept"}),
-        *numbers("e", {"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}),
+        *texts(("label", "method", 205), ("layer", "layer", 205), ("shape", "shape", 140)),
+        *numbers("0.00", {"density": "density %"}, 110),
+        *numbers("0,0", {"kept": "weights kept"}, 110),
+        *numbers("e", {"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}, 110),
     ]
     return table(ColumnDataSource(rows[["label", "color", "layer", "shape", *names]]), columns, len(rows), "layers")
