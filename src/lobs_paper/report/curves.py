@@ -85,7 +85,7 @@ def panels_note(panels: list[DataFrame]) -> str:
 
 def samples_note(layers: DataFrame) -> str:
     """Give the words on how a layer's error E is summed up."""
-    convolution = layers["shape"].str.count("x").gt(1).any()
+    convolution = any(shape.count("x") > 1 for shape in layers["shape"])
     positions = " (of a convolution: positions in its output)" if convolution else ""
     return f"summed over units, mean over samples{positions}"
 

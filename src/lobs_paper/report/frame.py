@@ -356,14 +356,19 @@ def _points(path: Path, columns: Sequence[str]) -> DataFrame:
     """A CSV file's columns, numbers but for the layers' names."""
     if not path.exists():
         return DataFrame()
-    points = pd.read_csv(path, dtype={"layer": str}, float_precision="round_trip").reindex(columns=list(columns))
-    for column in columns:
-        if column != "layer":
-            numbers = pd.to_numeric(points[column], errors="coerce").astype(float)
-            for row in points.index[numbers.isna() & points[column].notna()]:
-                raise ValueError(f"{path}, line {row + 2}: {column} must be a number, got {points[column][row]!r}")
-            points[column] = numbers
-    return points
+    points = pd.read_csv(path, dtype=str).reindex(columns=list(columns))
+    return points.assign(**{name: _numbers(points[name], path) for name in columns if name != "layer"})
+
+
+def _numbers(texts: pd.Series, path: Path) -> list[float]:
+    """A column's numbers to the last digit, which pandas' own reader does not promise."""
+    numbers = []
+    for line, text in enumerate(texts, start=2):
+        try:
+            numbers.append(float(text))
+        except ValueError:
+            raise ValueError(f"{path}, line {line}: {texts.name} must be a number, got {text!r}") from None
+    return numbers
 
 
 def by_method(frame: DataFrame, columns: Sequence[str], by: Sequence[str] = METHOD) -> DataFrame:

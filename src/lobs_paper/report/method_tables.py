@@ -88,7 +88,7 @@ def retraining_table(results: Results) -> DataFrame:
     rounds = {label: ", ".join(map(str, sorted(set(group)))) for label, group in groups["rounds"]}
     counts = groups.size()
     rows = rows.assign(
-        rounds=rows["label"].map(rounds).fillna(DASH),
+        rounds=[rounds.get(label, DASH) for label in rows["label"]],
         reached=[until_original(row.iterations_to_original, counts.get(row.label, 0)) for row in rows.itertuples()],
         exact=_yes_or_no(rows, groups["retrain.masks_exact"].all()),
     )
@@ -296,7 +296,7 @@ def storage_table(results: Results) -> DataFrame:
     ratio = [fixed(row.dense_bytes.mean / row.sparse_bytes.mean, 1) for row in rows.itertuples()]
 
     def kib(value: Statistic) -> str:
-        return one_decimal(Statistic(value.mean / 1024, (value.deviation or 0) / 1024, value.count))
+        return one_decimal(Statistic(value.mean / 1024, value.deviation / 1024, value.count))
 
     return printed(
         rows.assign(times=ratio),

@@ -150,7 +150,7 @@ def table1_records(rows: DataFrame) -> DataFrame:
     return table.assign(
         iterations_to_original=reached.map(lambda value: value.mean),
         seeds_at_original=reached.map(lambda value: value.count),
-        verdict=rows["verdict"].str.replace("**", "", regex=False),
+        verdict=[verdict.replace("**", "") for verdict in rows["verdict"]],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pandas as pd
@@ -90,12 +91,11 @@ def finding(rows: DataFrame) -> str:
         weights, or that the two cannot be compared.
     """
     measured = [row for row in rows.itertuples() if row.density and row.error_after_pruning]
-    lobs = next((row for row in measured if row.method == "lobs"), None)
     texts = []
-    for row in measured if lobs else ():
-        fewer, more = sorted((row, lobs), key=lambda entry: entry.density.mean)
+    for row, lobs in itertools.product(measured, [row for row in measured if row.method == "lobs"]):
         if row.method == "lobs":
             continue
+        fewer, more = sorted((row, lobs), key=lambda entry: entry.density.mean)
         if more.density.mean - fewer.density.mean <= SAME_DENSITY_POINTS:
             texts.append(
                 f"At {lobs.density.mean:.3g}% {row.label} leaves an error of {fixed(row.error_after_pruning)}%, "
