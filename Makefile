@@ -66,7 +66,7 @@ format: $(STAMP) ## rewrite the sources in the house format
 
 bench: $(STAMP) ## measure the solvers on the trained network: reports/solvers.md, speed.txt (by hand: large_layer, imagenet_shapes)
 	python benchmarks/solvers.py
-	(python benchmarks/exact_obs.py && echo && python benchmarks/statistics.py) | tee reports/speed.txt
+	(python benchmarks/exact_obs.py && echo && python benchmarks/second_moments.py) | tee reports/speed.txt
 
 screenshot: $(STAMP) ## take docs/mlflow.png anew, of the runs as they are (needs a Chromium)
 	lobs track

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 import lobs
-from lobs_paper.report.figures_hessian import STEM, draw_hessian
+from lobs_paper.report.figures import draw_benchmark
 from lobs_paper.report.output import write_csv
 
 UNITS, INPUTS, SAMPLES = 4, 6, 200
 COLUMNS = ("row", "column", "unit", "hessian", "inverse")
+STEM = "figure1"
 # Digits that do not depend on the order in which a machine adds.
 DIGITS = 9
 
@@ -49,7 +50,7 @@ def main() -> None:
         for j in range(UNITS * INPUTS)
     ]
     write_csv(out / f"{STEM}.csv", rows, COLUMNS)
-    drawing = draw_hessian(out)
+    drawing = draw_benchmark(STEM, out)
     if drawing:
         drawing.write(out)
 

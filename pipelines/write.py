@@ -17,8 +17,6 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 RUN_STAGES = ("prune", "retrain", "evaluate")
-# What a pipeline's files lie in git for: without the data nobody can make them anew.
-COMMITTED = (".json", ".csv")
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,6 @@ def definition(pipeline: Pipeline, root: dict[str, Any]) -> dict[str, Any]:
             stage["cmd"] = " ".join([stage["cmd"], *overrides])
             stage["deps"].insert(1, "matrix.yaml")
         stage["deps"] = [_dependency(dep, pipeline) for dep in stage["deps"]]
-        for kind in ("outs", "metrics"):
-            if kind in stage:
-                stage[kind] = [_output(out) for out in stage[kind]]
         stages[name] = stage
     return {"vars": ["matrix.yaml"], "stages": stages}
 
@@ -81,10 +76,6 @@ def _dependency(dep: str, pipeline: Pipeline) -> str:
     own_run = dep.startswith("runs/${item.run}/") and not dep.startswith("runs/${item.run}/../")
     shared = any(dep == key or dep.startswith(f"{key}/") for key in pipeline.shared) and not own_run
     return f"../../{dep}" if dep in ("conf", "src") or shared else dep
-
-
-def _output(out: str | dict[str, Any]) -> str | dict[str, Any]:
-    return {out: {"cache": False}} if isinstance(out, str) and out.endswith(COMMITTED) else out
 
 
 def text(name: str) -> str:

@@ -1,11 +1,8 @@
 """The report: tables, figures and a page, made from the metrics files of the stages and from nothing else.
 
-results.py loads the files into dataclasses, restored.py takes curves that are not here from the last report; tables.py,
-table2.py, density.py, costs.py, storage.py turn them into rows (comparison.py: beside the paper's figures of paper.py,
-reasons.py, why.py and remarks.py say why they differ); figures*.py draw them (selection.py says which, drawing.py how).
-page.py writes everything and composes the first page (with summary.py and findings.py), network_page.py a page per
-network, side_pages.py those of single tables, interactive/ the HTML; stale.py removes what an earlier report left.
-benchmarks/ write into the same folder: their pages are linked, and some of their tables drawn.
+frame.py reads the files into frames; table1.py and table2.py set them beside the paper's figures (paper.py), rules.py
+says why they differ, method_tables.py and layer_tables.py have the other tables, curves.py and figures.py the figures.
+pages.py writes everything, with the words of templates/, and interactive/ the HTML.
 """
 
 from __future__ import annotations
@@ -17,8 +14,7 @@ from pathlib import Path
 def write_report(runs_dir: Path, reports_dir: Path, further_runs: Sequence[Path] = ()) -> list[Path]:
     """Write the report over whatever experiments, seeds and methods it finds; remove stale files of an earlier one.
 
-    The same metrics files give the same bytes; only timings.*, methods.* and storage.* follow the clock. Curves
-    that are missing are those of the earlier report, if it had them (restored.py).
+    The same metrics files give the same bytes; only timings.*, methods.* and storage.* follow the clock.
 
     Args:
         runs_dir: folder of the runs, `<runs_dir>/<experiment>/seed<k>/...`.
@@ -31,12 +27,10 @@ def write_report(runs_dir: Path, reports_dir: Path, further_runs: Sequence[Path]
     Raises:
         ValueError: no metrics in any folder, a broken file, or a run that is there twice (named in the message).
     """
-    from lobs_paper.report.page import write_pages  # matplotlib is imported only when a report is written
-    from lobs_paper.report.restored import restore
-    from lobs_paper.report.results import load_results
+    from lobs_paper.report.frame import load_results
+    from lobs_paper.report.pages import write_pages  # matplotlib is imported only when a report is written
 
-    experiments = load_results(Path(runs_dir), [Path(folder) for folder in further_runs])
-    return write_pages(restore(experiments, Path(reports_dir)), Path(reports_dir))
+    return write_pages(load_results(Path(runs_dir), [Path(folder) for folder in further_runs]), Path(reports_dir))
 
 
 __all__ = ["write_report"]

@@ -6,7 +6,10 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
@@ -21,6 +24,11 @@ def write_bytes(path: Path, data: bytes) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Write `text` as UTF-8 in one move and returns the path."""
     return write_bytes(path, text.encode())
+
+
+def write_table(path: Path, table: DataFrame) -> Path:
+    """Write a frame as CSV, floats in full precision, what is missing as an empty field."""
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_csv(path: Path, records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas import DataFrame
 
 from lobs_paper.report.output import write_text
+from lobs_paper.report.statistic import fixed, significant
 
 BEGIN, END = "<!-- numbers: written by the report stage -->", "<!-- end of numbers -->"
 # Written by benchmarks/wall_clock.py.
@@ -17,6 +21,10 @@ NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 _HEADER = (
     "| test error % | density % | dense | pruned | the paper's | retrained | the paper's |",
     "|---|---:|---:|---:|---:|---:|---:|",
+)
+_ERRORS = (
+    *("original_error", "error_after_pruning", "error_after_pruning_paper"),
+    *("error_after_retraining", "error_after_retraining_paper"),
 )
 
 
@@ -32,13 +40,10 @@ def fill_readme(readme: Path, reports_dir: Path, commands: Mapping[str, Iterable
     Returns:
         Whether the file was changed.
     """
-    if not readme.exists():
-        return False
-    text = readme.read_text(encoding="utf-8")
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     if BEGIN not in text or END not in text:
         return False
-    head, rest = text.split(BEGIN, 1)
-    tail = rest.split(END, 1)[1]
+    head, tail = text.split(BEGIN, 1)[0], text.split(END, 1)[1]
     lines = [*_HEADER, *_rows(_read(reports_dir / "table1.csv")), "", *_durations(reports_dir, commands or {})]
     new = f"{head}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{tail}"
     if new != text:
@@ -46,65 +51,40 @@ def fill_readme(readme: Path, reports_dir: Path, commands: Mapping[str, Iterable
     return new != text
 
 
-def _rows(table: list[dict[str, str]]) -> list[str]:
-    lines = []
-    for row in table:
+def _rows(table: DataFrame) -> Iterator[str]:
+    for _, row in table.iterrows():
         if row["experiment"] in NETWORKS and row["folder"] in METHODS:
-            numbers = (
-                f"{float(row['density_percent']):.3g}",
-                *(
-                    _number(row, key)
-                    for key in (
-                        "original_error_percent",
-                        "error_after_pruning_percent",
-                        "error_after_pruning_paper_percent",
-                        "error_after_retraining_percent",
-                        "error_after_retraining_paper_percent",
-                    )
-                ),
-            )
-            lines.append(f"| {NETWORKS[row['experiment']]}, {row['label']} | {' | '.join(numbers)} |")
-    return lines
+            errors = (_error(row[f"{name}_percent"], row.get(f"{name}_deviation")) for name in _ERRORS)
+            numbers = " | ".join((significant(row["density_percent"]), *errors))
+            yield f"| {NETWORKS[row['experiment']]}, {row['label']} | {numbers} |"
 
 
-def _number(row: Mapping[str, str], key: str) -> str:
+def _error(mean: float, deviation: float | None) -> str:
     """An error, with its deviation over the seeds where there are several."""
-    deviation = row.get(key.replace("_percent", "_deviation"))
-    if not row[key]:
-        return "-"
-    return f"{float(row[key]):.2f}" + (f" ± {float(deviation):.2f}" if deviation else "")
+    return fixed(mean) if deviation is None or pd.isna(deviation) else f"{fixed(mean)} ± {fixed(deviation)}"
 
 
-def _durations(reports_dir: Path, commands: Mapping[str, Iterable[str]]) -> list[str]:
-    timings = _read(reports_dir / "timings.csv")
-    whole = {row["command"]: row for row in _read(reports_dir / WALL_CLOCK)}
-    lines = []
+def _durations(reports_dir: Path, commands: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    timings, whole = _read(reports_dir / "timings.csv"), _read(reports_dir / WALL_CLOCK)
     for command, names in commands.items():
         runs = set(names)
-        if command in whole:
-            row = whole[command]
-            measured = f"{float(row['minutes']):.0f} minutes on {row['cores']} CPU cores, from a clone to the report"
-            lines.append(
-                f"`{command}`: {row['runs']} runs in {measured}, measured in one piece at commit {row['commit']}."
-            )
-            continue
         seeds = {run.rsplit("/", 1)[0] for run in runs}
-        rows = [
-            row
-            for row in timings
-            if (seed := f"{row['experiment']}/seed{row['seed']}") in seeds
-            and (not row["folder"] or f"{seed}/{row['folder']}" in runs)
-        ]
-        if rows:
-            minutes = sum(float(row["total"]) for row in rows) / 60
-            machine = " and ".join(sorted({f"{row['device']}, {row['threads']} threads" for row in rows}))
-            computed = f"{len(runs)} runs, whose stages computed for {minutes:.0f} minutes ({machine})"
-            lines.append(f"`{command}`: {computed}; the start of their processes and the curves come on top.")
-    return lines
+
+        def made(row: Any, runs: set[str] = runs, seeds: set[str] = seeds) -> bool:
+            seed = f"{row['experiment']}/seed{row['seed']}"
+            return seed in seeds and (pd.isna(row["folder"]) or f"{seed}/{row['folder']}" in runs)
+
+        measured = whole[whole["command"] == command] if len(whole) else whole
+        own = timings[timings.apply(made, axis=1)] if len(timings) else timings
+        if len(measured):
+            row = measured.iloc[-1]
+            minutes = f"{row['minutes']:.0f} minutes on {row['cores']} CPU cores, from a clone to the report"
+            yield f"`{command}`: {row['runs']} runs in {minutes}, measured in one piece at commit {row['commit']}."
+        elif len(own):
+            machine = " and ".join(sorted({f"{row.device}, {row.threads} threads" for row in own.itertuples()}))
+            computed = f"whose stages computed for {own['total'].sum() / 60:.0f} minutes ({machine})"
+            yield f"`{command}`: {len(runs)} runs, {computed}; the start of their processes and the curves come on top."
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _read(path: Path) -> DataFrame:
+    return pd.read_csv(path) if path.exists() else DataFrame()

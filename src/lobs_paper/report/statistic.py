@@ -12,28 +12,26 @@ DASH = "-"
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean over the seeds and, from two seeds on, their sample standard deviation."""
+    """Mean over the seeds, from two seeds on their sample standard deviation, and the ends; false without any value."""
 
-    mean: float
-    deviation: float | None
-    count: int
+    mean: float = math.nan
+    deviation: float = math.nan
+    count: int = 0
+    low: float = math.nan
+    high: float = math.nan
+
+    def __bool__(self) -> bool:
+        return self.count > 0
 
 
-def over_seeds(values: Iterable[float | None]) -> Statistic | None:
-    """Summarise the values that are there.
-
-    Args:
-        values: one per seed; None where a seed has none.
-
-    Returns:
-        Mean, sample standard deviation (n - 1; None for a single value) and count; None without any value.
-    """
-    present = [float(value) for value in values if value is not None]
+def statistic(values: Iterable[float | None]) -> Statistic:
+    """Summarise the values that are there, one per seed; None and NaN are not."""
+    present = [float(value) for value in values if value is not None and value == value]
     if not present:
-        return None
+        return Statistic()
     finite = len(present) > 1 and all(map(math.isfinite, present))
-    deviation = statistics.stdev(present) if finite else None
-    return Statistic(math.fsum(present) / len(present), deviation, len(present))
+    deviation = statistics.stdev(present) if finite else math.nan
+    return Statistic(math.fsum(present) / len(present), deviation, len(present), min(present), max(present))
 
 
 def fixed(value: Statistic | float | None, digits: int = 2) -> str:
@@ -63,9 +61,7 @@ def _show(
     show_deviation: Callable[[float], str] | None = None,
 ) -> str:
     """Print mean and deviation; no deviation where all seeds agree."""
-    if value is None:
-        return DASH
-    if not isinstance(value, Statistic):
-        return show(value)
-    spread = f" ± {(show_deviation or show)(value.deviation)}" if value.deviation else ""
-    return show(value.mean) + spread
+    if isinstance(value, Statistic):
+        spread = f" ± {(show_deviation or show)(value.deviation)}" if value.deviation > 0 else ""
+        return show(value.mean) + spread if value else DASH
+    return DASH if value is None or value != value else show(value)

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from helpers.runs import write_every
+from lobs_paper.report.frame import load_results
 from lobs_paper.report.interactive import index_page
-from lobs_paper.report.results import load_results
+from lobs_paper.report.rules import explained
+from lobs_paper.report.table1 import compare
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -32,13 +34,22 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture
-def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The page of two networks with every method; at the end no error and no request may have been seen."""
-    runs = write_every(tmp_path / "runs")
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two networks with every method."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = write_every(folder / "runs")
     write_every(runs, "lenet5")
-    file = tmp_path / "index.html"
-    file.write_text(index_page(load_results(runs), {"README.md": "Summary"}))
+    results = load_results(runs)
+    rows = explained(results, compare(results))
+    path = folder / "index.html"
+    path.write_text(index_page(results, rows, ["Two networks."], {"README.md": "Summary"}))
+    return path
+
+
+@pytest.fixture
+def page(browser: Any, file: Path) -> Iterator[Any]:
+    """The page in a window; at the end no error and no request may have been seen."""
     opened = browser.new_page(viewport={"width": 1300, "height": 900})
     troubles: list[str] = []
     opened.on(
@@ -69,6 +80,27 @@ def test_the_page_is_drawn(page: Any, tmp_path: Path) -> None:
     assert len(pixels) > 50_000
     shown = {color for count, color in colors if count > 40}
     assert {(0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00)} <= shown, "L-OBS, exact OBS and magnitude"
+
+
+def test_the_page_fits_a_phones_width(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    page.wait_for_selector(".readout .slick-row", timeout=60_000)
+    for tab in ("LeNet-300-100, MNIST", "LeNet-5, MNIST"):
+        page.get_by_text(tab, exact=True).click()
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
+    legends = page.locator(".bk-Legend:visible").all()
+    assert legends and all(box["x"] + box["width"] <= 390 for box in (entry.bounding_box() for entry in legends))
+
+
+def test_a_click_on_a_legends_entry_hides_the_method(page: Any) -> None:
+    curves = page.locator(".bk-Figure").nth(2)
+    curves.scroll_into_view_if_needed()
+    before = curves.screenshot()
+    curves.locator(".bk-Legend .bk-item").first.click()
+    page.wait_for_timeout(500)
+    assert curves.screenshot() != before
 
 
 def test_moving_the_slider_changes_the_readout_and_back(page: Any) -> None:
@@ -103,7 +135,7 @@ def test_the_other_networks_tab_shows_its_own_layers(page: Any) -> None:
 
 
 def test_the_pointer_shows_exact_values(page: Any) -> None:
-    plot = page.locator(".bk-Figure").nth(3)
+    plot = page.locator(".bk-Figure").nth(4)
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     tip = page.get_by_text("relative E:")

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.runs import EVERY, write_json, write_runs
 from lobs_paper.report import table2
-from lobs_paper.report.results import Experiment, load_results
+from lobs_paper.report.frame import load_results
 
 METHODS = {name: EVERY[name] for name in ("lobs", "net_trim", "net_trim_cascade", "magnitude")}
 
@@ -23,13 +23,17 @@ def change(path: Path, **values: object) -> None:
     write_json(path, {**json.loads(path.read_text()), **values})
 
 
-def load(runs: Path) -> Experiment:
-    return load_results(runs)[0]
+def rows(runs: Path) -> list[tuple[str, ...]]:
+    return list(table2.table(table2.compare(load_results(runs))).itertuples(index=False, name=None))
+
+
+def finding(runs: Path) -> str:
+    return table2.finding(table2.compare(load_results(runs)))
 
 
 def test_both_methods_stand_beside_the_papers_figures(runs: Path) -> None:
     unsure = "paper (recalled, low confidence)"
-    assert table2.table(load(runs)).rows == [
+    assert rows(runs) == [
         ("Net-Trim", "7.4", "7", "28.45", "12.00", "2,000", unsure),
         ("Net-Trim (cascade)", "-", "7", "-", "9.00", "2,000", "-"),
         ("L-OBS", "7.4", "7", "4.56", "3.30", "60,000", unsure),
@@ -38,19 +42,19 @@ def test_both_methods_stand_beside_the_papers_figures(runs: Path) -> None:
 
 def test_samples_that_a_method_kept_itself_count(runs: Path) -> None:
     change(runs / "lenet300/seed0/net_trim_cascade/prune/metrics.json", samples_kept=500)
-    assert table2.table(load(runs)).rows[1][5] == "500"
+    assert rows(runs)[1][5] == "500"
 
 
 @pytest.mark.parametrize("samples", [0, None])
 def test_unknown_samples_are_a_dash(runs: Path, samples: int | None) -> None:
     change(runs / "lenet300/seed0/collect/metrics.json", samples=samples)
-    assert table2.table(load(runs)).rows[0][5] == "-"
+    assert rows(runs)[0][5] == "-"
     (runs / "lenet300/seed0/collect/metrics.json").unlink()
-    assert [row[5] for row in table2.table(load(runs)).rows] == ["-"] * 3
+    assert [row[5] for row in rows(runs)] == ["-"] * 3
 
 
 def test_errors_at_one_density_are_compared(runs: Path) -> None:
-    assert table2.finding(load(runs)) == (
+    assert finding(runs) == (
         "At 7% Net-Trim leaves an error of 12.00%, L-OBS one of 3.30%. "
         "At 7% Net-Trim (cascade) leaves an error of 9.00%, L-OBS one of 3.30%."
     )
@@ -58,9 +62,9 @@ def test_errors_at_one_density_are_compared(runs: Path) -> None:
 
 def test_errors_at_different_densities_are_not(runs: Path) -> None:
     change(runs / "lenet300/seed0/net_trim/prune/metrics.json", density=0.06)
-    finding = table2.finding(load(runs))
-    assert finding.startswith("Net-Trim and L-OBS are not at the same density (6% and 7%)")
-    assert "12.00" not in finding
+    text = finding(runs)
+    assert text.startswith("Net-Trim and L-OBS are not at the same density (6% and 7%)")
+    assert "12.00" not in text
 
 
 @pytest.mark.parametrize(("density", "error", "fewer"), [(0.08, 12.0, "L-OBS"), (0.06, 2.0, "Net-Trim")])
@@ -71,22 +75,21 @@ def test_less_error_with_fewer_weights_is_said(runs: Path, density: float, error
         "L-OBS": "L-OBS leaves an error of 3.30% at 7%, Net-Trim one of 12.00% at 8%, with more weights.",
         "Net-Trim": "Net-Trim leaves an error of 2.00% at 6%, L-OBS one of 3.30% at 7%, with more weights.",
     }
-    assert table2.finding(load(runs)).startswith(expected[fewer])
+    assert finding(runs).startswith(expected[fewer])
 
 
 def test_what_was_not_run_is_a_dash_and_compares_with_nothing(tmp_path: Path) -> None:
-    experiment = load(write_runs(tmp_path / "runs"))
-    assert table2.table(experiment).rows[0][:5] == ("Net-Trim", "7.4", "-", "28.45", "-")
-    assert table2.finding(experiment) == ""
+    runs = write_runs(tmp_path / "runs")
+    assert rows(runs)[0][:5] == ("Net-Trim", "7.4", "-", "28.45", "-")
+    assert finding(runs) == ""
 
 
 def test_other_networks_have_no_table_2(tmp_path: Path) -> None:
-    experiment = load(write_runs(tmp_path / "runs", "lenet5", methods=METHODS))
-    assert table2.table(experiment).rows == [] and table2.records([experiment]) == []
+    runs = write_runs(tmp_path / "runs", "lenet5", methods=METHODS)
+    assert rows(runs) == [] and table2.records(load_results(runs)).empty
 
 
-def test_records_match_their_header(runs: Path) -> None:
-    records = table2.records([load(runs)])
-    assert all(tuple(record) == table2.COLUMNS for record in records)
-    assert [record["error_after_pruning_percent"] for record in records] == [12.0, 9.0, 3.3]
-    assert [record["samples"] for record in records] == [2000.0, 2000.0, 60000.0]
+def test_records_keep_full_precision(runs: Path) -> None:
+    records = table2.records(load_results(runs))
+    assert list(records["error_after_pruning_percent"]) == [12.0, 9.0, 3.3]
+    assert list(records["samples"]) == [2000.0, 2000.0, 60000.0]

@@ -1,92 +1,125 @@
-"""The tables of the page, sortable by a click on a heading: Table 1 beside the paper's figures, and all layers."""
+"""The tables of the interactive page, which a click on a heading sorts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from bokeh.models.widgets.tables import DataTable
+from bokeh.models import (
+    CDSView,
+    ColumnDataSource,
+    DataTable,
+    HTMLTemplateFormatter,
+    InlineStyleSheet,
+    NumberFormatter,
+    ScientificFormatter,
+    TableColumn,
+)
+from pandas import DataFrame
 
-from lobs_paper.report import summary
-from lobs_paper.report.comparison import Comparison, compare
-from lobs_paper.report.interactive import style
+from lobs_paper.report.frame import METHOD, Results
 from lobs_paper.report.methods import style_of
-from lobs_paper.report.reasons import facts_of
-from lobs_paper.report.results import Experiment
-from lobs_paper.report.statistic import Statistic, over_seeds
-from lobs_paper.report.tables import layer_records
-from lobs_paper.report.why import why
 
-_VERDICT_CELL = '<b style="color:<%= tone %>"><%= value %></b>'
-_LAYER_NUMBERS = ("density", "kept", "error", "relative_error", "bound_contribution")
+_TONES = {"better": "#0A7A55", "reproduced": "#2459A6", "not reproduced": "#B2481A"}
+_ROW, _TALLEST = 25, 560
+# Headings of several words get two lines.
+_CSS = """
+.slick-header-column { height: 42px !important; white-space: normal !important; }
+.slick-header-column .slick-column-name { white-space: normal; line-height: 1.15; font-size: 11.5px; font-weight: 600; }
+.slick-header { border-bottom: 1px solid #C9D0D8; }
+.slick-cell { font-size: 12.5px; }
+"""
+# Cells: the method's colour before its name, a verdict in its own, a long text in full under the pointer.
+_CELLS = {
+    "label": '<span style="color:<%= color %>;font-size:15px">&#9632;</span> <%= value %>',
+    "verdict": '<b style="color:<%= tone %>"><%= value %></b>',
+    "why": '<span title="<%= value %>"><%= value %></span>',
+}
+_ERRORS = {
+    "pruned": ("after pruning", "error_after_pruning"),
+    "retrained": ("after retraining", "error_after_retraining"),
+}
 
 
-def comparison_table(experiment: Experiment) -> DataTable:
+def source_of(rows: DataFrame) -> ColumnDataSource:
+    """Give a source of the columns of a frame."""
+    return ColumnDataSource({name: rows[name].to_numpy() for name in rows})
+
+
+def texts(*columns: tuple[str, str, int]) -> list[TableColumn]:
+    """Columns of texts: field, heading, width."""
+    cells = {field: HTMLTemplateFormatter(template=_CELLS.get(field, "<%= value %>")) for field, _, _ in columns}
+    return [
+        TableColumn(field=field, title=title, width=width, formatter=cells[field]) for field, title, width in columns
+    ]
+
+
+def numbers(shown: str, titles: dict[str, str], width: int = 82) -> list[TableColumn]:
+    """Columns of numbers by their fields, in a format or in powers of ten (``"e"``); missing ones are dashes."""
+    look: dict[str, Any] = {"text_align": "right", "nan_format": "-"}
+    if shown == "e":
+        formatter = ScientificFormatter(precision=3, power_limit_low=-2, power_limit_high=6, **look)
+    else:
+        formatter = NumberFormatter(format=shown, **look)
+    return [TableColumn(field=key, title=title, width=width, formatter=formatter) for key, title in titles.items()]
+
+
+def table(
+    source: ColumnDataSource, columns: Sequence[TableColumn], rows: int, name: str, view: Any = None
+) -> DataTable:
+    """A table as high as its rows; what does not fit is scrolled in its own box."""
+    return DataTable(
+        source=source,
+        view=view or CDSView(),
+        columns=list(columns),
+        index_position=None,
+        autosize_mode="none",
+        height=min(_TALLEST, 54 + _ROW * rows),
+        sizing_mode="stretch_width",
+        css_classes=[name],
+        stylesheets=[InlineStyleSheet(css=_CSS)],
+    )
+
+
+def comparison(rows: DataFrame) -> DataTable | None:
     """Table 1: a row per method, the paper's figures beside ours, the differences and the verdict."""
-    reasons = {facts.row.folder: why(facts) for facts in facts_of(experiment)}
-    rows = [_compared(row, reasons.get(row.folder, "")) for row in compare(experiment)]
-    errors = {
-        f"{name}{end}": f"{title}{what}"
-        for name, title in (("pruned", "after pruning"), ("retrained", "after retraining"))
-        for end, what in (("_paper", ", paper"), ("", ", ours"), ("_off", ", difference"))
-    }
-    columns = [
-        style.method_column(),
-        *style.number_columns({"density_paper": "density %, paper", "density": "density %, ours"}, "0.0", 62),
-        *style.number_columns(errors, "0.00", 68),
-        *style.number_columns({"iterations_paper": "iterations, paper", "iterations": "iterations, ours"}, "0,0", 66),
-        style.text_column("verdict", "verdict", 106, _VERDICT_CELL),
-        style.text_column("why", "why", 210, '<span title="<%= value %>"><%= value %></span>'),
-    ]
-    # Columns as wide as they are asked to be: fitted ones would all be alike.
-    sizes = {"sizing_mode": "stretch_width", "autosize_mode": "none"}
-    return style.table(style.column_source(rows), columns, len(rows), "comparison", **sizes)
-
-
-def _compared(row: Comparison, reason: str) -> dict[str, Any]:
-    paper = row.paper
-    word = row.decisive.judgement if row.decisive else ("" if paper is None else row.verdict.partition(":")[0])
-
-    def mean(value: Statistic | None) -> float | None:
-        return value.mean if value else None
-
-    def pair(name: str, papers: float | None, ours: Statistic | None) -> dict[str, float | None]:
-        off = None if papers is None or ours is None else ours.mean - papers
-        return {f"{name}_paper": papers, name: mean(ours), f"{name}_off": off}
-
-    return {
-        "method": summary.label(row),
-        "color": style_of(row.method).color,
-        **pair("density", paper.density if paper else None, row.density),
-        **pair("pruned", paper.after_pruning if paper else None, row.after_pruning),
-        **pair("retrained", paper.after_retraining if paper else None, row.after_retraining),
-        **pair("iterations", paper.iterations if paper else None, row.iterations),
-        "verdict": word,
-        "tone": style.TONES.get(word, "#6B7480"),
-        "why": reason if paper else row.verdict,
-    }
-
-
-def layers_table(experiment: Experiment) -> DataTable | None:
-    """Every layer of every method, means over the seeds; None where no layer is known."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for record in layer_records([experiment]):
-        groups.setdefault((record["method"], record["folder"], record["layer"]), []).append(record)
-    rows = []
-    for (method, folder, layer), records in groups.items():
-        statistics = {key: over_seeds(record[key] for record in records) for key in _LAYER_NUMBERS}
-        means = {key: value.mean if value else None for key, value in statistics.items()}
-        share = means.pop("density")
-        name = {"method": style_of(method, folder).label, "color": style_of(method).color, "layer": layer}
-        percent = None if share is None else 100 * share
-        rows.append({**name, "shape": records[0]["shape"], "density": percent, **means})
-    if not rows:
+    if rows.empty:
         return None
+    names = {"density": "density", **{short: name for short, (_, name) in _ERRORS.items()}, "iterations": "iterations"}
+    shown = {
+        "label": rows["label"],
+        "color": [style_of(method).color for method in rows["method"]],
+        "verdict": rows["word"].where(rows["source"].notna(), ""),
+        "tone": rows["word"].map(_TONES).fillna("#6B7480"),
+        "why": rows["why"].where(rows["source"].notna(), rows["verdict"]),
+    }
+    for short, name in names.items():
+        papers, ours = rows[f"paper_{name}"].astype(float), rows[name].map(lambda value: value.mean)
+        shown |= {f"{short}_paper": papers, short: ours, f"{short}_off": ours - papers}
+    ends = (("_paper", ", paper"), ("", ", ours"), ("_off", ", difference"))
+    errors = {f"{short}{end}": f"{text}{what}" for short, (text, _) in _ERRORS.items() for end, what in ends}
     columns = [
-        style.method_column(),
-        style.text_column("layer", "layer", 130),
-        style.text_column("shape", "shape", 110),
-        *style.number_columns({"density": "density %"}, "0.00"),
-        *style.number_columns({"kept": "weights kept"}, "0,0"),
-        *style.small_number_columns({"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}),
+        *texts(("label", "method", 205)),
+        *numbers("0.0", {"density_paper": "density %, paper", "density": "density %, ours"}, 62),
+        *numbers("0.00", errors, 70),
+        *numbers("0,0", {"iterations_paper": "iterations, paper", "iterations": "iterations, ours"}, 70),
+        *texts(("verdict", "verdict", 125), ("why", "why", 330)),
     ]
-    return style.table(style.column_source(rows), columns, len(rows), "layers", sizing_mode="stretch_width")
+    return table(source_of(DataFrame(shown)), columns, len(rows), "comparison")
+
+
+def layers(results: Results) -> DataTable | None:
+    """Every layer of every method, means over the seeds."""
+    if results.layers.empty:
+        return None
+    names = ["density", "kept", "error", "relative_error", "bound_contribution"]
+    rows = results.layers.groupby([*METHOD, "layer", "shape"], sort=False)[names].mean().reset_index()
+    rows["color"] = [style_of(method).color for method in rows["method"]]
+    rows["density"] *= 100
+    columns = [
+        *texts(("label", "method", 205), ("layer", "layer", 205), ("shape", "shape", 140)),
+        *numbers("0.00", {"density": "density %"}, 110),
+        *numbers("0,0", {"kept": "weights kept"}, 110),
+        *numbers("e", {"error": "E", "relative_error": "relative E", "bound_contribution": "bound term"}, 110),
+    ]
+    return table(source_of(rows[["label", "color", "layer", "shape", *names]]), columns, len(rows), "layers")

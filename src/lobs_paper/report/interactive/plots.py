@@ -1,0 +1,274 @@
+"""The plots of the interactive page: the paper's errors beside ours, curves over densities, and bars of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from bokeh.layouts import column, row
+from bokeh.models import (
+    CategoricalSlider,
+    CDSView,
+    CustomJS,
+    Div,
+    FixedTicker,
+    GroupFilter,
+    Legend,
+    LegendItem,
+    Range1d,
+    Span,
+)
+from bokeh.plotting import figure
+from bokeh.themes import Theme
+from bokeh.transform import dodge
+from pandas import DataFrame, Series
+
+from lobs_paper.report.curves import NEAR, distinct
+from lobs_paper.report.drawing import ERROR_TICKS, at_shared_densities
+from lobs_paper.report.frame import METHOD, Results
+from lobs_paper.report.interactive.tables import numbers, source_of, table, texts
+from lobs_paper.report.methods import style_of
+
+INK, TEXT = "#1C2430", "#3A4554"
+THEME = Theme(
+    json={
+        "attrs": {
+            "Plot": {"outline_line_color": None, "toolbar_location": None, "sizing_mode": "stretch_width"},
+            "Axis": {
+                "axis_line_color": "#9AA4B0",
+                "major_tick_line_color": "#9AA4B0",
+                "minor_tick_line_color": None,
+                "major_label_text_color": TEXT,
+                "axis_label_text_color": TEXT,
+                "axis_label_text_font_style": "normal",
+            },
+            "Grid": {"grid_line_color": "#E4E7EB"},
+            "Title": {"text_color": INK, "text_font_size": "14px"},
+            "Legend": {
+                "border_line_color": None,
+                "click_policy": "hide",
+                "label_text_color": TEXT,
+                "glyph_height": 16,
+                "glyph_width": 16,
+                "label_height": 16,
+                "label_standoff": 4,
+                "location": "left",
+                "margin": 0,
+                "spacing": 5,
+            },
+        }
+    }
+)
+_STAGES = {"error_after_pruning": "Right after pruning", "error_after_retraining": "After retraining"}
+# Narrower than this nothing can be read: what stands side by side is then put one below the other.
+_NARROWEST = 300
+_SHAPES = "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star"
+_MARKERS = dict(zip("osD^v><XPx*", _SHAPES.split(), strict=True))
+_FEW_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
+_HOW = (
+    "The slider stops where anything was measured; the table beside it holds what was measured there, the least error "
+    "first. Bands reach from the least to the largest seed."
+)
+# Where the slider stands at first, percent: the paper's headline.
+_START = 7.0
+# Share of a layer's place that its bars fill, and from how many layers on their names stand upright.
+_FILLED = 0.84
+_MANY = 12
+
+
+def marker_of(method: str) -> dict[str, Any]:
+    """Keyword arguments of Bokeh's `scatter`."""
+    style = style_of(method)
+    face = style.color if style.filled else "white"
+    return {"marker": _MARKERS.get(style.marker, "circle"), "line_color": style.color, "fill_color": face}
+
+
+def dots(rows: DataFrame) -> Any:
+    """Test errors of the rows of Table 1 beside the paper's, a plot per stage; None where no method was run."""
+    rows = rows[rows["folder"].notna()]
+    if rows.empty:
+        return None
+    made = []
+    dense = next((value.mean for value in rows["original_error"] if value), None)
+    for stage, heading in _STAGES.items():
+        ours = DataFrame([vars(value) for value in rows[stage]])
+        spread = ours["deviation"].fillna(0)
+        data = DataFrame(
+            {"method": list(rows["label"]), "error": ours["mean"], "low": (ours["mean"] - spread).clip(0.01)}
+        )
+        data = data.assign(
+            high=ours["mean"] + spread,
+            paper=rows[f"paper_{stage}"].astype(float).to_numpy(),
+            density=[value.mean for value in rows["density"]],
+            color=[style_of(method).color for method in rows["method"]],
+        )
+        data = data[(data["error"] > 0) & data["density"].notna()]
+        values = data[["low", "high", "paper"]].stack()
+        made.append(_dots(heading, list(rows["label"]), data, _around(values)))
+        _mark(made[-1], dense, "height")
+    return _wrapping(*made)
+
+
+def _dots(heading: str, labels: list[str], data: DataFrame, reach: Range1d) -> figure:
+    tips = [("method", "@method at @density{0.00}%"), ("ours", "@error{0.00}%"), ("paper", "@paper{0.00}%")]
+    plot = _plot(heading, 21 * len(labels), x_axis_type="log", x_range=reach, y_range=labels[::-1], tooltips=tips)
+    plot.xaxis.axis_label = "test error (%)"
+    _plain(plot.xaxis, _FEW_TICKS if reach.end > 10 * reach.start else ERROR_TICKS)
+    source = source_of(data)
+    plot.segment("low", "method", "high", "method", source=source, line_color="color", line_width=2, line_alpha=0.6)
+    ours = plot.scatter("error", "method", source=source, size=10, fill_color="color", line_color="color")
+    look = {"marker": "diamond", "fill_color": None, "line_color": INK, "line_width": 1.5}
+    papers = plot.scatter("paper", "method", source=source, size=12, **look)
+    plot.hover.renderers = [ours, papers]
+    _legend(plot, [("ours ± standard deviation", [ours]), ("paper", [papers])])
+    return plot
+
+
+def curves(results: Results) -> Any:
+    """Test error against density, a slider over the densities and the table of what was measured there."""
+    kept, note = distinct(results.density_curve)
+    points = at_shared_densities(kept[kept["test_error_percent"] > 0])
+    if points.empty:
+        return None
+    groups = points.groupby([*METHOD, "kept"], sort=False)["test_error_percent"]
+    points = groups.agg(error="mean", low="min", high="max", seeds="count").reset_index()
+    dense = results.dense["train.test_error_percent"].mean()
+    plot = _curves(points, dense)
+    steps = steps_of(points["kept"])
+    names = {step: f"{step:.3g}%" for step in steps}
+    start = min(steps, key=lambda step: abs(step - _START))
+    line = Span(location=start, dimension="height", line_color=INK, line_dash="dashed")
+    plot.add_layout(line)
+
+    found = points.assign(
+        step=[names[min(steps, key=lambda step: abs(step - kept))] for kept in points["kept"]],
+        color=[style_of(method).color for method in points["method"]],
+        above=points["error"] - dense,
+        spread=[
+            f"{low:.2f} to {high:.2f}" if low < high else ""
+            for low, high in zip(points["low"], points["high"], strict=True)
+        ],
+    ).sort_values("error")
+    at = GroupFilter(column_name="step", group=names[start])
+    slider = CategoricalSlider(categories=list(names.values()), value=names[start], title="density (weights kept)")
+    slider.update(sizing_mode="stretch_width", bar_color="#7D93B2")
+    slider.js_link("value", at, "group")
+    slider.js_on_change("value", CustomJS(args={"line": line}, code="line.location = parseFloat(this.value)"))
+    columns = [
+        *texts(("label", "method", 165)),
+        *numbers("0.00", {"error": "test error %", "above": "above dense"}, 68),
+        *texts(("spread", "over the seeds", 105)),
+    ]
+    shown = found[["label", "color", "error", "above", "spread", "step"]]
+    readout = table(source_of(shown), columns, points["label"].nunique(), "readout", CDSView(filter=at))
+    words = Div(text=escape(f"{_HOW}{note}"), sizing_mode="stretch_width", styles={"color": TEXT})
+    return _wrapping(column(plot, slider, words, sizing_mode="stretch_width"), readout)
+
+
+def steps_of(kept: Series) -> list[float]:
+    """Give the densities at which anything was measured, from dense to sparse; those that are as good as equal once."""
+    steps: list[float] = []
+    for density in sorted(set(kept), reverse=True):
+        if not steps or density < (1 - NEAR) * steps[-1]:
+            steps.append(density)
+    return steps
+
+
+def _curves(points: DataFrame, dense: float) -> figure:
+    tips = [("method", "@label"), ("density", "@kept{0.00}%"), ("test error", "@error{0.00}%")]
+    tips.append(("over the seeds", "@low{0.00} to @high{0.00} (@seeds)"))
+    across, up = _around(points["kept"]), _around(Series([*points["low"], *points["high"], dense]))
+    reach = {"x_range": Range1d(across.end, across.start), "y_range": up}
+    plot = _plot(None, 400, x_axis_type="log", y_axis_type="log", tooltips=tips, **reach)
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "density (% of the weights kept)", "test error (%)"
+    _plain(plot.xaxis)
+    _plain(plot.yaxis)
+    entries, marks = [], []
+    for (label, method), rows in points.groupby(["label", "method"], sort=False):
+        source, style = source_of(rows), style_of(method)
+        dash = "dashed" if style.line == "--" else "solid"
+        band = plot.varea("kept", "low", "high", source=source, fill_color=style.color, fill_alpha=0.12)
+        line = plot.line("kept", "error", source=source, line_width=1.8, line_color=style.color, line_dash=dash)
+        marks.append(plot.scatter("kept", "error", source=source, size=7, **marker_of(method)))
+        entries.append((label, [band, line, marks[-1]]))
+    plot.hover.renderers = marks
+    _mark(plot, dense, "width")
+    _legend(plot, entries)
+    return plot
+
+
+def layers(results: Results) -> Any:
+    """Bars for every layer: how much of it each method keeps, and the relative error that this leaves."""
+    if results.layers.empty:
+        return None
+    names = ["density", "relative_error", "error", "kept"]
+    rows = results.layers.groupby([*METHOD, "layer", "shape"], sort=False)[names].mean().reset_index()
+    rows["density"] *= 100
+    positive = rows.loc[rows["relative_error"] > 0, "relative_error"]
+    least = max(positive.min() / 2, 1e-6) if len(positive) else 0.5
+    densities = _bars(rows, "density", "Density of every layer", y_range=(0, 105))
+    errors = _bars(
+        rows,
+        "relative_error",
+        "Relative error of every layer",
+        least,
+        y_axis_type="log",
+        y_range=(least, 2 * max([*positive, 1.0])),
+    )
+    densities.yaxis.axis_label, errors.yaxis.axis_label = "weights kept (%)", "E / mean square of the outputs"
+    for bar, other in zip(densities.renderers, errors.renderers, strict=True):
+        bar.js_link("visible", other, "visible")
+    _legend(densities, [(bar.name, [bar]) for bar in densities.renderers])
+    return column(densities, errors, sizing_mode="stretch_width")
+
+
+def _bars(rows: DataFrame, top: str, heading: str, bottom: float = 0.0, **options: Any) -> figure:
+    layers, methods = list(rows["layer"].unique()), rows["label"].unique()
+    tips = [("method", "@label"), ("layer", "@layer, @shape"), ("density", "@density{0.00}%"), ("kept", "@kept{0,0}")]
+    tips += [("E", "@error{0.0000}"), ("relative E", "@relative_error{0.000000}")]
+    plot = _plot(heading, 220, x_range=layers, tooltips=tips, **options)
+    plot.xgrid.grid_line_color = None
+    plot.xaxis.major_label_orientation = 1.2 if len(layers) > _MANY else "horizontal"
+    width = _FILLED / len(methods)
+    for index, (label, own) in enumerate(rows.groupby("label", sort=False)):
+        look = style_of(own["method"].iloc[0])
+        colors = {"fill_color": look.color, "line_color": look.color, "fill_alpha": 0.85 if look.filled else 0.25}
+        place = dodge("layer", (index + 0.5) * width - _FILLED / 2, range=plot.x_range)
+        bar = {"width": 0.9 * width, "bottom": bottom, "source": source_of(own), "name": label}
+        plot.vbar(x=place, top=top, **bar, **colors)
+    return plot
+
+
+def _plot(heading: str | None, height: int, **options: Any) -> figure:
+    return figure(title=heading, frame_height=height, height=None, min_width=_NARROWEST, tools="", **options)
+
+
+def _wrapping(*parts: Any) -> Any:
+    """Parts side by side where there is room for that."""
+    for part in parts:
+        part.min_width = _NARROWEST
+    return row(*parts, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
+
+
+def _legend(plot: figure, entries: list[tuple[str, list[Any]]]) -> None:
+    """A legend below the plot; a click on an entry hides its method."""
+    plot.add_layout(Legend(items=[LegendItem(label=label, renderers=parts) for label, parts in entries]), "below")
+
+
+def _mark(plot: figure, dense: float | None, dimension: str) -> None:
+    """The dense network's error as a dotted line."""
+    if dense and dense > 0:
+        plot.add_layout(Span(location=dense, dimension=dimension, line_color=INK, line_dash="dotted"))
+
+
+def _around(values: Series) -> Range1d:
+    """A range of a logarithmic axis with some room."""
+    positive = values[values > 0]
+    return Range1d(positive.min() / 1.15, positive.max() * 1.15)
+
+
+def _plain(axis: Any, ticks: Sequence[float] = ERROR_TICKS) -> None:
+    """Ticks of a logarithmic axis as plain numbers."""
+    axis.ticker = FixedTicker(ticks=list(ticks))
+    axis.major_label_overrides = {tick: f"{tick:g}" for tick in ticks}
