@@ -61,7 +61,7 @@ def definition(pipeline: Pipeline, root: dict[str, Any]) -> dict[str, Any]:
     for name in pipeline.stages:
         stage = copy.deepcopy(root["stages"][name])
         if name == "resolve":
-            overrides = [f"paths.{key}=../../{key}" for key in pipeline.shared]
+            overrides = [f"folders.{key}=../../{key}" for key in pipeline.shared]
             if "runs" in pipeline.shared:
                 overrides.append("folders.output=runs")
             stage["cmd"] = " ".join([stage["cmd"], *overrides])
