@@ -1,10 +1,12 @@
 """Which channels leave: what is dead, to the fixed point, and together what belongs together."""
 
+import pytest
 import torch
 from torch import nn
 
 import lobs
 from helpers.compaction import ConvNet, Depthwise, Residual
+from lobs.compaction.channels import Axis, Channels, LinearOperation, constants
 
 
 def test_units_that_nothing_reads_and_units_that_read_nothing_leave_to_the_fixed_point():
@@ -70,3 +72,63 @@ def test_a_network_that_is_dead_altogether_keeps_a_unit_per_layer_and_its_consta
     assert (result.model[0].out_channels, result.model[4].out_channels, result.model[10].out_features) == (1, 1, 1)
     inputs = torch.randn(3, 3, 16, 16)
     assert torch.allclose(model(inputs), result.model(inputs))
+
+
+def axis(ids, known=None, value=None):
+    known = torch.zeros(len(ids), dtype=torch.bool) if known is None else torch.tensor(known)
+    return Axis(ids, known, torch.zeros(len(ids)).double() if value is None else torch.tensor(value).double())
+
+
+def linear(channels, module, inputs, foldable=None):
+    """A layer among the channels; its ids."""
+    outputs = channels.new(len(module.weight))
+    foldable = torch.zeros(len(inputs.ids), dtype=torch.bool) if foldable is None else torch.tensor(foldable)
+    channels.products.append(LinearOperation("", module, inputs, outputs, module.weight != 0, foldable))
+    return outputs
+
+
+def test_what_pinned_units_read_is_needed_and_what_is_tied_to_it():
+    channels = Channels()
+    inputs = channels.new(3)
+    first, second = nn.Linear(3, 4), nn.Linear(4, 2)
+    with torch.no_grad():
+        second.weight[:, [1, 3]] = 0
+    hidden = linear(channels, first, axis(inputs))
+    outputs = linear(channels, second, axis(hidden), [True, False, False, False])
+    channels.pin(outputs)
+    # The first unit is a constant that the bias takes over, the second and the fourth are not read.
+    assert channels.needed()[hidden].tolist() == [False, False, True, False]
+    assert channels.needed()[inputs].all()
+    channels.tie(hidden[1:2], hidden[2:3])
+    assert channels.needed()[hidden].tolist() == [False, True, True, False]
+    channels.pin(hidden[3:])
+    assert channels.needed()[hidden].tolist() == [False, True, True, True]
+
+
+def test_no_layer_is_left_without_a_unit():
+    channels = Channels()
+    layer = nn.Linear(3, 4)
+    hidden = linear(channels, layer, axis(channels.new(3)))
+    assert channels.needed()[hidden].tolist() == [True, False, False, False]
+
+
+def test_known_values_follow_functions_and_are_forgotten_where_they_are_not_finite():
+    given = axis(torch.arange(3), [True, True, False], [2.0, 0.0, 1.0])
+    found = given.mapped(lambda value: 1 / value)
+    assert found.known.tolist() == [True, False, False]
+    assert found.value[0] == 0.5
+    assert given.value.tolist() == [2.0, 0.0, 1.0]
+    assert given.where(given.value == 0).known.tolist() == [False, True, False]
+    assert given.where(False).known.tolist() == [False] * 3
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(4, 6), nn.Linear(4, 6, bias=False), nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, (1, 2), groups=2, bias=False)],
+)
+def test_a_layers_constants_are_its_outputs_on_constant_inputs(module):
+    value = torch.tensor([1.0, 0.0, -2.0, 3.0]).double()
+    inputs = value[None] if isinstance(module, nn.Linear) else value[None, :, None, None].expand(1, 4, 5, 5)
+    outputs = module.double()(inputs).detach()
+    expected = outputs.flatten(2)[0, :, 0] if outputs.dim() == 4 else outputs[0]
+    torch.testing.assert_close(constants(module, value), expected)
