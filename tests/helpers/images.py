@@ -37,3 +37,6 @@ def write_tar(path, files):
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return path
+
+
+SETTINGS = {"resize": 20, "size": 16, "mean": [0.5], "std": [0.25]}

@@ -164,3 +164,16 @@ def mnist_like(rows: int = 24, features: int = 120, samples: int = 2000, seed: i
     inputs[:, : features // 10] = 0.0
     weight = torch.randn(rows, features + 1, generator=generator, dtype=torch.float64) * 0.1
     return weight, inputs
+
+
+def constrained_least_squares(weight, inputs, kept, damping):
+    """Row by row, by lstsq on the samples, with sqrt(n * damping) (w' - w) as further equations."""
+    count = len(inputs)
+    root = (count * damping) ** 0.5
+    result = torch.zeros_like(weight)
+    for row in range(len(weight)):
+        k = kept[row]
+        equations = torch.cat([inputs[:, k], root * torch.eye(weight.shape[1], dtype=weight.dtype)[:, k]])
+        target = torch.cat([inputs @ weight[row], root * weight[row]])
+        result[row, k] = torch.linalg.lstsq(equations, target).solution
+    return result

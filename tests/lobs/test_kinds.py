@@ -246,40 +246,6 @@ def test_shares_that_are_measured_are_no_worse_than_uniform_ones(kind):
         assert found[0] <= found[1] * 1.0001
 
 
-def test_the_fallback_is_said(monkeypatch):
-    """Shares that are worse than uniform ones give way to them."""
-    model, options = mlp(), {"batches": list(X.split(64)), "method": "magnitude", "density": 0.3}
-    worst = {"0": 511, "2": 300, "4": 0}
-    kept = lobs.allocation.sharing.Sharing._shared
-
-    def shared(self, model, paths, allocation, progress=None):
-        return dict(worst) if allocation == "global" else kept(self, model, paths, allocation, progress)
-
-    monkeypatch.setattr(lobs.allocation.sharing.Sharing, "_shared", shared)
-    with pytest.warns(UserWarning, match="allocation='global' gave way to 'uniform'"):
-        result = lobs.prune(model, allocation="global", **options)
-    assert any("gave way" in note for note in result.notes)
-    assert "gave way" in repr(result)
-    uniform = lobs.prune(model, **options)
-    assert all(torch.equal(result.masks[name], mask) for name, mask in uniform.masks.items())
-
-
-def test_batches_are_read_once():
-    class Counting:
-        def __init__(self):
-            self.readings = 0
-
-        def __iter__(self):
-            self.readings += 1
-            return iter(X.split(16))
-
-    batches = Counting()
-    lobs.prune(
-        mlp(), batches=batches, method="exact_obs", density=0.3, sequential=True, allocation="global", correct="auto"
-    )
-    assert batches.readings == 1
-
-
 def test_a_folder_belongs_to_its_call(tmp_path):
     model, options = mlp(), {"method": "exact_obs", "density": 0.3, "sequential": True, "folder": tmp_path}
     batches = list(X.split(64))
@@ -315,25 +281,6 @@ def test_a_folder_of_statistics_belongs_to_its_call(tmp_path):
     for changed in ({"batches": batches[:2]}, {"keep_samples": 5}, {"layers": ["0"]}, {"model": mlp(5)}):
         with pytest.raises(ValueError, match="holds parts of another call"):
             lobs.collect_statistics(**{"model": model, "batches": batches, "folder": tmp_path, **changed})
-
-
-def test_the_account_names_what_was_left_alone():
-    model = nn.Sequential(nn.Linear(16, 32), nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)).eval()
-    with pytest.warns(UserWarning, match=r"\d+\.\d% of the network's weights were not pruned: .* MultiheadAttention"):
-        result = lobs.prune(model, batches=[torch.randn(8, 5, 16)], method="magnitude", density=0.3)
-    matrices = [p for p in result.model.parameters() if p.dim() > 1]
-    assert result.weights == sum(p.numel() for p in matrices)
-    assert result.network_density == pytest.approx(sum(int((p != 0).sum()) for p in matrices) / result.weights)
-    assert {entry.name: entry.weights for entry in result.unpruned} == {
-        "1.self_attn": 96 * 32,
-        "1.self_attn.out_proj": 32 * 32,
-    }
-    table = str(result)
-    assert "whole network" in table
-    assert "not pruned, 47.1% of all weights" in table
-    assert "tensor(" not in table
-    chosen = lobs.prune(mlp(), batches=[X], method="magnitude", density=0.3, exclude=["4"])
-    assert [(entry.name, entry.by_choice) for entry in chosen.unpruned] == [("4", True)]
 
 
 def test_tied_layers_are_pruned_once_on_the_sum_of_their_statistics():

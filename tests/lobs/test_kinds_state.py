@@ -1,8 +1,6 @@
 """What stands around a network: its buffers, modes, folders, files, statistics and arguments."""
 
-import gc
 import warnings
-import weakref
 
 import pytest
 import torch
@@ -230,31 +228,6 @@ def test_sparse_outputs():
 def test_arguments_of_the_wrong_type(options, message):
     with pytest.raises(TypeError, match=message):
         lobs.prune(mlp(), batches=BATCHES, **options)
-
-
-def held(names, batches):
-    gc.collect()
-    assert sum(reference() is not None for reference in batches.alive) <= 2
-    return names
-
-
-def test_one_reading_keeps_no_batch_but_the_first():
-    class Fresh:
-        """Other inputs on every reading; its batches are watched."""
-
-        def __init__(self):
-            self.readings, self.alive = 0, []
-
-        def __iter__(self):
-            self.readings += 1
-            for _ in range(20):
-                batch = torch.randn(8, 16)
-                self.alive.append(weakref.ref(batch))
-                yield batch
-
-    batches = Fresh()
-    lobs.prune(mlp(), batches=batches, method="magnitude", density=0.3, progress=lambda names: held(names, batches))
-    assert batches.readings == 1
 
 
 def test_what_shared_the_budget_out_is_said():

@@ -7,7 +7,6 @@ from torch import nn
 import lobs
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget, count_ranges, problem
-from lobs.export.sparse_layout import sparse_bytes
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +30,7 @@ def test_a_convolution_costs_a_multiply_add_per_position(paths):
     assert weights.bound == int(0.25 * 570)
 
 
-def test_bytes_are_those_of_the_smaller_format(paths):
-    kept = torch.arange(0, 480)
-    # dense, a bit per weight, a byte of place in blocks of 256, two bytes of place
-    expected = [min(4 * 480, 60 + 4 * k, 2 * 2 + 5 * k, 6 * k) for k in range(480)]
-    assert sparse_bytes(kept, 480).tolist() == expected
-    assert (sparse_bytes(kept, 477).diff() >= 0).all()
-    assert sparse_bytes(torch.tensor([1000, 100_000]), 1_000_000).tolist() == [8 * 1000, 2 * 3907 + 5 * 100_000]
-    assert sparse_bytes(torch.tensor(1000), 1_000_000, value_bytes=2) == 6 * 1000
+def test_a_budget_of_bytes_counts_weights_and_biases(paths):
     task = problem(paths, Budget(size=700))
     # 90 weights in a convolution without bias, 480 in a layer with 6 biases
     assert task.cost({"conv": 0, "head": 380}) == 4 * 90 + (60 + 4 * 100) + 6 * 4

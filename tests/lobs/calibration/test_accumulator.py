@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobs.calibration import accumulator
-from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined, row_blocks
+from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined, row_blocks, symmetrise
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +152,14 @@ def test_processes_that_called_other_layers_are_named(monkeypatch):
     monkeypatch.setattr(accumulator, "gathered", lambda names: [names, ["stem", "left"], ["stem"]])
     with pytest.raises(ValueError, match="process 2 called the layers stem, process 0 left, stem: statistics can only"):
         combined({"left": InputSums(bias=False), "stem": InputSums(bias=False)})
+
+
+def test_wide_moments_are_symmetric_to_the_bit():
+    moment = torch.randn(2, 7, 7, dtype=torch.float64)
+    expected = (moment + moment.mT) / 2
+    symmetrise(moment, block=3)
+    assert torch.equal(moment, expected)
+    assert torch.equal(moment, moment.mT)
+    mirrored = moment.tril() + 5 * torch.randn(2, 7, 7, dtype=torch.float64).triu(1)
+    symmetrise(mirrored, lower_only=True, block=3)
+    assert torch.equal(mirrored, expected)

@@ -9,62 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 import lobs
+from helpers.compaction import ConvNet, Depthwise, Residual, kill
 from lobs_paper.networks.lenet5 import LeNet5
 from lobs_paper.networks.lenet300 import LeNet300
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def kill(model, rows=0.3, columns=0.3):
-    """Structured zeros by hand: whole rows and input columns of every layer; batch norms that are not trivial."""
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.weight.data[torch.rand(len(module.weight)) < rows] = 0.0
-            if getattr(module, "groups", 1) == 1 and module.weight.shape[1] > 3:
-                module.weight.data[:, torch.rand(module.weight.shape[1]) < columns] = 0.0
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            module.weight.data.normal_()
-            module.bias.data.normal_()
-    return model.eval()
-
-
-class ConvNet(nn.Sequential):
-    """As for CIFAR: convolutions with batch norm, pools, dropout and a classifier."""
-
-    def __init__(self, padding=0, act=nn.ReLU):
-        super().__init__(
-            *(nn.Conv2d(3, 16, 3, padding=padding), nn.BatchNorm2d(16), act(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(16, 24, 3, padding=padding, bias=False), nn.BatchNorm2d(24), act(), nn.AvgPool2d(2)),
-            *(nn.Flatten(), nn.Dropout(), nn.LazyLinear(32), nn.BatchNorm1d(32), act(), nn.Linear(32, 10)),
-        )
-        self(torch.zeros(2, 3, 16, 16))
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x):
-        x = functional.relu(self.stem(x))
-        y = self.two(torch.relu(self.one(x)))
-        y += x
-        return self.head(functional.relu(y).mean([2, 3]))
-
-
-class Depthwise(nn.Sequential):
-    def __init__(self, groups=8):
-        super().__init__(
-            *(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU6()),
-            *(nn.Conv2d(8, 16, 3, padding=1, groups=groups), nn.BatchNorm2d(16), nn.Hardswish()),
-            *(nn.Conv2d(16, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)),
-        )
 
 
 class Methods(nn.Module):
@@ -161,60 +108,6 @@ def test_networks_of_torchvision_and_efficientnet_lite_shrink(name, size):
     assert result.parameters_left < 0.8 * result.parameters
 
 
-def test_units_that_nothing_reads_and_units_that_read_nothing_leave_to_the_fixed_point():
-    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
-    # Unit 1 of the middle is not read; it alone reads unit 2 of the first. Unit 0 of the first is constant, and unit 3
-    # of the middle reads nothing but that.
-    model[4].weight.data[:, 1] = 0.0
-    model[2].weight.data[[0, 2], 2] = 0.0
-    model[0].weight.data[0] = 0.0
-    model[0].bias.data[0] = 2.0
-    model[2].weight.data[3, 1:] = 0.0
-    result = lobs.compact(model, torch.randn(3, 6))
-    assert result.layers["0"].removed_units == (0, 2)
-    assert result.layers["2"].removed_units == (1, 3)
-    assert result.layers["2"].removed_inputs == (0, 2)
-    assert result.layers["4"].removed_units == ()
-    hidden = torch.relu(model[2].weight[3, 0] * 2.0 + model[2].bias[3])
-    expected = model[4].bias + model[4].weight[:, 3] * hidden
-    assert torch.allclose(result.model[4].bias, expected)
-    assert result.removed == {"0": 2, "2": 2, "4": 0}
-
-
-def test_input_columns_stay_even_when_nothing_reads_them():
-    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-    model[0].weight.data[:, :4] = 0.0
-    result = lobs.compact(model, torch.randn(2, 6))
-    assert result.model[0].in_features == 6
-    assert result.layers["0"].removed_inputs == ()
-
-
-@pytest.mark.parametrize(
-    ("padding", "mode", "bias", "left"),
-    [
-        (0, "zeros", 1.0, 7),
-        (1, "zeros", 1.0, 8),
-        (1, "zeros", -1.0, 7),
-        (1, "reflect", 1.0, 7),
-        ("same", "zeros", 1.0, 8),
-    ],
-)
-def test_a_constant_goes_through_zero_padding_only_when_it_is_zero(padding, mode, bias, left):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=padding, padding_mode=mode))
-    model[0].weight.data[2] = 0.0
-    model[0].bias.data[2] = bias
-    result = lobs.compact(model.double(), torch.randn(2, 3, 9, 9).double())
-    assert result.model[0].out_channels == left
-    assert result.difference < 1e-12
-
-
-def test_zero_padding_as_a_step_of_its_own_keeps_constants_too():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ZeroPad2d(1), nn.Conv2d(8, 4, 3))
-    model[0].weight.data[:2] = 0.0
-    model[0].bias.data[:2] = torch.tensor([0.0, 1.0])
-    assert lobs.compact(model, torch.randn(2, 3, 9, 9)).layers["0"].removed_units == (0,)
-
-
 def test_a_bias_is_made_where_a_constant_has_to_go_into_one():
     model = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3, bias=False))
     model[0].weight.data[1] = 0.0
@@ -230,124 +123,6 @@ def test_no_bias_is_made_for_a_constant_that_nothing_reads():
     result = lobs.compact(model, torch.randn(2, 6))
     assert result.removed["0"] == 1
     assert result.model[2].bias is None
-
-
-def test_a_channel_of_a_sum_leaves_only_when_it_is_dead_in_every_branch():
-    model = Residual()
-    for layer in (model.stem, model.two):
-        layer.weight.data[[1, 2]] = 0.0
-    model.stem.weight.data[3] = 0.0  # constant in the shortcut alone
-    model.head.weight.data[:, 5] = 0.0  # not read, but the branch reads it before the sum
-    result = lobs.compact(model.double(), torch.randn(2, 3, 8, 8).double())
-    assert result.layers["stem"].removed_units == (1, 2) == result.layers["two"].removed_units
-    assert result.layers["head"].removed_inputs == (1, 2)
-
-
-def test_depthwise_channels_leave_with_their_inputs_and_groups_as_a_whole():
-    model = Depthwise()
-    model[6].weight.data[:, [4, 5, 9]] = 0.0  # both outputs of channel 2, one of channel 4
-    result = lobs.compact(model.eval(), torch.randn(2, 3, 9, 9))
-    assert result.layers["0"].removed_units == (2,)
-    assert result.layers["3"].removed_units == (4, 5)
-    assert (result.model[3].groups, result.model[3].in_channels, result.model[3].out_channels) == (7, 7, 14)
-    model = Depthwise(groups=2)
-    model[6].weight.data[:, 8:] = 0.0
-    model[6].weight.data[:, 3] = 0.0
-    result = lobs.compact(model.eval(), torch.randn(2, 3, 9, 9))
-    assert result.layers["0"].removed_units == (4, 5, 6, 7)
-    assert result.model[3].groups == 1
-
-
-def test_a_batch_norm_with_a_scale_of_zero_makes_a_constant():
-    model = kill(ConvNet(), rows=0.0, columns=0.0)
-    model[1].weight.data[4] = 0.0
-    result = lobs.compact(model, torch.randn(2, 3, 16, 16))
-    assert result.layers["0"].removed_units == (4,)
-    assert result.model[1].num_features == 15
-
-
-def test_a_network_that_is_dead_altogether_keeps_a_unit_per_layer_and_its_constant_output():
-    model = ConvNet().eval()
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            module.weight.data.zero_()
-    result = lobs.compact(model, torch.randn(2, 3, 16, 16))
-    assert (result.model[0].out_channels, result.model[4].out_channels, result.model[10].out_features) == (1, 1, 1)
-    inputs = torch.randn(3, 3, 16, 16)
-    assert torch.allclose(model(inputs), result.model(inputs))
-
-
-class Unknown(nn.Module):
-    """A softmax over channels, which mixes them, in the middle."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two, self.three = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.three(torch.relu(self.two(torch.softmax(self.one(x), dim=1))))
-
-
-def test_channels_that_reach_an_unknown_step_stay_and_others_leave():
-    model = Unknown()
-    model.one.weight.data[1] = 0.0
-    model.two.weight.data[:, 2] = 0.0
-    model.two.weight.data[3] = 0.0
-    result = lobs.compact(model, torch.randn(2, 6))
-    assert result.removed == {"one": 0, "two": 1, "three": 0}
-
-
-def test_layers_that_are_called_twice_or_have_hooks_stay_as_they_are():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 3)
-
-        def forward(self, x):
-            return self.two(self.one(torch.relu(self.one(x))))
-
-    model = Twice()
-    model.one.weight.data[1] = 0.0
-    assert lobs.compact(model, torch.randn(2, 6)).parameters_left == 63
-    hooked = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-    hooked[0].weight.data[1] = 0.0
-    assert lobs.compact(hooked, torch.randn(2, 6)).removed["0"] == 1
-    hooked[0].register_forward_hook(lambda module, inputs, output: output + 1)
-    assert "0" not in lobs.compact(hooked, torch.randn(2, 6)).layers
-
-
-def test_a_tensor_that_is_overwritten_while_others_read_it_is_left_alone():
-    class InPlace(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 3)
-
-        def forward(self, x):
-            x = self.one(x)
-            y = functional.relu(x, inplace=True)
-            return self.two(x) + self.two.bias.sum() * y.sum()
-
-    model = InPlace()
-    model.one.weight.data[1] = 0.0
-    model.one.bias.data[1] = -1.0
-    assert lobs.compact(model, torch.randn(2, 6)).difference == 0.0
-
-
-def test_a_function_that_overwrites_its_argument_is_noticed():
-    class Overwrites(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two, self.three = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 3)
-
-        def forward(self, x):
-            x = self.one(x)
-            y = torch.relu_(x)
-            return self.two(x) + self.three(y)
-
-    model = Overwrites()
-    model.one.weight.data[1] = 0.0
-    model.one.bias.data[1] = -1.0
-    assert lobs.compact(model, torch.randn(2, 6)).difference < 1e-6
 
 
 def test_modes_gradient_flags_and_memory_layout_stay():
@@ -373,20 +148,6 @@ def test_a_pruned_network_is_compacted_and_goes_through_a_sparse_file(tmp_path):
     nn.init.normal_(other.fc2.weight)
     lobs.load_sparse(tmp_path / "net.safetensors", into=other)
     assert torch.equal(other(batches[0]), result.model(batches[0]))
-
-
-def test_what_fx_cannot_trace_is_an_error_that_says_why():
-    class Branching(nn.Linear):
-        def forward(self, x):
-            return super().forward(x) if x.sum() > 0 else x
-
-    with pytest.raises(ValueError, match=r"Branching cannot be compacted: torch.fx cannot trace it \(TraceError: symb"):
-        lobs.compact(Branching(3, 3), torch.randn(2, 3))
-
-
-def test_an_example_that_does_not_fit_is_an_error_that_shows_its_shape():
-    with pytest.raises(ValueError, match=r"LeNet300 does not accept the example input of shape \(2, 3\)"):
-        lobs.compact(LeNet300(), torch.randn(2, 3))
 
 
 def test_a_network_that_counts_on_its_own_sizes_is_refused():

@@ -291,22 +291,6 @@ def test_a_pass_ends_with_the_layers_last_call():
         run_until(model, [model.shared], 3, inputs, lambda *_: None)
 
 
-def test_statistics_with_targets_are_saved(tmp_path):
-    layer = replace(
-        lobs.LayerStatistics.from_samples(torch.randn(9, 3)),
-        target_moment=torch.randn(2, 3, dtype=torch.float64),
-        target_power=1 / 3,
-        target_sample=torch.randn(5, 2),
-    )
-    lobs.Statistics({"a": layer}).save(tmp_path / "s.safetensors")
-    loaded = lobs.Statistics.load(tmp_path / "s.safetensors")["a"]
-    assert torch.equal(loaded.target_moment, layer.target_moment)
-    assert torch.equal(loaded.target_sample, layer.target_sample)
-    assert loaded.target_power == layer.target_power
-    with pytest.raises(ValueError, match="hold no targets: sequential pruning collects them"):
-        lobs.LayerStatistics.from_samples(torch.randn(9, 3)).target_floor()
-
-
 def test_targets_of_a_grouped_convolution_stay_in_order():
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2)).double().eval()

@@ -6,42 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lobs
+from helpers.oracles import constrained_least_squares
+from helpers.solver_layers import layer
 from lobs.solvers import make
-from lobs.solvers.hessian import damp, recursive_inverse
-from lobs.solvers.least_squares import solve_on_support
-
-
-def layer(seed=0, count=50, features=7, out=3, bias=True):
-    torch.manual_seed(seed)
-    samples = torch.randn(count, features, dtype=torch.float64) @ torch.randn(features, features, dtype=torch.float64)
-    inputs = torch.cat([samples, torch.ones(count, 1, dtype=torch.float64)], 1) if bias else samples
-    weight = torch.randn(out, features + bias, dtype=torch.float64)
-    return weight, inputs, lobs.LayerStatistics.from_samples(samples, bias)
-
-
-def constrained_least_squares(weight, inputs, kept, damping):
-    """Row by row, by lstsq on the samples, with sqrt(n * damping) (w' - w) as further equations."""
-    count = len(inputs)
-    root = (count * damping) ** 0.5
-    result = torch.zeros_like(weight)
-    for row in range(len(weight)):
-        k = kept[row]
-        equations = torch.cat([inputs[:, k], root * torch.eye(weight.shape[1], dtype=weight.dtype)[:, k]])
-        target = torch.cat([inputs @ weight[row], root * weight[row]])
-        result[row, k] = torch.linalg.lstsq(equations, target).solution
-    return result
-
-
-def test_figure_1_the_hessian_has_identical_blocks():
-    """The Hessian of E in vec(W) is block diagonal with one block 2 Psi per output unit."""
-    weight, inputs, statistics = layer(out=3, features=4)
-
-    def error(theta):
-        return ((inputs @ (theta.reshape(weight.shape) - weight).T).square().sum()) / len(inputs)
-
-    hessian = torch.autograd.functional.hessian(error, weight.flatten().clone())
-    expected = torch.block_diag(*[2 * statistics.second_moment] * 3)
-    torch.testing.assert_close(hessian, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -88,19 +55,6 @@ def test_the_triangular_solve_is_the_sequential_algorithm(monkeypatch, block, se
     assert path.damping == pytest.approx(absolute)
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 1000), bias=st.booleans(), density=st.floats(0, 1), damping=st.sampled_from([1e-6, 1e-2]))
-def test_resolve_is_least_squares_on_the_mask(seed, bias, density, damping):
-    weight, inputs, statistics = layer(seed, bias=bias)
-    kept = torch.rand(weight.shape) < density
-    if bias:
-        kept[:, -1] = True
-    hessian = damp(statistics, damping)
-    solved = solve_on_support(weight, kept, hessian)
-    expected = constrained_least_squares(weight, inputs, kept, hessian.damping)
-    torch.testing.assert_close(solved, expected, rtol=1e-6, atol=1e-8)
-
-
 def test_resolve_is_never_worse_than_the_sequential_weights():
     weight, _, statistics = layer(seed=5, features=30, count=400, out=6)
     sequential, resolved = make("lobs")(weight, statistics), make("lobs", resolve=True)(weight, statistics)
@@ -112,14 +66,6 @@ def test_resolve_is_never_worse_than_the_sequential_weights():
         gains.append(sequential.measured_error(a) - resolved.measured_error(b))
     assert min(gains) >= -1e-9
     assert max(gains) > 0.01
-
-
-@pytest.mark.parametrize("alpha", [1e4, 1e8])
-def test_the_papers_recursion_is_the_damped_inverse(alpha):
-    _, inputs, statistics = layer(count=4)  # fewer samples than inputs: singular without damping
-    hessian = damp(statistics, alpha=alpha)
-    inverse = hessian.inverse / torch.outer(hessian.scale, hessian.scale)
-    torch.testing.assert_close(recursive_inverse(inputs, alpha), inverse, rtol=1e-4, atol=1e-4 * alpha)
 
 
 def test_the_sensitivity_rule_is_algorithm_1s():
@@ -159,14 +105,6 @@ def test_dead_inputs_cost_nothing_and_leave_first():
         if damping == 0.0:
             assert path.layer_error(6) == pytest.approx(0, abs=1e-20)
             torch.testing.assert_close(pruned[mask], weight[mask])
-
-
-def test_wrong_damping_is_named():
-    weight, _, statistics = layer()
-    with pytest.raises(ValueError, match=r"damping must be >= 0.*got -1"):
-        make("lobs", damping=-1)(weight, statistics)
-    with pytest.raises(ValueError, match=r"alpha must be > 0.*got 0"):
-        make("lobs", alpha=0)(weight, statistics)
 
 
 def test_a_layer_too_large_for_the_fixed_inverse_says_what_to_use(monkeypatch):

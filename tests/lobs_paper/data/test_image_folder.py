@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from helpers.images import encoded, write_folder, write_tar, write_zip
+from helpers.images import SETTINGS, encoded, write_folder, write_tar, write_zip
 from lobs_paper.data import image_folder
 from lobs_paper.data.augmentation import CHANCES, random_box
-from lobs_paper.data.pictures import packed, pictures_of
 from lobs_paper.data.splits import load_split, load_training_data
 from lobs_paper.stages.fetch import run
-
-SETTINGS = {"resize": 20, "size": 16, "mean": [0.5], "std": [0.25]}
 
 
 def names_of(fetched, split):
@@ -121,6 +117,7 @@ def test_a_whole_picture_unflipped_is_its_own_crop(tmp_path):
     torch.testing.assert_close(inputs[0], torch.from_numpy(np.array(expected)).permute(2, 0, 1).float() / 255)
 
 
+<<<<<<< HEAD
 def test_crops_stay_inside_and_have_the_share_of_the_area_that_was_asked_for():
     for seed in range(200):
         chances = torch.rand(CHANCES, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -169,6 +166,8 @@ def test_grey_levels_that_nobody_can_place_are_refused_with_the_files_name(tmp_p
         train[[1]]
 
 
+=======
+>>>>>>> wt-mirror
 def test_what_became_of_the_folder_is_said(tmp_path):
     root, _ = fetched(tmp_path, write_folder)
     (tmp_path / "source/a/0.png").write_bytes(b"no picture")

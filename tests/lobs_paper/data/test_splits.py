@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lobs_paper.data.augmentation import CHANCES, shifted_and_flipped
+from helpers.splits import split
+from lobs_paper.data.augmentation import CHANCES
 from lobs_paper.data.splits import Split, Transform, fingerprint, load_split, load_training_data, split_file
 from lobs_paper.files import save_tensors
-from lobs_paper.training import datamodule
-from lobs_paper.training.datamodule import InMemoryData
-
-
-def split(count=10, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, 4, 5), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.arange(count) % 3)
 
 
 @pytest.fixture
@@ -68,20 +61,6 @@ def test_a_changed_byte_is_noticed(root):
         load_split(root, "mnist", "train")
 
 
-def test_the_order_of_training_images_depends_on_the_seed_alone():
-    def labels(seed):
-        module = InMemoryData(Split(split(50).images, torch.arange(50)), batch_size=8, seed=seed)
-        loader = module.train_dataloader()
-        return [[batch[1].tolist() for batch in loader] for _ in range(2)]
-
-    first, second = labels(0)
-    assert labels(0) == [first, second]
-    assert labels(1)[0] != first
-    assert first != second
-    assert sorted(index for batch in first for index in batch) == list(range(50))
-    assert [len(batch) for batch in first] == [8, 8, 8, 8, 8, 8, 2]
-
-
 def test_inputs_are_normalised_per_channel():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (5, 3, 4, 4), generator=generator, dtype=torch.uint8)
@@ -97,24 +76,6 @@ def test_stored_pixels_are_not_resized(root):
         load_split(root, "mnist", "train", size=8, resize=None)
 
 
-@pytest.mark.parametrize("channels", [None, 3])
-def test_small_images_are_moved_by_up_to_four_pixels_and_flipped(channels):
-    generator = torch.Generator().manual_seed(0)
-    shape = (60, 6, 7) if channels is None else (60, channels, 6, 7)
-    images = torch.randint(1, 256, shape, generator=generator, dtype=torch.uint8)
-    chances = torch.rand(60, CHANCES, generator=generator)
-    chances[0, :2], chances[1, :2] = 0.0, 0.9999
-    varied = shifted_and_flipped(images, chances)
-    assert varied.shape == images.shape
-    flips = 0
-    for image, result, numbers in zip(images, varied, chances, strict=True):
-        top, left = int(numbers[0] * 9), int(numbers[1] * 9)
-        expected = torch.nn.functional.pad(image, (4, 4, 4, 4))[..., top : top + 6, left : left + 7]
-        flips += bool(numbers[2] < 0.5)
-        assert torch.equal(result, expected.flip(-1) if numbers[2] < 0.5 else expected)
-    assert 15 < flips < 45
-
-
 def test_flips_are_those_of_the_random_numbers():
     data = split(20)
     chances = torch.rand(20, CHANCES, generator=torch.Generator().manual_seed(0))
@@ -123,30 +84,3 @@ def test_flips_are_those_of_the_random_numbers():
     assert torch.equal(labels, data.labels)
     for row, image, numbers in zip(inputs, plain, chances, strict=True):
         assert torch.equal(row, image.flip(-1) if numbers[2] < 0.5 else image)
-
-
-@pytest.mark.parametrize("how", ["flip", "crop_flip"])
-def test_augmented_training_batches_depend_on_the_seed_alone(how):
-    def epoch(seed, augment=how):
-        loader = InMemoryData(split(20), batch_size=8, seed=seed, augment=augment).train_dataloader()
-        return torch.cat([inputs for inputs, _ in loader])
-
-    assert torch.equal(epoch(0), epoch(0))
-    assert not torch.equal(epoch(0), epoch(1))
-    assert not torch.equal(epoch(0), epoch(0, augment="none"))
-
-
-@pytest.mark.parametrize("how", ["none", "flip", "crop_flip"])
-def test_the_shares_of_two_processes_are_the_batches_of_one(monkeypatch, how):
-    def batches():
-        loader = InMemoryData(split(21), batch_size=8, seed=3, augment=how).train_dataloader()
-        return [inputs for epoch in range(2) for inputs, _ in loader]
-
-    alone = batches()
-    shares = []
-    for rank in range(2):
-        monkeypatch.setattr(datamodule, "rank_and_size", lambda rank=rank: (rank, 2))
-        shares.append(batches())
-    for whole, first, second in zip(alone, *shares, strict=True):
-        assert torch.equal(whole[::2], first)
-        assert torch.equal(whole[1::2], second)

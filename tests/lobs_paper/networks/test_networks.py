@@ -8,6 +8,8 @@ from torch import nn
 
 import lobs
 from lobs_paper.networks.build import build
+from lobs_paper.networks.lenet5 import LeNet5
+from lobs_paper.networks.lenet300 import LeNet300
 
 NETWORKS = {
     "lobs_paper.networks.cifarnet.CifarNet": (32, 145_376, None),
@@ -70,3 +72,14 @@ def test_cifarnet_pools_as_caffe_does():
     network(torch.zeros(1, 3, 32, 32))
     assert [sizes[name] for name in ("pool1", "pool2", "pool3")] == [(32, 16, 16), (32, 8, 8), (64, 4, 4)]
     assert sizes["fc2"] == (10,)
+
+
+def test_the_papers_networks_have_their_published_sizes():
+    assert [tuple(module.weight.shape) for module in LeNet300() if isinstance(module, nn.Linear)] == [
+        (300, 784),
+        (100, 300),
+        (10, 100),
+    ]
+    lenet5 = LeNet5()
+    assert sum(parameter.numel() for parameter in lenet5.parameters()) == 431080
+    assert lenet5(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

@@ -17,7 +17,6 @@ from lobs_paper.config.compose import load
 from lobs_paper.data.splits import load_split
 from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.calibration import with_curvature
-from lobs_paper.stages.size_and_latency import storage
 
 RUN = "runs/lenet300/seed0"
 
@@ -220,30 +219,6 @@ def test_evaluate_measures_bytes_and_units_before_and_after_compaction(project):
         *(("retrained", 1), ("retrained", 200)),
     ]
     assert all(row["before_ms"] > 0 and row["after_ms"] > 0 for row in timings["latency"])
-
-
-def test_a_network_that_cannot_be_compacted_has_its_reason_in_the_metrics():
-    class Branching(torch.nn.Linear):
-        def forward(self, x):
-            return super().forward(x) if x.sum() > 0 else x
-
-    taken, smaller = storage(Branching(3, 3), torch.ones(2, 3))
-    assert smaller is None
-    assert "torch.fx cannot trace it" in taken["not_compacted"]
-    assert taken["dense_bytes"] > 48
-    assert taken["sparse_bytes"] > 48
-    assert taken["compact_bytes"] is taken["removed_units"] is taken["compact_difference"] is None
-
-
-def test_zeros_that_masks_have_made_negative_cost_nothing_in_a_sparse_file():
-    model = torch.nn.Linear(100, 100)
-    with torch.no_grad():
-        model.weight.copy_(-model.weight.abs())
-        model.weight[:, 1:] = 0.0
-    positive = storage(model, torch.ones(2, 100))[0]["sparse_bytes"]
-    with torch.no_grad():
-        model.weight[:, 1:] = -0.0
-    assert storage(model, torch.ones(2, 100))[0]["sparse_bytes"] == positive < 2000
 
 
 def test_the_same_run_twice_gives_the_same_bytes(project):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.mlflow import client_of
+from helpers.runs import write_runs
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,8 @@ def store(tmp_path: Path, schema: Path) -> Path:
     folder.mkdir()
     shutil.copy(schema, folder)
     return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return write_runs(tmp_path / "runs", seeds=(0, 1))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,6 @@ import pytest
 from helpers.mlflow import client_of, visible
 from helpers.runs import METHODS, write_json, write_runs
 from lobs_paper.tracking.runs import log_sweep, sync
-from lobs_paper.tracking.store import DIGEST
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    return write_runs(tmp_path / "runs", seeds=(0, 1))
 
 
 def history(store: Path, run: Any, metric: str) -> list[tuple[int, float]]:
@@ -132,27 +125,6 @@ def test_runs_whose_files_are_gone_stay(runs: Path, store: Path) -> None:
     assert "lenet300/seed1/lobs" in visible(store)
 
 
-def test_a_half_built_run_is_built_anew(runs: Path, store: Path) -> None:
-    sync(runs, store)
-    run = visible(store)["lenet300/seed0/lobs"]
-    client_of(store).delete_tag(run.info.run_id, DIGEST)
-    assert sync(runs, store) == {"created": 0, "updated": 1, "unchanged": 3}
-    assert visible(store)["lenet300/seed0/lobs"].info.run_id != run.info.run_id
-
-
-def test_children_follow_when_someone_deleted_the_parent_or_the_experiment(runs: Path, store: Path) -> None:
-    sync(runs, store)
-    client = client_of(store)
-    client.delete_run(visible(store)["lenet300"].info.run_id)
-    assert sync(runs, store) == {"created": 0, "updated": 4, "unchanged": 0}
-    client.delete_experiment(client.get_experiment_by_name("paper").experiment_id)
-    sync(runs, store)
-    found = visible(store)
-    assert len(found) == 5
-    parent = found["lenet300"].info.run_id
-    assert {run.data.tags.get("mlflow.parentRunId") for run in found.values()} == {None, parent}
-
-
 def test_missing_stages_leave_their_metrics_out(runs: Path, store: Path) -> None:
     folder = runs / "lenet300/seed0/magnitude"
     for stage in ("retrain", "evaluate"):
@@ -233,19 +205,6 @@ def test_a_failed_point_is_shown_as_failed_with_its_reason(store: Path) -> None:
     log_sweep("curve", "prune", rows, store)
     run = visible(store)["sweep/curve/prune/as it is"]
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "ValueError: density=7")
-
-
-@pytest.mark.slow
-def test_two_processes_at_once_create_one_store_without_duplicates(runs: Path, tmp_path: Path) -> None:
-    store = tmp_path / "new/store"
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=sync, args=(runs, store)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert len(visible(store)) == 5
 
 
 def test_importing_the_module_does_not_import_mlflow() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.classifier import data, network
 from lobs_paper.data.splits import Split
-from lobs_paper.training.evaluation import batch_size, error_percent, errors
+from lobs_paper.training.evaluation import batch_size, error_percent, errors, output_error
 
 
 @pytest.mark.parametrize("classes", [7, 120])
@@ -32,3 +33,23 @@ def test_large_images_are_measured_few_at_a_time():
     labels = torch.zeros(3, dtype=torch.long)
     assert batch_size(Split(torch.zeros(3, 28, 28, dtype=torch.uint8), labels)) == 250
     assert batch_size(Split(torch.zeros(3, 3, 224, 224, dtype=torch.uint8), labels)) == 19
+
+
+def test_the_error_counts_wrong_answers_and_leaves_the_mode_alone():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+    split = data(10)
+    model.train()
+    with torch.no_grad():
+        expected = sum(int(model.eval()(split[[i]][0]).argmax() != split.labels[i]) for i in range(10))
+    model.train()
+    assert error_percent(model, split) == 10 * expected
+    assert model.training
+
+
+def test_the_output_error_is_the_root_mean_squared_norm():
+    dense, pruned, split = network(), network(1), data(50)
+    inputs = split[slice(None)][0]
+    with torch.no_grad():
+        expected = ((dense(inputs) - pruned(inputs)).double().square().sum(1).mean()) ** 0.5
+    assert output_error(dense, pruned, split) == pytest.approx(float(expected), rel=1e-6)
+    assert output_error(dense, dense, split) == 0

@@ -1,0 +1,152 @@
+"""Batches that are the same on every reading: kept where they fit, else read anew and compared."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+import lobs
+from helpers.networks import X, mlp
+from lobs.calibration.batches import CalibrationBatches, calibration_batches
+
+
+def test_batches_are_read_once():
+    class Counting:
+        def __init__(self):
+            self.readings = 0
+
+        def __iter__(self):
+            self.readings += 1
+            return iter(X.split(16))
+
+    batches = Counting()
+    lobs.prune(
+        mlp(), batches=batches, method="exact_obs", density=0.3, sequential=True, allocation="global", correct="auto"
+    )
+    assert batches.readings == 1
+
+
+def held(names, batches):
+    gc.collect()
+    assert sum(reference() is not None for reference in batches.alive) <= 2
+    return names
+
+
+def test_one_reading_keeps_no_batch_but_the_first():
+    class Fresh:
+        """Other inputs on every reading; its batches are watched."""
+
+        def __init__(self):
+            self.readings, self.alive = 0, []
+
+        def __iter__(self):
+            self.readings += 1
+            for _ in range(20):
+                batch = torch.randn(8, 16)
+                self.alive.append(weakref.ref(batch))
+                yield batch
+
+    batches = Fresh()
+    lobs.prune(mlp(), batches=batches, method="magnitude", density=0.3, progress=lambda names: held(names, batches))
+    assert batches.readings == 1
+
+
+class Parts:
+    """Batches that are made anew on every reading."""
+
+    def __init__(self, sizes, change=None):
+        self.sizes, self.change, self.readings = sizes, change, 0
+
+    def __iter__(self):
+        self.readings += 1
+        for number, size in enumerate(self.sizes):
+            yield torch.full((size, 3), float(number)), torch.zeros(size)
+        if self.change is not None and self.readings > 1:
+            yield self.change
+
+
+def same(found, expected):
+    return all(
+        torch.equal(one, other) for pair in zip(found, expected, strict=True) for one, other in zip(*pair, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(None, True), (100, False), (0, False)])
+def test_every_reading_gives_the_same_batches_whether_they_are_kept_or_not(memory, kept):
+    source = Parts([4, 4, 2])
+    batches = CalibrationBatches(source, memory)
+    expected = list(Parts([4, 4, 2]))
+    for _ in range(3):
+        assert same(batches, expected)
+    assert batches.kept == kept
+    assert source.readings == (1 if kept else 3)
+    assert batches.input_counts() == [4, 4, 2]
+    assert same([batches.first()], expected[:1])
+    assert batches.fingerprint() == CalibrationBatches(expected).fingerprint()
+    assert batches.fingerprint() != CalibrationBatches(expected[:2]).fingerprint()
+
+
+@pytest.mark.parametrize("memory", [None, 100, 0])
+def test_a_reading_that_ended_early_does_not_disturb_the_next_one(memory):
+    batches = CalibrationBatches(Parts([4, 4, 2]), memory)
+    expected = list(Parts([4, 4, 2]))
+    for stop in (1, 2, 0, 3):
+        assert same([batch for batch, _ in zip(batches, range(stop), strict=False)], expected[:stop])
+    assert same(batches, expected)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_parts_and_the_first_images_are_batches_of_their_own(memory):
+    batches, expected = CalibrationBatches(Parts([4, 4, 2]), memory), list(Parts([4, 4, 2]))
+    assert same(batches.part(1, 3), expected[1:])
+    assert same(batches.first_images(5), expected[:2])
+    assert same(batches.first_images(4), expected[:1])
+    assert same(batches.first_images(99), expected)
+    list(batches)
+    assert same(batches.part(0, 1), expected[:1])
+    assert batches.part(2, 3).input_counts() == [2]
+
+
+def test_lists_are_kept_and_what_is_a_calibration_batch_stays_one():
+    batches = calibration_batches([torch.ones(2, 3)], memory=0)
+    assert batches.kept
+    assert calibration_batches(batches) is batches
+    empty = CalibrationBatches([])
+    assert (list(empty), empty.first(), empty.input_counts()) == ([], None, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((torch.ones(1, 3), torch.ones(1)), "batch 2 is not the one of the first reading"),
+        (None, None),
+    ],
+)
+def test_other_batches_on_a_further_reading_are_refused(change, message):
+    batches = CalibrationBatches(Parts([4, 4], change), memory=0)
+    list(batches)
+    if message is None:
+        list(batches)
+        return
+    with pytest.raises(ValueError, match=rf"other batches when it is read again \({message}\).*switch shuffling"):
+        list(batches)
+
+
+def test_fewer_or_changed_batches_on_a_further_reading_are_refused():
+    source = Parts([4, 4])
+    batches = CalibrationBatches(source, memory=0)
+    list(batches)
+    source.sizes = [4]
+    with pytest.raises(ValueError, match="1 batches came where the first reading gave 2"):
+        list(batches)
+    source.sizes = [4, 3]
+    with pytest.raises(ValueError, match="batch 1 is not the one"):
+        list(batches)
+
+
+def test_an_iterator_that_does_not_fit_can_be_read_once():
+    batches = CalibrationBatches(iter(Parts([4, 4])), memory=0)
+    assert len(list(batches)) == 2
+    with pytest.raises(ValueError, match="do not fit into memory, and the generator given is used up after one"):
+        list(batches)

@@ -1,0 +1,52 @@
+"""A convolution's matrix view against the module's own forward pass, and its patches against unfold."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from helpers.products import as_product
+from lobs.layers.matrix import input_samples, unit_outputs
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.sampled_from([1, 2, 4]),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    padding=st.sampled_from([0, 1, (2, 1), "same"]),
+    mode=st.sampled_from(["zeros", "reflect", "circular", "replicate"]),
+    bias=st.booleans(),
+)
+def test_convolution_is_its_matrix_times_its_patches(groups, kernel, stride, dilation, padding, mode, bias):
+    if padding == "same":
+        stride = 1
+    module = nn.Conv2d(4, 8, kernel, stride, padding, dilation, groups, bias, mode).double()
+    inputs = torch.randn(3, 4, 9, 8, dtype=torch.float64)
+    expected = unit_outputs(module, module(inputs))
+    torch.testing.assert_close(as_product(module, inputs), expected)
+    # chunk by chunk gives the same samples in the same order, and so do patches that are left as they lie
+    torch.testing.assert_close(as_product(module, inputs, chunk_bytes=1), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lobs.layers.conv2d.LONG", 1)
+        torch.testing.assert_close(as_product(module, inputs), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    size=st.tuples(st.integers(7, 12), st.integers(7, 12)),
+    groups=st.sampled_from([1, 2, 4]),
+)
+def test_patches_are_those_of_unfold_to_the_bit(kernel, stride, dilation, padding, size, groups):
+    module = nn.Conv2d(4, 4, kernel, stride, padding, dilation, groups)
+    inputs = torch.randn(3, 4, *size, dtype=torch.float64)
+    expected = functional.unfold(inputs, kernel, dilation, padding, stride).unflatten(1, (groups, -1))
+    expected = expected.permute(1, 0, 3, 2).flatten(1, 2)
+    assert torch.equal(torch.cat(list(input_samples(module, inputs)), dim=1), expected)

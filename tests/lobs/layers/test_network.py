@@ -1,0 +1,64 @@
+"""Which layers a network has, which of them share weights, and whose a bias is."""
+
+import pytest
+from torch import nn
+
+from helpers.networks import compiled, tied, tied_by_data
+from lobs.layers.network import bias_columns, memory_place, prunable_layers, tied_layers
+
+
+def test_layers_are_chosen_by_name_and_pattern():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2))
+    assert list(prunable_layers(model)) == ["0", "3", "4"]
+    assert list(prunable_layers(model, ["[34]"])) == ["3", "4"]
+    with pytest.raises(ValueError, match=r"no layer fits 'head'; the network has 0, 3, 4"):
+        prunable_layers(model, ["head"])
+    with pytest.raises(TypeError, match="'1' is a ReLU"):
+        prunable_layers(model, ["1"])
+    with pytest.raises(TypeError, match="list of names"):
+        prunable_layers(model, "3")
+    with pytest.raises(ValueError, match="no Linear or Conv2d"):
+        prunable_layers(nn.ReLU())
+
+
+def test_modules_with_one_weight_are_one_layer_under_the_first_name():
+    model = nn.Sequential(tied(), nn.Linear(16, 16), tied_by_data())
+    assert {name: list(members) for name, members in tied_layers(model).items()} == {
+        "0.a": ["0.a", "0.b"],
+        "1": ["1"],
+        "2.a": ["2.a", "2.b"],
+    }
+    assert list(prunable_layers(model)) == ["0.a", "1", "2.a"]
+    assert list(prunable_layers(model, ["*.b"])) == ["0.a", "2.a"]
+    assert memory_place(model[0].a.weight) == memory_place(model[0].b.weight) != memory_place(model[1].weight)
+
+
+def test_the_same_values_in_other_groups_or_shapes_are_other_layers():
+    model = nn.Sequential(nn.Conv2d(4, 8, 1, groups=2, bias=False), nn.Conv2d(2, 8, 1, bias=False), nn.Linear(2, 8))
+    model[1].weight = model[0].weight
+    model[2].weight.data = model[0].weight.data.view(8, 2)
+    assert list(tied_layers(model)) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("how", ["in place", "from outside"])
+def test_a_compiled_network_is_refused(how):
+    message = "its module '2' is compiled" if how == "in place" else "the network is compiled"
+    with pytest.raises(ValueError, match=message):
+        prunable_layers(compiled(how))
+
+
+def test_layers_without_values_are_refused():
+    for layer in (nn.LazyLinear(3), nn.Linear(3, 2, device="meta")):
+        with pytest.raises(ValueError, match="layer '0' has no values yet"):
+            prunable_layers(nn.Sequential(layer))
+
+
+def test_a_bias_belongs_to_its_matrix_where_it_is_nobody_elses():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, bias=False), nn.Linear(3, 3), nn.Linear(3, 3))
+    assert bias_columns(model) == {"0": True, "1": False, "2": True, "3": True}
+    model[3].bias = model[2].bias
+    assert bias_columns(model) == {"0": True, "1": False, "2": False, "3": False}
+    shared = tied(bias=True)
+    assert bias_columns(shared) == {"a": False}, "one weight, two biases"
+    shared.b.bias = shared.a.bias
+    assert bias_columns(shared) == {"a": True}

@@ -1,0 +1,103 @@
+"""The layers' paths: under a ceiling on the memory, from files, and for layers that do not fit."""
+
+import pytest
+import torch
+from torch import nn
+
+import lobs
+from lobs.base.execution import Execution
+from lobs.layers.matrix import weight_matrix
+from lobs.schedule.paths import PathMaker, layers_with_statistics
+from lobs.solvers import make
+from lobs.solvers.recomputed import RecomputedPath
+
+
+@pytest.mark.parametrize("method", ["lobs", "exact_obs", "sparsegpt", "apoz"])
+@pytest.mark.parametrize("allocation", ["uniform", "relative", "fisher", "measured"])
+def test_pruning_under_a_tiny_ceiling_is_the_same(method, allocation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 3))
+    batches = torch.randn(40, 2, 6, 6).split(8)
+    statistics = lobs.collect_statistics(model, batches)
+    options = {"method": method, "density": 0.4, "allocation": allocation, "batches": batches}
+    expected = lobs.prune(model, statistics, **options)
+    found = lobs.prune(model, lobs.collect_statistics(model, batches, memory=1), memory=1, **options)
+    for name, value in expected.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value)
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert (one.error, one.sensitivity_threshold, one.kept) == (
+            other.error,
+            other.sensitivity_threshold,
+            other.kept,
+        )
+
+
+def test_only_paths_that_fit_are_kept():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 50), nn.Linear(50, 4))
+    statistics = lobs.collect_statistics(model, [torch.randn(90, 6)])
+    paths = PathMaker(model, statistics, make("exact_obs"), Execution(20_000)).paths(list(statistics))
+    assert [isinstance(path, RecomputedPath) for path in paths.values()] == [False, False, True]
+    path, whole = paths["2"], make("exact_obs")(lobs.layers.matrix.weight_matrix(model[2]), statistics["2"])
+    assert path.statistics.second_moment.is_meta
+    assert torch.equal(path.layer_error(), whole.layer_error())
+    assert all(torch.equal(one, other) for one, other in zip(path.at(77), whole.at(77), strict=True))
+    assert torch.equal(path.kept(77), whole.kept(77))
+    with pytest.raises(ValueError, match="between 0 and 200, got 201"):
+        path.at(201)
+
+
+def linear():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    return model, lobs.collect_statistics(model, [torch.randn(40, 6)])
+
+
+def test_a_path_is_the_solvers_for_the_layers_own_matrix():
+    model, statistics = linear()
+    maker = PathMaker(model, statistics, make("exact_obs"))
+    for name in ("0", "2"):
+        expected = make("exact_obs")(weight_matrix(model.get_submodule(name)), statistics[name])
+        assert torch.equal(maker.path(name).at(7)[0], expected.at(7)[0])
+    assert list(maker.paths(["2", "0"])) == ["2", "0"]
+
+
+def test_half_precision_is_pruned_in_float32():
+    model, statistics = linear()
+    path = PathMaker(model.bfloat16(), statistics, make("lobs")).path("0")
+    assert path.weight.dtype == torch.float32
+    assert torch.equal(path.weight, weight_matrix(model[0]).float())
+
+
+def test_what_took_long_is_read_again_and_what_did_not_is_not_written(tmp_path, monkeypatch):
+    model, statistics = linear()
+    execution = Execution(folder=tmp_path)
+    first = PathMaker(model, statistics, make("exact_obs"), execution).paths(["0", "2"])
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr("lobs.solvers.exact_obs.ExactOBS.path", None)
+    for name, path in PathMaker(model, statistics, make("exact_obs"), execution).paths(["0", "2"]).items():
+        assert torch.equal(path.layer_error(), first[name].layer_error())
+        assert all(torch.equal(one, other) for one, other in zip(path.at(7), first[name].at(7), strict=True))
+    PathMaker(model, statistics, make("magnitude"), Execution(folder=tmp_path / "other")).paths(["0"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_layer_that_is_refused_is_named_and_the_errors_class_stays():
+    model, statistics = linear()
+    few = lobs.collect_statistics(model, [torch.randn(3, 6)])
+    with pytest.raises(lobs.SingularStatisticsError, match=r"layer '0': .* singular"):
+        PathMaker(model, few, make("exact_obs", damping=0.0)).path("0")
+    with pytest.raises(ValueError, match=r"layer '2': .* does not fit statistics of 6 inputs"):
+        PathMaker(model, {"2": statistics["0"]}, make("lobs")).path("2")
+
+
+def test_layers_and_statistics_have_to_match():
+    model, statistics = linear()
+    assert list(layers_with_statistics(model, statistics, None)) == ["0", "2"]
+    assert list(layers_with_statistics(model, statistics, ["2"])) == ["2"]
+    some = lobs.collect_statistics(model, [torch.randn(9, 6)], layers=["2"])
+    assert list(layers_with_statistics(model, some, None)) == ["2"]
+    with pytest.raises(ValueError, match="no statistics of layer '0'; there are those of 2"):
+        layers_with_statistics(model, some, ["*"])
+    with pytest.raises(ValueError, match="the statistics hold layer '2'; the network has 0"):
+        layers_with_statistics(model[:1], statistics, None)

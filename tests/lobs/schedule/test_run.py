@@ -1,0 +1,119 @@
+"""A job from beginning to end: masks, records and notes, and the network of uniform shares where that one is nearer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import lobs
+from helpers.networks import X, mlp
+from lobs.allocation.budget import Budget
+from lobs.allocation.output_distance import OutputDistance
+from lobs.allocation.sharing import Decision, Sharing
+from lobs.base.execution import Execution
+from lobs.calibration.batches import CalibrationBatches
+from lobs.schedule.job import Job
+from lobs.schedule.run import no_worse_than_uniform, run
+from lobs.solvers import make
+
+WORST = {"0": 511, "2": 300, "4": 0}
+
+
+def job(folder=None, **options):
+    model = mlp()
+    statistics = lobs.collect_statistics(model, [X])
+    sharing = Sharing(Budget(density=0.3), "global", CalibrationBatches(list(X.split(64))))
+    execution = Execution(folder=folder)
+    return Job(model, mlp(), statistics, make("magnitude"), list(statistics), sharing, execution, **options)
+
+
+def test_records_agree_with_the_masks_the_weights_and_the_bound():
+    task = job()
+    task = replace(task, sharing=Sharing(Budget(density=0.3)))
+    result = run(task)
+    assert result.model is task.pruned
+    bound = lobs.error_bound(task.dense, result.model, task.statistics)
+    for record in result.layers:
+        mask, weight = result.masks[record.name], result.model.get_submodule(record.name).weight
+        assert record.shape == mask.shape == weight.shape
+        assert (record.kept, record.removed) == (int(mask.sum()), int((~mask).sum()))
+        assert record.density == record.kept / mask.numel()
+        assert not weight[~mask].any()
+        assert record.bound_contribution == pytest.approx(bound.layers[record.name])
+    masks = result.masks.values()
+    assert result.density == sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    assert (result.correction, result.uncorrected, result.notes) == ("none", {}, [])
+
+
+def test_zeros_that_a_pattern_keeps_are_no_kept_weights():
+    task = job()
+    with torch.no_grad():
+        task.dense[0].weight[:, :4] = 0
+    task = replace(task, solver=make("magnitude", pattern="2:4"), sharing=Sharing(Budget(density=1.0)))
+    result = run(task)
+    assert not result.masks["0"][:, :4].any()
+    assert result.masks["0"][:, 4:].all()
+
+
+def test_a_correction_comes_last_and_what_it_changed_is_kept():
+    result = run(job(correct="bias"))
+    assert result.correction == "bias"
+    assert torch.equal(result.uncorrected["0.bias"], mlp()[0].bias)
+    assert not torch.equal(result.model[0].bias, mlp()[0].bias)
+
+
+def test_notes_on_decisions_are_warnings_too(tmp_path):
+    task = job(tmp_path)
+    (tmp_path / "counts.json").write_text('{"counts": {"0": 1, "2": 2, "4": 3}, "ratio": null, "note": "Look here."}')
+    with pytest.warns(UserWarning, match=r"Look here\."):
+        result = run(task)
+    assert result.notes == ["Look here."]
+    assert [record.removed for record in result.layers] == [1, 2, 3]
+
+
+def doubtful(task, counts):
+    """The job's result with bad shares that nobody is sure of."""
+    task.decisions.clear()
+    given = replace(task, sharing=replace(task.sharing, budget=Budget(densities=_densities(counts))))
+    result = run(given)
+    task.decisions[:] = [Decision(counts, 0.9)]
+    return result
+
+
+def _densities(counts):
+    return {name: 1 - count / mlp().get_submodule(name).weight.numel() for name, count in counts.items()}
+
+
+def test_where_shares_hardly_help_the_network_of_uniform_ones_is_compared():
+    task = job(correct="bias")
+    result = doubtful(task, WORST)
+    with pytest.warns(UserWarning, match="allocation='global' gave way to 'uniform'"):
+        found = no_worse_than_uniform(task, result)
+    even = run(replace(job(correct="bias"), sharing=replace(task.sharing, allocation="uniform")))
+    for name, value in even.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value)
+    measure = OutputDistance(task.dense, task.sharing.images)
+    assert measure.of_network(found.model) < measure.of_network(result.model)
+    assert found.notes == [task.decisions[-1].note]
+    assert task.decisions[-1].gave_way
+    assert task.decisions[-1].counts == {record.name: record.removed for record in even.layers}
+
+
+def test_a_network_that_is_nearer_stays():
+    task = job(correct="bias")
+    result = run(task)
+    task.decisions[:] = [Decision({}, 0.9)]
+    assert no_worse_than_uniform(task, result) is result
+    assert len(task.decisions) == 1
+
+
+@pytest.mark.parametrize(
+    ("correct", "decision"),
+    [("none", Decision({}, 0.9)), ("bias", Decision({}, 0.4)), ("bias", Decision({}))],
+    ids=["one shot", "no doubt", "never compared"],
+)
+def test_nothing_is_compared_where_nothing_can_have_turned_round(monkeypatch, correct, decision):
+    task = job(correct=correct)
+    task.decisions.append(decision)
+    monkeypatch.setattr("lobs.schedule.run.run", None)
+    assert no_worse_than_uniform(task, "the result") == "the result"

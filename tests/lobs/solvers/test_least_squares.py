@@ -1,0 +1,64 @@
+"""The best weights on a mask against lstsq on the samples."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lobs
+from helpers.oracles import constrained_least_squares
+from helpers.solver_layers import layer, make_layer
+from lobs.solvers.hessian import damp
+from lobs.solvers.least_squares import solve_on_support
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), bias=st.booleans(), density=st.floats(0, 1), damping=st.sampled_from([1e-6, 1e-2]))
+def test_resolve_is_least_squares_on_the_mask(seed, bias, density, damping):
+    weight, inputs, statistics = layer(seed, bias=bias)
+    kept = torch.rand(weight.shape) < density
+    if bias:
+        kept[:, -1] = True
+    hessian = damp(statistics, damping)
+    solved = solve_on_support(weight, kept, hessian)
+    expected = constrained_least_squares(weight, inputs, kept, hessian.damping)
+    torch.testing.assert_close(solved, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dead", [0, 3])
+def test_rows_in_small_batches_give_the_same_weights(monkeypatch, dead):
+    weight, samples, statistics = make_layer(rows=12, features=20, count=60, dead=dead)
+    hessian = damp(statistics, 1e-2)
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 12)[:, None]
+    together = solve_on_support(weight, kept, hessian)
+    assert not together[~kept].any()
+    monkeypatch.setattr("lobs.solvers.least_squares.BATCH_BYTES", 1)
+    torch.testing.assert_close(solve_on_support(weight, kept, hessian), together, rtol=1e-9, atol=1e-12)
+    alive = samples.square().sum(0) > 0
+    expected = constrained_least_squares(weight, samples, kept, hessian.damping)
+    torch.testing.assert_close(together[:, alive], expected[:, alive], rtol=1e-6, atol=1e-8)
+    assert torch.equal(together[:, ~alive], (weight * kept)[:, ~alive]), "an input that is always zero teaches nothing"
+
+
+def test_a_mask_that_keeps_all_or_nothing():
+    weight, _, statistics = make_layer(rows=3, features=5, count=30)
+    hessian = damp(statistics)
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    torch.testing.assert_close(solve_on_support(weight, everything, hessian), weight)
+    assert not solve_on_support(weight, ~everything, hessian).any()
+
+
+def test_the_weights_type_stays():
+    weight, _, statistics = make_layer(rows=3, features=5, count=30)
+    kept = torch.rand(weight.shape) < 0.5
+    found = solve_on_support(weight.float(), kept, damp(statistics))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), solve_on_support(weight, kept, damp(statistics)), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_depend_on_each_other_raise():
+    samples = torch.randn(30, 3, dtype=torch.float64)
+    statistics = lobs.LayerStatistics.from_samples(samples[:, [0, 0, 1, 1, 2, 2]])
+    kept = torch.tensor([[True, True, False, False, False, False]])
+    with pytest.raises(lobs.SingularStatisticsError, match="support of 1 rows are linearly dependent with damping 0"):
+        solve_on_support(torch.randn(1, 6, dtype=torch.float64), kept, damp(statistics, 0.0))

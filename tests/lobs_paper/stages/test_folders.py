@@ -1,0 +1,61 @@
+"""Where a stage reads and writes, and the command that is named where something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lobs_paper.stages.folders import Folders
+
+
+def folders(output=None, runs="runs", **changes):
+    return Folders(
+        {
+            "name": "lenet5",
+            "seed": 3,
+            "method": {"name": "lobs"},
+            "model": {"_target_": "lobs_paper.networks.lenet5.LeNet5"},
+            "paths": {"output": output, "runs": runs},
+            **changes,
+        }
+    )
+
+
+def test_what_methods_have_in_common_stands_beside_their_own_folders():
+    assert folders().output("train") == Path("runs/lenet5/seed3/train")
+    assert folders().output("collect") == Path("runs/lenet5/seed3/collect")
+    assert folders().output("prune") == Path("runs/lenet5/seed3/lobs/prune")
+    assert folders(output="point").output("prune") == Path("point/lenet5/seed3/lobs/prune")
+
+
+def test_what_a_point_has_is_preferred_and_what_it_lacks_comes_from_the_runs(tmp_path):
+    found = folders(str(tmp_path / "point"), str(tmp_path / "runs"))
+    written = tmp_path / "runs/lenet5/seed3/train/x"
+    written.parent.mkdir(parents=True)
+    written.touch()
+    assert found.input("train", "x") == written
+    nearer = tmp_path / "point/lenet5/seed3/train/x"
+    nearer.parent.mkdir(parents=True)
+    nearer.touch()
+    assert found.input("train", "x") == nearer
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
+    message = (
+        r"runs/lenet5/seed3/lobs/prune/x does not exist yet: run `lobs prune experiment=lenet5 seed=3 method=lobs`"
+    )
+    with pytest.raises(ValueError, match=message):
+        folders(str(tmp_path / "point"), str(tmp_path / "runs")).input("prune", "x")
+
+
+def test_commands_name_a_method_only_where_it_matters_and_an_own_network_by_its_class():
+    assert folders().command("collect") == "lobs collect experiment=lenet5 seed=3"
+    own = folders(name="Net", model={"_target_": "my_package.net.Net"})
+    assert own.command("retrain") == "lobs retrain model._target_=my_package.net.Net seed=3 method=lobs"
+
+
+def test_a_stage_without_a_method_or_a_network_has_folders_too():
+    config = {"name": "lenet5", "seed": 0, "paths": {"output": None, "runs": "runs"}}
+    assert Folders(config).output("train") == Path("runs/lenet5/seed0/train")
+    assert Folders(config).command("train") == "lobs train experiment=lenet5 seed=0"

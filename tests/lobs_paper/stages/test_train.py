@@ -1,0 +1,34 @@
+"""How a network comes by its weights: by a recipe or from a file; the stage itself runs in test_stages.py."""
+
+from __future__ import annotations
+
+import torch
+
+from helpers.classifier import data, network
+from lobs_paper.stages.train import fit_network, load_pretrained
+from lobs_paper.training.evaluation import error_percent
+from lobs_paper.training.fit import Recipe, Training, fit
+
+RECIPE = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0}
+RECIPE |= {"schedule": "constant", "batch_size": 40}
+
+
+def test_a_recipe_in_epochs_is_one_in_iterations_that_is_measured_after_each_epoch():
+    model, plain, measured = network(), network(), data(30, seed=1)
+    config = {"train": {**RECIPE, "epochs": 2}, "seed": 4}
+    curve = fit_network(model, data(90), measured, config, torch.device("cpu"))
+    result = fit(plain, Training(data(90), measured, Recipe(**RECIPE, iterations=6), 4, 3, "cpu"))
+    assert [point["epoch"] for point in curve] == [0, 1, 2]
+    assert [point["test_error_percent"] for point in curve] == [p["test_error_percent"] for p in result.points]
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_weights_of_a_file_take_the_place_of_training(tmp_path):
+    trained = network(7)
+    torch.save(trained.state_dict(), tmp_path / "net.pt")
+    model, measured = network(1), data(30, seed=1)
+    config = {"model": {"_target_": "helpers.classifier.network", "weights": str(tmp_path / "net.pt")}}
+    curve = load_pretrained(model, data(90), measured, config, torch.device("cpu"))
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
+    expected = error_percent(network(7), measured)
+    assert curve == [{"epoch": 0, "train_loss": None, "test_error_percent": expected}]
