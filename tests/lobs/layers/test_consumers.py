@@ -41,60 +41,6 @@ def test_layers_that_do_not_fit_are_refused(reader, inputs):
 
 
 @settings(max_examples=8, deadline=None)
-<<<<<<< HEAD
-@given(widths=st.lists(st.integers(1, 9), min_size=3, max_size=4), density=st.floats(0.05, 1), equal=st.booleans())
-def test_units_meet_a_density_with_the_same_share_of_every_layer(widths, density, equal):
-    widths = [widths[0]] * len(widths) if equal else widths
-    model = perceptron(widths)
-    paths, fed_by = unit_paths(model, torch.randn(40, widths[0])), feeds(model)
-    sizes = {name: len(path.weight) for name, path in paths.items()}
-    last = list(sizes)[-1]
-
-    def units_at(share):
-        return {name: size if name == last else max(1, int(share * size + 1e-9)) for name, size in sizes.items()}
-
-    def fits(units):
-        return left(fed_by, paths, units) <= density * sum(path.removable for path in paths.values()) + 1e-9
-
-    shares = sorted({k / size for size in sizes.values() for k in range(size + 1)}, reverse=True)
-    best = next((units_at(share) for share in shares if fits(units_at(share))), None)
-    if best is None:
-        with pytest.raises(ValueError, match="which one unit in every layer takes"):
-            unit_counts(paths, consumers_of(prunable_layers(model)), density)
-        return
-    counts = unit_counts(paths, consumers_of(prunable_layers(model)), density)
-    units = {name: sizes[name] - count // paths[name].statistics.features for name, count in counts.items()}
-    assert fits(units)
-    assert units == best
-
-
-@pytest.mark.parametrize("density", [0.9, 0.6, 0.4])
-def test_channels_of_grouped_layers_are_counted_with_what_they_feed(density):
-    model = grouped_chain()
-    paths = unit_paths(model, IMAGES)
-    counts = unit_counts(paths, consumers_of(prunable_layers(model)), density)
-    units = {name: len(path.weight) - counts[name] // path.statistics.features for name, path in paths.items()}
-    total = sum(path.removable for path in paths.values())
-    assert left(feeds(model), paths, units) <= density * total
-    result = lobs.prune(model, method="apoz", density=density, batches=[IMAGES])
-    assert result.density == pytest.approx(left(feeds(model), paths, units) / total)
-
-
-def test_the_least_density_is_that_of_one_unit_in_every_layer():
-    model = grouped_chain()
-    paths = unit_paths(model, IMAGES)
-    least = left(feeds(model), paths, dict.fromkeys(paths, 1) | {"10": 3}) / sum(
-        path.removable for path in paths.values()
-    )
-    links = consumers_of(prunable_layers(model))
-    assert sum(unit_counts(paths, links, least + 1e-6).values()) > 0
-    with pytest.raises(ValueError, match=f"density .* is below {least:.4g}, which one unit in every layer takes"):
-        unit_counts(paths, links, least - 1e-6)
-
-
-@settings(max_examples=8, deadline=None)
-=======
->>>>>>> wt-mirror
 @given(seed=st.integers(0, 999))
 def test_columns_of_dead_units_leave_and_the_network_stays_as_it_is(seed):
     """A unit of which nothing is left, not even its bias, is zero: the weights that read it do nothing."""

@@ -44,7 +44,7 @@ def test_grey_levels_that_nobody_can_place_are_refused_with_the_files_name(tmp_p
         **{f"{label}/1.png": encoded(1) for label in "ab"},
     }
     source = write_folder(tmp_path / "source", files)
-    run({"data": {"name": "folder", "root": str(source)}, "paths": {"data": str(tmp_path)}})
+    run({"data": {"name": "folder", "root": str(source)}, "folders": {"data": str(tmp_path)}})
     train = load_split(tmp_path, "folder", "train", **SETTINGS)
     with pytest.raises(
         ValueError, match=r"a/0.tif has grey levels that are no whole numbers: save it with 8 or 16 bits"

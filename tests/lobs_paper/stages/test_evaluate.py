@@ -25,12 +25,12 @@ def written(tmp_path_factory):
     """The configuration, the networks of the stages before, and what evaluate made of them."""
     root = tmp_path_factory.mktemp("evaluated")
     write_data(root / "data", train=60, test=30)
-    words = [*SMALL, f"paths.runs={root / 'runs'}", f"paths.data={root / 'data'}", "density=0.2"]
+    words = [*SMALL, f"folders.runs={root / 'runs'}", f"folders.data={root / 'data'}", "density=0.2"]
     config = stage_config(load(words), "evaluate")
     folders = Folders(config)
     torch.manual_seed(0)
     dense = LeNet300(hidden=(16, 8)).eval()
-    train, measured = load_training_data(config["paths"]["data"], **config["data"])
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
     statistics = lobs.collect_statistics(dense, train.batches(30))
     result = lobs.prune(dense, statistics, "magnitude", density=0.2)
     retrained = lobs.prune(dense, statistics, "exact_obs", density=0.2).model
@@ -72,5 +72,5 @@ def test_what_the_stages_before_noted_is_handed_on(written):
 
 def test_another_budget_is_refused_before_anything_is_measured(written):
     config = {**written[0], "density": 0.3}
-    with pytest.raises(ValueError, match="density=0.3 was asked for, but .* was pruned with density=0.2"):
+    with pytest.raises(ValueError, match=r"density=0.3 was asked for, but .* was pruned with density=0.2"):
         run(config)

@@ -16,7 +16,7 @@ from lobs_paper.stages.fetch import run
 def config(tmp_path, name="folder", root=None):
     return {
         "data": {"name": name, "root": None if root is None else str(root)},
-        "paths": {"data": str(tmp_path / "data")},
+        "folders": {"data": str(tmp_path / "data")},
     }
 
 

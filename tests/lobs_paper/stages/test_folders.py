@@ -16,7 +16,7 @@ def folders(output=None, runs="runs", **changes):
             "seed": 3,
             "method": {"name": "lobs"},
             "model": {"_target_": "lobs_paper.networks.lenet5.LeNet5"},
-            "paths": {"output": output, "runs": runs},
+            "folders": {"output": output, "runs": runs},
             **changes,
         }
     )
@@ -56,6 +56,6 @@ def test_commands_name_a_method_only_where_it_matters_and_an_own_network_by_its_
 
 
 def test_a_stage_without_a_method_or_a_network_has_folders_too():
-    config = {"name": "lenet5", "seed": 0, "paths": {"output": None, "runs": "runs"}}
+    config = {"name": "lenet5", "seed": 0, "folders": {"output": None, "runs": "runs"}}
     assert Folders(config).output("train") == Path("runs/lenet5/seed0/train")
     assert Folders(config).command("train") == "lobs train experiment=lenet5 seed=0"

@@ -35,14 +35,12 @@ def test_weights_of_another_network_are_refused(saved):
 
 
 def test_a_network_that_has_seen_what_is_to_be_held_out_is_refused(saved):
-    message = (
-        r"data.validation=9 was asked for, but .* with data.validation=0.* run `lobs train data.validation=9 paths"
-    )
+    message = r"data.holdout=9 was asked for, but .* with data.holdout=0.* run `lobs train data.holdout=9 paths"
     with pytest.raises(ValueError, match=message):
         load_network(config(validation=9), saved[0], "lobs train")
     save_network(config(validation=9), saved[0], saved[1])
     load_network(config(validation=9), saved[0], "lobs train")
-    with pytest.raises(ValueError, match=r"data.validation=0 was asked for, but .* with data.validation=9"):
+    with pytest.raises(ValueError, match=r"data.holdout=0 was asked for, but .* with data.holdout=9"):
         load_network(config(), saved[0], "lobs train")
 
 

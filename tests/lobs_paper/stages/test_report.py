@@ -28,9 +28,9 @@ def test_the_readme_is_told_what_the_makefiles_targets_run(tmp_path, monkeypatch
     pages = [Path("site/reports/README.md"), Path("site/reports/x.csv")]
     monkeypatch.setattr(report, "write_report", lambda *given: asked.append(given) or pages)
     monkeypatch.setattr(report, "fill_readme", lambda *given: asked.append(given))
-    monkeypatch.setattr(report.track, "run", lambda config: {"created": config["paths"]["mlflow"]})
+    monkeypatch.setattr(report.track, "run", lambda config: {"created": config["folders"]["mlflow"]})
     paths = {"runs": "runs", "reports": "site/reports", "further_runs": ["more"], "mlflow": "store"}
-    found = report.run({"paths": paths})
+    found = report.run({"folders": paths})
     assert found == {"page": "site/reports/README.md", "files": 2, "created": "store"}
     assert asked == [
         (Path("runs"), Path("site/reports"), [Path("more")]),

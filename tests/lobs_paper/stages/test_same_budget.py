@@ -13,7 +13,7 @@ from lobs_paper.stages.same_budget import require_same_budget
 def config(tmp_path, rounds=None, **budget):
     budgets = {"density": None, "tolerance": None, "flops": None, "size": None, **budget}
     paths = {"output": None, "runs": str(tmp_path)}
-    return {"name": "x", "seed": 0, "method": {"name": "lobs", "rounds": rounds}, "paths": paths, **budgets}
+    return {"name": "x", "seed": 0, "method": {"name": "lobs", "rounds": rounds}, "folders": paths, **budgets}
 
 
 def pruned(tmp_path, **requested):

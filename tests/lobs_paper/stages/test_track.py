@@ -16,6 +16,6 @@ def test_all_folders_of_runs_are_brought_up_to_date(monkeypatch):
 
     monkeypatch.setattr(track, "sync", sync)
     paths = {"runs": "runs", "further_runs": ["more", "others"], "mlflow": "store", "reports": "reports"}
-    assert track.run({"paths": paths, "track": {"models": False}}) == {"store": "store", "created": 2}
+    assert track.run({"folders": paths, "track": {"models": False}}) == {"store": "store", "created": 2}
     roots = [Path("runs"), Path("more"), Path("others")]
     assert asked == [(roots, Path("store"), Path("reports"), False, ["a"])]
