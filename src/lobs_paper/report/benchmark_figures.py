@@ -19,48 +19,38 @@ from pandas import DataFrame
 from lobs_paper.report.drawing import canvas, legend, plain_log
 from lobs_paper.report.methods import style_of
 
-HESSIAN = ("row", "column", "unit", "hessian", "inverse")
 # The paper's headline for LeNet-300-100.
 _DENSITY = 0.07
 
 
-def read(path: Path, *numbers: str) -> DataFrame:
-    """Read a benchmark's CSV.
-
-    Args:
-        path: the file.
-        numbers: columns that hold numbers.
-
-    Returns:
-        Its rows; none without the file.
-
-    Raises:
-        ValueError: a number is none (named in the message).
-    """
-    if not path.exists():
-        return DataFrame()
-    rows = pd.read_csv(path, dtype=str)
-    for name in numbers:
-        broken = rows.index[pd.to_numeric(rows[name], errors="coerce").isna()]
-        if len(broken):
-            line, value = broken[0] + 2, rows.loc[broken[0], name]
-            raise ValueError(f"{path}, line {line}: {name} must be a number, got {value!r}")
-    return rows.astype(dict.fromkeys(numbers, float))
+def _read(path: Path, *numbers: str) -> DataFrame:
+    """A CSV file, no rows without it; the columns in `numbers` as such."""
+    try:
+        return pd.read_csv(path, dtype=dict.fromkeys(numbers, float)) if path.exists() else DataFrame()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def read_solvers(path: Path) -> DataFrame:
-    """Read the solvers' rows at one density, each with what all rows share; none without the file."""
+def read_hessian(_: Any, folder: Path) -> DataFrame:
+    """Read what benchmarks/hessian.py wrote, a row per entry of the matrices."""
+    return _read(folder / "figure1.csv", "row", "column", "unit", "hessian", "inverse")
+
+
+def read_memory(_: Any, folder: Path) -> DataFrame:
+    """Read what benchmarks/memory.py wrote, a row per method and number of samples."""
+    return _read(folder / "memory.csv", "samples", "needed_mib")
+
+
+def read_solvers(_: Any, folder: Path) -> DataFrame:
+    """Read what benchmarks/solvers.py wrote, a row per solver at one density; what all rows share are its `attrs`."""
+    path = folder / "solvers.json"
     if not path.exists():
         return DataFrame()
     measured = json.loads(path.read_text(encoding="utf-8"))
-    rows = DataFrame(measured["rows"])
-    rows = rows[rows["density"] == _DENSITY]
-    shape = " x ".join(map(str, measured["shape"]))
-    return rows.assign(
-        seconds=rows["path_seconds"] + rows["count_seconds"],
-        layer=f"{measured['layer']} ({shape})",
-        threads=measured["threads"],
-    )
+    rows = DataFrame(measured.pop("rows"))
+    rows = rows[rows["density"] == _DENSITY].assign(seconds=rows["path_seconds"] + rows["count_seconds"])
+    rows.attrs = measured
+    return rows[["solver", "density", "seconds", "error", "relative_error"]]
 
 
 def hessian(_: Any, data: DataFrame) -> tuple[Figure, str]:
@@ -139,9 +129,10 @@ def solvers(_: Any, data: DataFrame) -> tuple[Figure, str]:
         place: Any = {"xytext": (1.03, 1 - (index + 0.5) / len(data)), "textcoords": "axes fraction"}
         axes.annotate(row.solver, (row.seconds, row.error), va="center", arrowprops=line, **place)
     axes.set(xscale="log", yscale="log", xlabel="seconds for the path and the weights", ylabel="layer error E")
+    shape = " x ".join(map(str, data.attrs["shape"]))
     caption = (
-        f"Layer {data['layer'].iloc[0]} of LeNet-300-100 with {100 * _DENSITY:g}% of its weights kept, on "
-        f"{data['threads'].iloc[0]} threads; logarithmic axes, lower and further to the left is better. Measured once, "
+        f"Layer {data.attrs['layer']} ({shape}) of LeNet-300-100 with {100 * _DENSITY:g}% of its weights kept, on "
+        f"{data.attrs['threads']} threads; logarithmic axes, lower and further to the left is better. Measured once, "
         "by `python benchmarks/solvers.py`; all densities: [solvers.md](solvers.md)."
     )
     return figure, caption

@@ -1,4 +1,4 @@
-"""The table of all figures: a new one is one more entry of `FIGURES` and a function that draws it.
+"""The table of all figures: a new one is one more entry of `NETWORK` or `COMMON` and a function that draws it.
 
 Data functions give the rows that a figure shows, which are written beside it as CSV. How they are drawn stands in
 network_figures.py and benchmark_figures.py, what all figures share in drawing.py.
@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from lobs_paper.report import benchmark_figures, network_figures, paper
-from lobs_paper.report.curves import distinct
+from lobs_paper.report import benchmark_figures as benchmarks
+from lobs_paper.report import network_figures as networks
+from lobs_paper.report import paper
 from lobs_paper.report.drawing import SETTINGS, Drawing
-from lobs_paper.report.frame import METHOD, Results
+from lobs_paper.report.frame import KEYS, METHOD, Results
 from lobs_paper.report.table1 import compare
 
 OVERVIEW = "overview"
-_PLACE = ("experiment", "method", "folder", "seed")
 _ERROR, _TOP5 = "test_error_percent", "test_top5_error_percent"
 _MOST_PANELS = 12
 # The picture at the top is to be understood at once: the paper's method, what is exact, and the plain baseline.
@@ -40,16 +39,16 @@ class Entry:
         stem: of the figure's files, `{}` in it the experiment; or the number of the paper's figure, one per network.
         title: heading on the page.
         data: gives the rows that are drawn, from what was measured and from the folder of the benchmarks' results;
-            without rows there is no figure.
-        columns: of the CSV behind those that place a row; empty where the benchmark has written it.
+            without rows there is no figure. All columns but the label are written as CSV.
         draw: gives the figure and its caption.
+        ours: whether the CSV is the figure's to write; otherwise a benchmark has written it.
     """
 
     stem: str | int
     title: str
     data: Callable[[Results, Path], DataFrame]
-    columns: tuple[str, ...]
     draw: Callable[[Results, DataFrame], tuple[Figure, str]]
+    ours: bool = True
 
 
 def draw(entries: Iterable[Entry], results: Results, reports_dir: Path) -> list[Drawing]:
@@ -72,27 +71,29 @@ def draw(entries: Iterable[Entry], results: Results, reports_dir: Path) -> list[
             figure, caption = entry.draw(results, data)
         name = data["experiment"].iloc[0] if "experiment" in data else ""
         stem = entry.stem.format(name) if isinstance(entry.stem, str) else paper.figure_stem(entry.stem, name)
-        written = data[[column for column in (*_PLACE, *entry.columns) if column in data]] if entry.columns else None
+        written = data.drop(columns="label", errors="ignore") if entry.ours else None
         drawings.append(Drawing(stem, entry.title, caption, figure, written))
     return drawings
 
 
 def draw_benchmark(stem: str, reports_dir: Path) -> Drawing | None:
     """Draw a benchmark's figure; None where its results are not there."""
-    entry = next(entry for entry in COMMON if entry.stem == stem)
     nothing: Any = None  # which its functions do not look at
-    return next(iter(draw([entry], nothing, reports_dir)), None)
-
-
-def _all(name: str) -> Callable[[Results, Path], DataFrame]:
-    """All points of a frame of the results."""
-    return lambda results, _: getattr(results, name)
+    return next(iter(draw([entry for entry in COMMON if entry.stem == stem], nothing, reports_dir)), None)
 
 
 def _density(results: Results, _: Path) -> DataFrame:
     """The curves over densities, with errors among the five largest outputs where these were measured."""
     curve = results.density_curve
     return curve if curve[_TOP5].notna().any() else curve.drop(columns=_TOP5)
+
+
+def _first_layer(results: Results, _: Path) -> DataFrame:
+    return results.first_layer_curve
+
+
+def _sensitivities(results: Results, _: Path) -> DataFrame:
+    return results.sensitivities.drop(columns="share_below")
 
 
 def _retraining_curve(results: Results, _: Path) -> DataFrame:
@@ -111,122 +112,60 @@ def _paths(results: Results, _: Path) -> DataFrame:
 
 def _bounds(results: Results, _: Path) -> DataFrame:
     names = {"evaluate.pruned.output_error": "output_error", "evaluate.pruned.bound": "bound"}
-    runs = results.runs.rename(columns=names)
-    return runs[(runs[list(names.values())].fillna(0) != 0).all(axis=1)].infer_objects()
+    runs = results.runs.rename(columns=names)[[*KEYS, *names.values()]]
+    return runs[(runs[list(names.values())] > 0).all(axis=1)]
 
 
 def _retraining(results: Results, _: Path) -> DataFrame:
     """A row per retrained method in the order of Table 1, means over the seeds, beside the paper's errors."""
     rows = compare(results)
-    errors = [f"error_{stage}" for stage in ("after_pruning", "after_retraining")]
-    names = ["density", "iterations", *errors]
-    rows = rows[rows[names].map(bool).all(axis=1)]
-    means = rows[names].map(lambda value: value.mean).rename(columns={"density": "density_percent"})
-    papers = rows[[f"paper_{name}" for name in errors]].astype(float)
-    pairs = [name for error in errors for name in (error, f"paper_{error}")]
-    renamed = dict(zip(pairs, network_figures.RETRAINING, strict=True))
-    return pd.concat([rows[METHOD], means, papers], axis=1).rename(columns=renamed)
+    found = {"density": "density_percent", "iterations": "iterations"}
+    errors = {f"error_{stage}": f"{stage}_percent" for stage in networks.STAGES}
+    rows = rows[rows[[*found, *errors]].map(bool).all(axis=1)]
+    data = rows[METHOD]
+    for name, column in (found | errors).items():
+        data = data.assign(**{column: rows[name].map(lambda value: value.mean)})
+        if name in errors:
+            data = data.assign(**{column.replace("_percent", "_paper_percent"): rows[f"paper_{name}"].astype(float)})
+    return data
 
 
 def _overview(results: Results, _: Path) -> DataFrame:
     """The curves of a few methods on the first networks that the paper has and that L-OBS was run on."""
-    curve = results.density_curve
+    curve = results.density_curve[[*KEYS, "density", _ERROR]]
     known = curve[(curve["method"] == "lobs") & curve["experiment"].isin(list(paper.DATA)) & (curve[_ERROR] > 0)]
     shown = known["experiment"].unique()[:_OVERVIEW_PANELS]
-    return curve[curve["experiment"].isin(shown) & curve["method"].isin(_OVERVIEW_METHODS)].drop(columns=_TOP5)
+    return curve[curve["experiment"].isin(shown) & curve["method"].isin(_OVERVIEW_METHODS)]
 
 
 def _largest(results: Results, _: Path) -> DataFrame:
     """The curves of the network with the most parameters that has any; by top-5 errors where these were measured."""
     parameters = results.dense.groupby("experiment")["train.parameters"].max().fillna(0)
     names = results.density_curve["experiment"].unique()
-    if not len(names):
-        return results.density_curve
-    curve = results.of(max(names, key=lambda name: parameters.get(name, 0))).density_curve
-    return curve.drop(columns=_ERROR if distinct(curve)[0][_TOP5].notna().all() else _TOP5)
+    largest = max(names, key=lambda name: parameters.get(name, 0), default="")
+    curve = results.density_curve[results.density_curve["experiment"] == largest]
+    return curve[[*KEYS, "density", _TOP5 if curve[_TOP5].notna().all() else _ERROR]]
 
 
 # Figures of one network: the paper's in its order, between those of ours alone.
 NETWORK = (
+    Entry("density-{}", "Test error against density, without retraining", _density, networks.density),
+    Entry(2, "Figure 2: test accuracy while the first layer is pruned", _first_layer, networks.first_layer),
+    Entry(3, "Figure 3: distribution of the first layer's sensitivities", _sensitivities, networks.sensitivities),
     Entry(
-        "density-{}",
-        "Test error against density, without retraining",
-        _density,
-        ("density", _ERROR, "output_error", _TOP5),
-        network_figures.density,
+        4, "Figure 4: test error while the pruned network is retrained", _retraining_curve, networks.retraining_curve
     ),
-    Entry(
-        2,
-        "Figure 2: test accuracy while the first layer is pruned",
-        _all("first_layer_curve"),
-        ("density", "test_accuracy_percent"),
-        network_figures.first_layer,
-    ),
-    Entry(
-        3,
-        "Figure 3: distribution of the first layer's sensitivities",
-        _all("sensitivities"),
-        ("log10_from", "log10_to", "weights"),
-        network_figures.sensitivities,
-    ),
-    Entry(
-        4,
-        "Figure 4: test error while the pruned network is retrained",
-        _retraining_curve,
-        ("round", "iteration", "train_loss", _ERROR),
-        network_figures.retraining_curve,
-    ),
-    Entry(
-        5,
-        "Figure 5: tolerable error and pruning ratio, layer by layer",
-        _paths,
-        ("layer", "density", "error", "relative_error", "sensitivity_threshold"),
-        network_figures.paths,
-    ),
-    Entry(
-        "bound-{}",
-        "Bound against measured output error",
-        _bounds,
-        ("output_error", "bound"),
-        network_figures.bounds,
-    ),
-    Entry(
-        "retraining-{}",
-        "Before and after retraining",
-        _retraining,
-        ("density_percent", "iterations", *network_figures.RETRAINING),
-        network_figures.retraining,
-    ),
+    Entry(5, "Figure 5: tolerable error and pruning ratio, layer by layer", _paths, networks.paths),
+    Entry("bound-{}", "Bound against measured output error", _bounds, networks.bounds),
+    Entry("retraining-{}", "Before and after retraining", _retraining, networks.retraining),
 )
+_MEMORY = "Figure 6 (b): peak memory against the number of calibration samples"
+_SOLVERS = "Layer error against seconds, for every solver"
 # Figures over all networks, and those of benchmarks.
 COMMON = (
-    Entry(OVERVIEW, "Pruned without retraining", _overview, ("density", _ERROR), network_figures.overview),
-    Entry(
-        "figure1",
-        "Figure 1: shape of the Hessian",
-        lambda _, folder: benchmark_figures.read(folder / "figure1.csv", *benchmark_figures.HESSIAN),
-        (),
-        benchmark_figures.hessian,
-    ),
-    Entry(
-        "figure6a",
-        "Figure 6 (a): accuracy against compression ratio",
-        _largest,
-        ("density", _ERROR, _TOP5),
-        network_figures.largest,
-    ),
-    Entry(
-        "memory",
-        "Figure 6 (b): peak memory against the number of calibration samples",
-        lambda _, folder: benchmark_figures.read(folder / "memory.csv", "samples", "needed_mib"),
-        (),
-        benchmark_figures.memory,
-    ),
-    Entry(
-        "error-seconds",
-        "Layer error against seconds, for every solver",
-        lambda _, folder: benchmark_figures.read_solvers(folder / "solvers.json"),
-        ("solver", "density", "seconds", "error", "relative_error"),
-        benchmark_figures.solvers,
-    ),
+    Entry(OVERVIEW, "Pruned without retraining", _overview, networks.overview),
+    Entry("figure1", "Figure 1: shape of the Hessian", benchmarks.read_hessian, benchmarks.hessian, ours=False),
+    Entry("figure6a", "Figure 6 (a): accuracy against compression ratio", _largest, networks.largest),
+    Entry("memory", _MEMORY, benchmarks.read_memory, benchmarks.memory, ours=False),
+    Entry("error-seconds", _SOLVERS, benchmarks.read_solvers, benchmarks.solvers),
 )

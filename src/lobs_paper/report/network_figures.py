@@ -28,8 +28,7 @@ from lobs_paper.report.frame import Results
 from lobs_paper.report.methods import style_of
 
 Drawn = tuple[Figure, str]
-# Columns of the figure before and after retraining: ours, and behind them the paper's.
-RETRAINING = tuple(f"after_{stage}{whose}_percent" for stage in ("pruning", "retraining") for whose in ("", "_paper"))
+STAGES = ("after_pruning", "after_retraining")
 _ERROR, _TOP5 = "test_error_percent", "test_top5_error_percent"
 # The paper's Figure 3 claims more than 90% of the sensitivities below this.
 _SMALL_SENSITIVITY = 1e-3
@@ -90,7 +89,8 @@ def sensitivities(_: Results, data: DataFrame) -> Drawn:
         heights = 100 * rows["weights"] / rows["weights"].sum()
         edges = 10.0 ** numpy.append(rows["log10_from"], rows["log10_to"].iloc[-1])
         starts.append(edges[(heights.cumsum() >= _TAIL_PERCENT).argmax()])
-        shares.append(f"{style.label}: {100 * rows['share_below'].iloc[0]:.1f}% below {_SMALL_SENSITIVITY:g}")
+        below = heights[10.0 ** rows["log10_to"] <= 1.001 * _SMALL_SENSITIVITY].sum()
+        shares.append(f"{style.label}: {below:.1f}% below {_SMALL_SENSITIVITY:g}")
         axes.stairs(heights, edges, fill=True, color=style.color, alpha=0.25)
         axes.stairs(heights, edges, color=style.color, linewidth=1.5, linestyle=style.line, label=shares[-1])
     axes.set_xlim(min(starts), max(axes.get_xlim()[1], 3 * _SMALL_SENSITIVITY))
@@ -190,15 +190,13 @@ def retraining(results: Results, data: DataFrame) -> Drawn:
     figure, (axes,) = canvas(size=(7.6, 1.7 + 0.3 * len(data)))
     rows = data.iloc[::-1].reset_index(drop=True)
     colors = [style_of(row.method, row.folder).color for row in rows.itertuples()]
-    axes.hlines(rows.index, rows[RETRAINING[0]], rows[RETRAINING[2]], color=colors, linewidth=2, alpha=0.5)
-    for name, ours, papers, face in (
-        ("after pruning", *RETRAINING[:2], "white"),
-        ("after retraining", *RETRAINING[2:], colors),
-    ):
-        axes.scatter(rows[ours], rows.index, s=20, facecolor=face, edgecolor=colors, zorder=3)
-        look: Any = {"color": "black", "markerfacecolor": "none" if face == "white" else "black", "linestyle": "none"}
+    axes.hlines(rows.index, *(rows[f"{stage}_percent"] for stage in STAGES), color=colors, linewidth=2, alpha=0.5)
+    for stage, face in zip(STAGES, ("white", colors), strict=True):
+        name, filled = stage.replace("_", " "), "black" if face is colors else "none"
+        axes.scatter(rows[f"{stage}_percent"], rows.index, s=20, facecolor=face, edgecolor=colors, zorder=3)
+        look: Any = {"color": "black", "markerfacecolor": filled, "linestyle": "none", "markersize": 5}
         axes.plot([], [], "o", **look, label=name)
-        axes.plot(rows[papers], rows.index, "d", markersize=5, **look, label=f"the paper, {name}", zorder=4)
+        axes.plot(rows[f"{stage}_paper_percent"], rows.index, "d", **look, label=f"the paper, {name}", zorder=4)
     names = [f"{row.label}, {row.density_percent:.3g}%, {row.iterations:,.0f} it." for row in rows.itertuples()]
     axes.set_yticks(rows.index, names)
     axes.set(xlabel="test error (%)")

@@ -25,8 +25,8 @@ def load(folder: Path) -> Results:
 
 
 def test_the_same_metrics_give_the_same_bytes_of_one_small_file(tmp_path: Path) -> None:
-    runs = write_every(tmp_path / "runs")
-    write_every(runs, "lenet5")
+    runs = write_runs(tmp_path / "runs")
+    write_runs(runs, "lenet5")
     results = load_results(runs)
     first, second = (page_of(results) for _ in range(2))
     assert first == second
@@ -87,6 +87,16 @@ def test_the_comparison_sets_the_papers_figures_beside_ours(tmp_path: Path) -> N
     assert lobs["why"] != ""
     assert further["pruned_paper"] != further["pruned_paper"] and further["verdict"] == ""
     assert len(tables.layers(results).source.data["layer"]) == 14 * 3
+
+
+def test_without_retraining_its_plot_is_empty(tmp_path: Path) -> None:
+    runs = write_runs(tmp_path / "runs")
+    for path in runs.rglob("retrain/metrics.json"):
+        path.unlink()
+    rows = compare(load_results(runs))
+    before, after = plots.dots(rows[rows["experiment"] == "lenet300"]).children
+    assert [len(plot.renderers[0].data_source.data["error"]) for plot in (before, after)] == [2, 0]
+    assert after.x_range.start < after.x_range.end
 
 
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:

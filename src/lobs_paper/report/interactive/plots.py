@@ -31,32 +31,23 @@ from lobs_paper.report.interactive.tables import numbers, source_of, table, text
 from lobs_paper.report.methods import style_of
 
 INK, TEXT = "#1C2430", "#3A4554"
+_AXIS: dict[str, Any] = dict.fromkeys(("axis_line_color", "major_tick_line_color"), "#9AA4B0")
+_AXIS |= dict.fromkeys(("major_label_text_color", "axis_label_text_color"), TEXT)
+_LEGEND: dict[str, Any] = {
+    "border_line_color": None,
+    "click_policy": "hide",
+    "label_text_color": TEXT,
+    "location": "left",
+}
+_LEGEND |= {"glyph_height": 16, "glyph_width": 16, "label_height": 16, "label_standoff": 4, "margin": 0, "spacing": 5}
 THEME = Theme(
     json={
         "attrs": {
             "Plot": {"outline_line_color": None, "toolbar_location": None, "sizing_mode": "stretch_width"},
-            "Axis": {
-                "axis_line_color": "#9AA4B0",
-                "major_tick_line_color": "#9AA4B0",
-                "minor_tick_line_color": None,
-                "major_label_text_color": TEXT,
-                "axis_label_text_color": TEXT,
-                "axis_label_text_font_style": "normal",
-            },
+            "Axis": {**_AXIS, "minor_tick_line_color": None, "axis_label_text_font_style": "normal"},
             "Grid": {"grid_line_color": "#E4E7EB"},
             "Title": {"text_color": INK, "text_font_size": "14px"},
-            "Legend": {
-                "border_line_color": None,
-                "click_policy": "hide",
-                "label_text_color": TEXT,
-                "glyph_height": 16,
-                "glyph_width": 16,
-                "label_height": 16,
-                "label_standoff": 4,
-                "location": "left",
-                "margin": 0,
-                "spacing": 5,
-            },
+            "Legend": _LEGEND,
         }
     }
 )
@@ -89,28 +80,22 @@ def dots(rows: DataFrame) -> Any:
     rows = rows[rows["folder"].notna()]
     if rows.empty:
         return None
-    made = []
     dense = next((value.mean for value in rows["original_error"] if value), None)
-    for stage, heading in _STAGES.items():
-        ours = DataFrame([vars(value) for value in rows[stage]])
-        spread = ours["deviation"].fillna(0)
-        data = DataFrame(
-            {"method": list(rows["label"]), "error": ours["mean"], "low": (ours["mean"] - spread).clip(0.01)}
-        )
-        data = data.assign(
-            high=ours["mean"] + spread,
-            paper=rows[f"paper_{stage}"].astype(float).to_numpy(),
-            density=[value.mean for value in rows["density"]],
-            color=[style_of(method).color for method in rows["method"]],
-        )
-        data = data[(data["error"] > 0) & data["density"].notna()]
-        values = data[["low", "high", "paper"]].stack()
-        made.append(_dots(heading, list(rows["label"]), data, _around(values)))
-        _mark(made[-1], dense, "height")
-    return _wrapping(*made)
+    plots = [_dots(rows, stage, heading) for stage, heading in _STAGES.items()]
+    for plot in plots:
+        _mark(plot, dense, "height")
+    return _wrapping(*plots)
 
 
-def _dots(heading: str, labels: list[str], data: DataFrame, reach: Range1d) -> figure:
+def _dots(rows: DataFrame, stage: str, heading: str) -> figure:
+    labels = list(rows["label"])
+    ours = rows[stage].map(lambda value: value.mean)
+    spread = rows[stage].map(lambda value: value.deviation).fillna(0)
+    data = DataFrame({"method": labels, "color": [style_of(method).color for method in rows["method"]]}, rows.index)
+    data = data.assign(error=ours, low=(ours - spread).clip(0.01), high=ours + spread)
+    data["paper"], data["density"] = rows[f"paper_{stage}"].astype(float), rows["density"].map(lambda value: value.mean)
+    data = data[(data["error"] > 0) & data["density"].notna()]
+    reach = _around(data[["low", "high", "paper"]].stack())
     tips = [("method", "@method at @density{0.00}%"), ("ours", "@error{0.00}%"), ("paper", "@paper{0.00}%")]
     plot = _plot(heading, 21 * len(labels), x_axis_type="log", x_range=reach, y_range=labels[::-1], tooltips=tips)
     plot.xaxis.axis_label = "test error (%)"
@@ -264,8 +249,8 @@ def _mark(plot: figure, dense: float | None, dimension: str) -> None:
 
 def _around(values: Series) -> Range1d:
     """A range of a logarithmic axis with some room."""
-    positive = values[values > 0]
-    return Range1d(positive.min() / 1.15, positive.max() * 1.15)
+    positive = [*values[values > 0]] or [1.0]
+    return Range1d(min(positive) / 1.15, max(positive) * 1.15)
 
 
 def _plain(axis: Any, ticks: Sequence[float] = ERROR_TICKS) -> None:
