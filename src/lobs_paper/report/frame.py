@@ -229,7 +229,7 @@ def _with_outcome(runs: DataFrame) -> DataFrame:
         return runs[f"retrain.{key}"].where(again, runs[f"prune.{key}"]).astype(float)
 
     return runs.assign(
-        final=["retrained" if known else "pruned" for known in again],
+        final=pd.Series(["retrained" if known else "pruned" for known in again], runs.index, dtype=object),
         learned=learned,
         rounds=[len(entry) if isinstance(entry, list) else 0 for entry in runs["retrain.rounds"]],
         original_error=last("error_before_percent"),
