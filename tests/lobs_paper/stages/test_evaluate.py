@@ -72,5 +72,5 @@ def test_what_the_stages_before_noted_is_handed_on(written):
 
 def test_another_budget_is_refused_before_anything_is_measured(written):
     config = {**written[0], "density": 0.3}
-    with pytest.raises(ValueError, match="density=0.3 was asked for, but .* was pruned with density=0.2"):
+    with pytest.raises(ValueError, match=r"density=0.3 was asked for, but .* was pruned with density=0.2"):
         run(config)
