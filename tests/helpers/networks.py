@@ -154,3 +154,14 @@ def experts(empty):
 def in_inference_mode():
     with torch.inference_mode():
         return [batch + 0 for batch in X.split(64)]
+
+
+class Undecided(nn.Module):
+    """Its graph depends on its inputs' values, which no export follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs):
+        return inputs * self.weight if float(inputs.sum()) > 0 else inputs

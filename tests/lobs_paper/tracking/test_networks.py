@@ -40,17 +40,6 @@ def runs(tmp_path: Path, network: LeNet300) -> Path:
     return root
 
 
-class Undecided(torch.nn.Module):
-    """Its graph depends on its inputs' values, which no export follows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs * self.weight if float(inputs.sum()) > 0 else inputs
-
-
 def write_config(root: Path, **changed: Any) -> Path:
     config = {"model": MODEL, "data": {"name": "mnist"}, "folders": {"data": "data", "runs": "runs"}, **changed}
     path = root.parent / "resolved" / KEY / "prune.yaml"
@@ -141,7 +130,7 @@ def test_without_its_files_a_run_has_no_network(runs, store, spoil, why) -> None
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [("experiment.test_tracking_networks.Undecided", "data-dependent"), ("nowhere.Network", "cannot be imported")],
+    [("helpers.networks.Undecided", "data-dependent"), ("nowhere.Network", "cannot be imported")],
 )
 def test_a_network_that_cannot_be_exported_leaves_its_reason_and_the_numbers(runs, store, target, reason) -> None:
     save_tensors(runs / KEY / "retrain/model.safetensors", {"weight": torch.ones(1)})
