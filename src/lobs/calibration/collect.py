@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,14 +18,8 @@ from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.collection_pass import CalibrationPass
 from lobs.calibration.inputs import check_batches
 from lobs.calibration.spilling import SpilledStatistics
-from lobs.calibration.statistics import summed_up
+from lobs.calibration.statistics import Statistics, summed_up
 from lobs.layers.network import prunable_layers
-
-if TYPE_CHECKING:
-    pass
-
-
-from lobs.calibration.statistics import Statistics
 
 
 @outside_modes

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,9 +24,6 @@ from lobs.base.tensor_files import write_tensors
 from lobs.calibration.accumulator import InputSums
 from lobs.layers.coverage import Calls
 from lobs.layers.matrix import Prunable
-
-if TYPE_CHECKING:
-    pass
 
 TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample", "target_moment", "target_sample")
 SCALARS = ("samples", "inputs", "bias", "last", "target_power")

@@ -158,6 +158,7 @@ def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> Results:
     rows: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in fields(Results)}
     curves: dict[str, list[DataFrame]] = {name: [] for name in _CURVES}
     found: dict[tuple[Any, ...], tuple[Path, dict[str, dict[str, Any]]]] = {}
+    sources: dict[tuple[str, int, str], Path] = {}
     dense: dict[tuple[str, int], dict[str, Any]] = {}
     timed: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path, experiment, seed in _seed_folders([runs_dir, *further]):
@@ -176,8 +177,9 @@ def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> Results:
             method = next((stages[stage][f"{stage}.method"] for stage in stages if stages[stage]), None)
             if method is not None:
                 key = (paper_order(experiment), experiment, *sort_key(method, own.name), seed)
-                if key in found:
-                    raise ValueError(f"{own} and {found[key][0]} hold the same run: remove one of the two")
+                other = sources.setdefault((experiment, seed, own.name), own)
+                if other != own:
+                    raise ValueError(f"{own} and {other} hold the same run: remove one of the two")
                 found[key] = (own, stages)
     if not dense and not found:
         raise ValueError(f"{runs_dir}: no metrics found; expected <experiment>/seed<k>/<stage>/metrics.json")

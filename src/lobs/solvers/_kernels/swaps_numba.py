@@ -38,7 +38,7 @@ def swap_rows(
         trained: the scaled weights before pruning, float64 ``[rows, d]``.
         solved: the best scaled weights on the mask.
         kept: bool ``[rows, d]``.
-        candidates: likewise, False where an input may not come back.
+        candidates: likewise, False where an input may not come back; True where it is kept now.
         matrix: C, float64 ``[d, d]``, unit diagonal.
         free: inputs from here on are never swapped.
         limit: most swaps per row.
