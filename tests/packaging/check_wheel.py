@@ -67,12 +67,13 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         installed = set(archive.namelist())
     conf = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
-    code = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")} | {"lobs/py.typed"}
+    kinds = ("*.py", "*.j2", "*.html", "py.typed")
+    code = {path.relative_to(ROOT / "src").as_posix() for kind in kinds for path in (ROOT / "src").rglob(kind)}
     lacking = (conf | {f"src/{name}" for name in code}) - packed
     assert not lacking, f"the sdist lacks {sorted(lacking)}"
-    lacking = ({f"lobs/{name}" for name in conf} | code) - installed
+    lacking = ({f"lobs_paper/{name}" for name in conf} | code) - installed
     assert not lacking, f"the wheel lacks {sorted(lacking)}"
-    odd = {name for name in installed if name.split("/")[0] != "lobs" and ".dist-info/" not in name}
+    odd = {name for name in installed if name.split("/")[0] not in ("lobs", "lobs_paper") and ".dist-info/" not in name}
     odd |= {name for name in packed if WRITTEN & set(name.split("/")[:1])}
     odd |= {name for name in packed if name.startswith("pipelines/") and WRITTEN & set(name.split("/")[2:3])}
     assert not odd, f"the archives hold {sorted(odd)}"
@@ -99,7 +100,7 @@ def try_out(python: Path, empty: Path, fresh: bool) -> None:
     else:
         assert "density: 0.07" in run(command, "prune", "--cfg", cwd=empty).stdout
         done = run(python, "-c", WITHOUT_HYDRA, cwd=empty, code=2)
-    assert done.stderr in {ONE_LINE.format(name) for name in ("hydra", "yaml", "omegaconf")}, done.stderr
+    assert done.stderr in {ONE_LINE.format(name) for name in ("hydra", "yaml", "omegaconf", "pydantic")}, done.stderr
     assert not list(empty.iterdir()), "something was written into the folder"
 
 
