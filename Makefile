@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test package lint format bench screenshot ui
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,7 +41,7 @@ repro-seeds: $(STAMP) ## two more seeds of the methods that `repro` runs once
 	lobs report
 
 # The data's place is handed on in the environment: it must not reach a tracked file.
-repro-cifar10 repro-imagenet: repro-%: $(STAMP)
+repro-cifar10 repro-imagenet: repro-%: $(STAMP) ## the same for data that has to be there: DATA=<folder or archive>
 	cd pipelines/$* && LOBS_DATA='$(and $(DATA),$(abspath $(DATA)))' dvc repro
 	lobs report
 

@@ -26,7 +26,7 @@ PICTURE = ROOT / "docs/architecture.svg"
 TITLES = {"lobs_paper": "the reproduction: src/lobs_paper", "lobs": "the library: src/lobs"}
 COLORS = {"lobs_paper": "#E8F1FA", "lobs": "#E9F6EF"}
 WIDTH, GAP = 6.2, 0.5
-ROW, SPLIT = 0.58, 0.86  # heights of a floor with one room, and with several
+ROW, SPLIT = 0.58, 1.02  # heights of a floor with one room, and with several
 
 
 def rooms(package: str) -> list[list[str]]:
@@ -84,8 +84,8 @@ def _box(
     axes.add_patch(FancyBboxPatch(corner, width, height, style, fc=color, ec="#9AA4B0"))
     top = bottom + height
     axes.text(left + 0.1, top - 0.2, module.split(".", 1)[1], fontsize=10, weight="bold")
-    per_inch = 15.5 if height == ROW else 17
-    for line, text in enumerate(textwrap.wrap(words(module), int(width * per_inch))[:4]):
+    per_inch = 17 if height == ROW else 16.5
+    for line, text in enumerate(textwrap.wrap(words(module), int(width * per_inch))):
         axes.text(left + 0.1, top - 0.35 - 0.125 * line, text, fontsize=8 if height == ROW else 6.4)
 
 

@@ -30,6 +30,8 @@ def _methods() -> dict[str, Method]:
             if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Solver" for base in node.bases):
                 entries = [entry for entry in node.body if isinstance(entry, ast.AnnAssign)]
                 fixed = {ast.unparse(e.target): e.value for e in entries if "ClassVar" in ast.unparse(e.annotation)}
+                plain = [entry for entry in node.body if isinstance(entry, ast.Assign)]
+                fixed |= {ast.unparse(target): e.value for e in plain for target in e.targets}
                 if "line" in fixed:
                     options = tuple(name for e in entries if (name := ast.unparse(e.target)) not in fixed)
                     line, needs = (ast.literal_eval(fixed.get(key) or "()") for key in ("line", "needs"))

@@ -31,7 +31,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What is left of a network; exactly one of the first five is given.
+    """A limit on what is kept of a network; exactly one of the first five is given.
 
     Attributes:
         density: share of the weights kept, 0 to 1.
@@ -83,12 +83,12 @@ class Budget:
         return self.tolerance is None and self.densities is None
 
     def of_layer(self, name: str) -> Budget:
-        """The same for one layer alone."""
+        """This budget for one layer alone."""
         return self if self.densities is None else replace(self, densities={name: self.densities[name]})
 
     @property
     def asked(self) -> dict[str, object]:
-        """What was asked for, in words and numbers."""
+        """The fields that were given, by name."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:

@@ -47,7 +47,7 @@ class Decision:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the shares that were measured hardly help."""
+        """Whether the measured allocation is barely better than the uniform one."""
         return self.ratio is not None and self.ratio > DOUBTFUL
 
     @property
@@ -181,7 +181,7 @@ def shared_losses(
     batches: CalibrationBatches | None,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> dict[str, Curve] | None:
-    """The layers' losses as every budget looks at them (`Sharing.losses`).
+    """The layers' losses for an allocation, the same for every budget (`Sharing.losses`).
 
     Args:
         model: the dense network.

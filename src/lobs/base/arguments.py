@@ -1,4 +1,4 @@
-"""Types of arguments, refused by name: what was given and what is accepted."""
+"""Checks of arguments' types; the message names the argument, what was given and what is accepted."""
 
 from __future__ import annotations
 

@@ -44,5 +44,5 @@ class Execution:
         return items if self.progress is None else self.progress(items)
 
     def inside(self, name: str) -> Execution:
-        """The same with a folder in the folder, where there is one."""
+        """A copy that uses a subfolder, where there is a folder."""
         return self if self.folder is None else replace(self, folder=self.folder / name)

@@ -1,4 +1,4 @@
-"""Streams calibration inputs into per-layer statistics.
+"""What calibration data says about each layer: its second moment, what goes with it, and their files.
 
 For every layer the second moment of its inputs, the paper's Psi (section 3.2, Figure 1)::
 

@@ -39,7 +39,7 @@ class Conv2dView(View):
                 yield patches.permute(1, 0, 3, 2).flatten(1, 2)
 
     def unit_axis(self, outputs: Tensor) -> int:
-        """The channels'."""
+        """The channel axis."""
         return -3
 
     def part(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

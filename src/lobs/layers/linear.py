@@ -19,7 +19,7 @@ class LinearView(View):
         yield inputs.reshape(1, -1, inputs.shape[-1])
 
     def unit_axis(self, outputs: Tensor) -> int:
-        """The last one."""
+        """The last axis."""
         return -1
 
     def part(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,4 +22,4 @@ class View(ABC):
 
     @abstractmethod
     def part(self, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Some first inputs of a call with the outputs that belong to them: enough to check the layer by."""
+        """The first few inputs of a call with the outputs that belong to them: enough to check the layer by."""

@@ -166,7 +166,7 @@ def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> f
 
 
 def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Those with running statistics."""
+    """Batch norms with running statistics."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     return {name: module for name, module in found.items() if module.running_mean is not None}
 

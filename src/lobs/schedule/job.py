@@ -21,7 +21,7 @@ from lobs.solvers import PruningPath, Solver
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """One pruning call: networks, statistics, method, budget and how it is carried out.
 
     Attributes:
         dense: the trained network; not changed.

@@ -52,7 +52,7 @@ class LayerResult:
     def taken(
         cls, name: str, trained: Tensor, path: PruningPath, count: int, solved: tuple[Tensor, Tensor], seconds: float
     ) -> LayerResult:
-        """The step that ends at one point of a layer's path.
+        """The result at one point of a layer's path.
 
         Args:
             name: of the layer.
@@ -63,7 +63,7 @@ class LayerResult:
             seconds: spent.
 
         Returns:
-            The step, its error measured.
+            The result, its error measured.
         """
         layer = path.statistics
         if layer.target_power is None:
@@ -92,7 +92,7 @@ class LayerResult:
 
     @classmethod
     def load(cls, folder: Path, name: str, trained: Tensor) -> LayerResult | None:
-        """A step that was saved, to the last digit.
+        """A result that was saved, to the last digit.
 
         Args:
             folder: it was saved to.
@@ -100,7 +100,7 @@ class LayerResult:
             trained: its weight before, on the device that the step is to be on.
 
         Returns:
-            The step; None where none is there.
+            The result; None where none is there.
         """
         from safetensors import safe_open
 

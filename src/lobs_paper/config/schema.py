@@ -164,10 +164,10 @@ class Method(Section):
 
     name: Name
     solver: Solver
-    options: Settings
-    allocation: Allocation
-    rounds: Densities | None
-    retrain: Settings
+    options: Settings = field(default_factory=dict)
+    allocation: Allocation = "global"
+    rounds: Densities | None = None
+    retrain: Settings = field(default_factory=dict)
     limits: Limits = field(default_factory=dict)
     exclude: LayerNames = field(default_factory=list)
     sequential: Flag = False
