@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -80,18 +80,21 @@ class Plan:
     keep_samples: int | None = None
     execution: Execution = field(default_factory=Execution)
     _losses: dict[str, Mapping[str, Curve] | None] = field(default_factory=dict, repr=False)
+    _used: list[bool] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         _check_network(self.model, self.names, self.statistics)
 
     @cached_property
+    @outside_modes
     def paths(self) -> dict[str, PruningPath]:
         """The layers' paths, computed when they are first needed."""
         execution = self.execution.inside("paths")
-        if execution.folder is not None:
-            claim_folder(execution.folder, {**self._made_from, "method": self.solver, "layers": self.names})
+        if execution.place is not None:
+            claim_folder(execution.place, {**self._made_from, "method": self.solver, "layers": self.names})
         return PathMaker(self.model, self.statistics, self.solver, execution).paths(self.names)
 
+    @outside_modes
     def losses(self, allocation: str) -> Mapping[str, Curve] | None:
         """What every layer's removals cost, as an allocation sees it; computed once, whatever the budget.
 
@@ -102,9 +105,10 @@ class Plan:
             Removals and losses by layer; None where no budget is shared out by them: ``uniform``, or whole units.
         """
         if allocation not in self._losses:
-            self._losses[allocation] = shared_losses(
-                self.model, self.paths, allocation, self.batches, self.execution.progress
-            )
+            with same_buffers(self.model):
+                self._losses[allocation] = shared_losses(
+                    self.model, self.paths, allocation, self.batches, self.execution.progress
+                )
         return self._losses[allocation]
 
     @outside_modes
@@ -136,20 +140,21 @@ class Plan:
             ValueError: as `lobs.prune`.
             TypeError: both a budget and fields of one, or a field that no budget has.
         """
-        if budget is not None and asked:
-            raise TypeError(f"give a budget or its fields, got {budget} and {', '.join(asked)}")
-        budget = Budget(**asked) if budget is None else budget
-        losses = None
-        if budget.divisible and allocation != "uniform":
-            losses = self.losses(allocation)
-        job = self.job(Sharing(budget, allocation, self.batches, losses), sequential, correct, in_place)
-        job = replace(job, paths=self.paths)
-        if job.execution.folder is not None:
+        sharing = Sharing(_budget(budget, asked), allocation, self.batches)
+        if sharing.together and allocation != "uniform":
+            sharing = replace(sharing, losses=self.losses(allocation))
+        job = self.job(sharing, sequential, correct, in_place)
+        if sharing.together or not sequential:
+            job = replace(job, paths=self.paths)
+        if job.execution.place is not None:
             call = self.call(job)
-            job = replace(job, execution=job.execution.inside(f"{str(budget).partition('=')[0]}-{digest([call])[:12]}"))
-            claim_folder(Path(str(job.execution.folder)), call)
+            job = replace(
+                job, execution=job.execution.inside(f"{str(sharing.budget).partition('=')[0]}-{digest([call])[:12]}")
+            )
+            claim_folder(cast("Path", job.execution.place), call)
         return self.carry_out(job, in_place)
 
+    @outside_modes
     def curve(self, densities: Iterable[float] | None = None, allocation: str = "uniform") -> list[CurvePoint]:
         """What densities cost, from the paths alone; with batches also how far the outputs move.
 
@@ -162,7 +167,10 @@ class Plan:
 
         Raises:
             ValueError: a density that was named is out of reach.
+            TypeError: the densities are no list.
         """
+        if not (densities is None or isinstance(densities, Iterable)):
+            raise TypeError(f"densities must be a list of numbers between 0 and 1, got {densities!r}")
         consumers = self._consumers()
         measure = None
         if self.batches is not None:
@@ -171,7 +179,8 @@ class Plan:
         for density in self.execution.shown(CURVE if densities is None else list(densities)):
             sharing = Sharing(Budget(density=density), allocation, self.batches, self.losses(allocation))
             try:
-                counts = sharing.decision(self.model, self.paths, consumers).counts
+                with same_buffers(self.model):
+                    counts = sharing.decision(self.model, self.paths, consumers).counts
             except ValueError:
                 if densities is not None:
                     raise
@@ -183,11 +192,13 @@ class Plan:
         self, counts: Mapping[str, int], consumers: Mapping[str, Consumer], measure: OutputDistance | None
     ) -> CurvePoint:
         layers, kept = {}, 0
+        if not consumers:
+            counts = {name: path.at_least(counts[name]) for name, path in self.paths.items()}
         pairs = solved(self.paths, counts, consumers)
         for name, (weight, mask) in pairs.items():
             layer = self.statistics[name].to(weight.device)
             path = self.paths[name]
-            left = int(mask[:, : layer.features].sum())
+            left = int((mask & (path.weight != 0))[:, : layer.features].sum())
             kept += left
             power = layer_error(path.weight, layer.second_moment)
             error = layer_error(weight - path.weight, layer.second_moment)
@@ -205,6 +216,8 @@ class Plan:
 
     def job(self, sharing: Sharing, sequential: bool, correct: str, in_place: bool) -> Job:
         """What is to be done for one budget."""
+        if self._used:
+            raise ValueError("this plan's model was pruned in place, its paths are those of the dense one: plan anew")
         if correct not in CORRECTIONS:
             raise ValueError(unknown_name("correction", correct, CORRECTIONS))
         beside = sequential or correct != "none"
@@ -226,6 +239,7 @@ class Plan:
 
     def carry_out(self, job: Job, in_place: bool) -> PruneResult:
         """Run a job and account for its result."""
+        self._used.extend([True] * in_place)
         with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
             result = no_worse_than_uniform(job, run(job))
         if in_place and job.beside:
@@ -244,6 +258,8 @@ class Plan:
             "keep_samples": self.keep_samples,
             **job.sharing.budget.asked,
             "allocation": job.sharing.allocation,
+            # In sequence they only share the budget out, and the method makes its own.
+            "paths": None if job.sequential or job.paths is None else _paths_digest(job.paths),
             "losses": digest(part for pair in (job.sharing.losses or {}).values() for part in pair),
         }
         if self.batches is not None and (job.beside or job.sharing.together):
@@ -254,7 +270,8 @@ class Plan:
 
     @cached_property
     def _made_from(self) -> dict[str, object]:
-        layers = [(layer.second_moment, layer.samples, layer.loss_curvature) for layer in self.statistics.values()]
+        kinds = ("second_moment", "samples", "loss_curvature", "inputs_sample", "zero_fraction")
+        layers = [[getattr(layer, kind) for kind in kinds] for layer in self.statistics.values()]
         return {
             "network": digest(part for pair in self.model.state_dict().items() for part in pair),
             "statistics": digest(part for parts in layers for part in parts),
@@ -282,6 +299,27 @@ class Plan:
                 f"{result.network_density:.4g} of its weights"
             )
         return result
+
+
+def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
+    """A budget from an object or from its fields."""
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a lobs.Budget, got {budget!r}: give its fields by name, density=0.1 say")
+    if budget is not None and asked:
+        raise TypeError(f"give a budget or its fields, got {budget} and {', '.join(asked)}")
+    known = {entry.name: None for entry in fields(Budget)}
+    for name in asked:
+        if name not in known:
+            raise TypeError(unknown_name("argument", name, known))
+    return Budget(**asked) if budget is None else budget
+
+
+def _paths_digest(paths: Mapping[str, PruningPath]) -> str:
+    return digest(
+        part
+        for name, path in paths.items()
+        for part in (name, type(path).__name__, path.total, path.damping, path.weight, path.rank)
+    )
 
 
 def selected(

@@ -116,7 +116,7 @@ def prune(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     budget = Budget(density, tolerance, densities, flops, size, limits, tolerance_rule)
-    execution = Execution(memory, None if folder is None else Path(folder), progress)
+    execution = Execution(memory, folder, progress)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
     sharing = Sharing(budget, allocation, losses=losses)
@@ -138,9 +138,9 @@ def prune(
         several,
     )
     job = planned.job(replace(sharing, batches=planned.batches), sequential, correct, in_place)
-    job = replace(job, paths=paths)
-    if execution.folder is not None:
-        claim_folder(execution.folder, planned.call(job))
+    job = replace(job, paths=None if paths is None else {name: paths[name] for name in planned.names})
+    if execution.place is not None:
+        claim_folder(execution.place, planned.call(job))
     return planned.carry_out(job, in_place)
 
 
@@ -175,6 +175,8 @@ def plan(
         ValueError: as `prune`.
         TypeError: as `prune`.
     """
+    if not (execution is None or isinstance(execution, Execution)):
+        raise TypeError(f"execution must be a lobs.Execution, got {execution!r}")
     execution = Execution() if execution is None else execution
     return _planned(model, statistics, method, layers, exclude, batches, keep_samples, execution, several=True)
 
@@ -194,10 +196,10 @@ def _planned(
     """A plan from what a caller gave; ``several``: whether the batches are read more than once."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(method, (str, Solver)):
-        raise TypeError(f"method must be a name of lobs.methods() or a solver object, got {method!r}")
     check_number("keep_samples", keep_samples, "how many input vectors are kept")
-    solver = make(method) if isinstance(method, str) else method
+    if keep_samples is not None and not (keep_samples >= 0 and keep_samples == int(keep_samples)):
+        raise ValueError(f"keep_samples must be a whole number, 0 or more; got {keep_samples}")
+    solver = _solver(method)
     layers = None if layers is None else check_names("layers", layers)
     exclude = check_names("exclude", exclude)
     readings = None if batches is None else calibration_batches(batches, execution.memory if several else 0)
@@ -209,10 +211,16 @@ def _planned(
         statistics = collect_statistics(
             model, readings, layers, keep_samples=keep_samples or 0, memory=execution.memory, exclude=exclude
         )
-    if not isinstance(statistics, Mapping):
+    if not isinstance(statistics, Statistics):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
     names, excluded = selected(model, statistics, layers, exclude)
     return Plan(model, statistics, solver, names, excluded, readings, keep_samples, execution)
+
+
+def _solver(method: str | Solver) -> Solver:
+    if not isinstance(method, (str, Solver)):
+        raise TypeError(f"method must be a name of lobs.methods() or a solver object, got {method!r}")
+    return make(method) if isinstance(method, str) else method
 
 
 def layer_paths(
@@ -237,7 +245,6 @@ def layer_paths(
     Raises:
         ValueError: an unknown method, a layer without statistics, or statistics that do not fit the layer.
     """
-    solver = make(method) if isinstance(method, str) else method
-    maker = PathMaker(model, statistics, solver)
+    maker = PathMaker(model, statistics, _solver(method))
     names = layers_with_statistics(model, statistics, layers)
     return {name: maker.path(name) for name in Execution(progress=progress).shown(list(names))}

@@ -150,3 +150,128 @@ def test_warnings_point_to_the_callers_line(model):
         lobs.prune(mixed, batches=BATCHES, density=0.5)
         lobs.plan(mixed, None, batches=BATCHES).prune(density=0.5)
     assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_modes_of_the_caller_do_not_reach_what_a_plan_measures(model):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    options = {"density": 0.3, "allocation": "measured"}
+    expected = lobs.plan(model, statistics, batches=BATCHES)
+    plan = lobs.plan(model, statistics, batches=BATCHES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plan.losses("measured")
+        assert [p.distance for p in plan.curve((0.3,))] == [p.distance for p in expected.curve((0.3,))]
+    same(plan.prune(**options), expected.prune(**options))
+    with torch.inference_mode():
+        assert lobs.plan(model, statistics, batches=BATCHES).losses("fisher").keys() == {"0", "2", "4"}
+
+
+@pytest.mark.parametrize("allocation", ["fisher", "measured", "global"])
+def test_buffers_stay_as_they_were(allocation):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(12, 9), nn.Linear(9, 4)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.second(torch.relu(self.first(x)))
+
+    counting = Counting().eval()
+    plan = lobs.plan(counting, None, batches=BATCHES)
+    plan.losses(allocation)
+    plan.curve((0.3,), allocation)
+    plan.prune(density=0.3, allocation=allocation)
+    assert counting.calls == 0
+
+
+def test_the_curve_of_a_network_with_zeros_counts_them_as_removed(model):
+    with torch.no_grad():
+        for index in (0, 2, 4):
+            model[index].weight[torch.rand_like(model[index].weight) < 0.6] = 0
+    for method in ("lobs", "magnitude"):
+        plan = lobs.plan(model, None, method, batches=BATCHES)
+        for density in (0.9, 0.5, 0.2):
+            assert plan.curve((density,))[0].density == plan.prune(density=density).density
+
+
+def test_a_sequence_needs_no_paths_of_the_dense_network(model):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    solver = lobs.solvers.make("net_trim", iterations=5, bisections=2)
+    plan = lobs.plan(model, statistics, solver, batches=BATCHES, keep_samples=30)
+    options = {"density": 0.5, "sequential": True}
+    same(plan.prune(**options), lobs.prune(model, statistics, solver, batches=BATCHES, keep_samples=30, **options))
+
+
+def test_a_plan_whose_model_was_changed_is_used_up(model):
+    plan = lobs.plan(model, None, batches=BATCHES)
+    plan.prune(density=0.5, in_place=True)
+    with pytest.raises(ValueError, match="this plan's model was pruned in place"):
+        plan.prune(density=0.3)
+
+
+def test_given_paths_belong_to_the_folder_and_obey_exclude(model, tmp_path):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    options = {"density": 0.3, "allocation": "relative"}
+    by_magnitude, by_sensitivity = (lobs.layer_paths(model, statistics, name) for name in ("magnitude", "lobs"))
+    lobs.prune(model, statistics, paths=by_magnitude, folder=tmp_path, **options)
+    with pytest.raises(ValueError, match="holds parts of another call: paths differ"):
+        lobs.prune(model, statistics, paths=by_sensitivity, folder=tmp_path, **options)
+    result = lobs.prune(model, statistics, paths=by_sensitivity, exclude=["2"], density=0.3)
+    assert [record.name for record in result.layers] == ["0", "4"]
+    assert torch.equal(result.model[2].weight, model[2].weight)
+
+
+def test_samples_belong_to_the_folder(model, tmp_path):
+    few, many = (lobs.collect_statistics(model, BATCHES, keep_samples=count) for count in (12, 60))
+    solver = lobs.solvers.make("net_trim", iterations=5, bisections=2)
+    lobs.prune(model, few, solver, density=0.5, folder=tmp_path)
+    with pytest.raises(ValueError, match="statistics differ"):
+        lobs.prune(model, many, solver, density=0.5, folder=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"counts": 3}'])
+def test_damaged_counts_are_decided_anew(model, tmp_path, text):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    options = {"density": 0.3, "allocation": "relative", "folder": tmp_path}
+    first = lobs.prune(model, statistics, **options)
+    (tmp_path / "counts.json").write_text(text)
+    with pytest.warns(UserWarning, match="counts.json is damaged: it is computed again") as caught:
+        same(lobs.prune(model, statistics, **options), first)
+    assert caught[0].filename == __file__
+
+
+def test_nonsense_is_refused_in_one_sentence(model):
+    statistics = lobs.collect_statistics(model, BATCHES)
+    plan = lobs.plan(model, statistics, batches=BATCHES)
+    for call, kind, message in (
+        (lambda: plan.prune(0.1), TypeError, r"budget must be a lobs.Budget, got 0.1: give its fields by name"),
+        (lambda: plan.prune(densty=0.1), TypeError, "unknown argument 'densty': accepted are density"),
+        (lambda: plan.curve(0.1), TypeError, "densities must be a list of numbers between 0 and 1, got 0.1"),
+        (
+            lambda: plan.prune(density=0.2, allocation="foo"),
+            ValueError,
+            "unknown allocation 'foo'",
+        ),
+        (
+            lambda: lobs.prune(model, statistics, tolerance=0.3, allocation="foo"),
+            ValueError,
+            "unknown allocation 'foo'",
+        ),
+        (lambda: plan.prune(density=0.2, allocation=[1]), ValueError, r"unknown allocation \[1\]"),
+        (
+            lambda: lobs.plan(model, statistics, execution={}),
+            TypeError,
+            r"must be a lobs.Execution, got \{\}",
+        ),
+        (lambda: lobs.plan(model, {"0": 1}), TypeError, "statistics must come from lobs.collect_statistics, got dict"),
+        (lambda: lobs.plan(model, statistics, keep_samples=-1), ValueError, "keep_samples must be a whole number"),
+        (lambda: lobs.layer_paths(model, statistics, 3), TypeError, r"method must be a name of lobs.methods\(\)"),
+        (lambda: lobs.Execution(folder=3), TypeError, "folder must be a path, got 3"),
+        (lambda: lobs.Execution(folder=__file__), ValueError, "is a file: give a folder"),
+        (lambda: lobs.Execution(memory=float("nan")), ValueError, "memory is a ceiling in bytes, above 0; got nan"),
+        (lambda: lobs.Budget(tolerance=-1), ValueError, "tolerance must be >= 0, got -1"),
+        (lambda: lobs.Budget(density=0.1, tolerance_rule="foo"), ValueError, "unknown rule 'foo': accepted are error"),
+    ):
+        with pytest.raises(kind, match=message):
+            call()

@@ -29,6 +29,9 @@ MEANINGS = {
 }
 
 
+TOLERANCE_RULES = ("error", "sensitivity")
+
+
 @dataclass(frozen=True)
 class Budget:
     """A limit on what is kept of a network; exactly one of the first five is given.
@@ -74,6 +77,10 @@ class Budget:
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name} is {MEANINGS[name]}, between 0 and 1; got {share}")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be >= 0, got {self.tolerance}")
+        if self.tolerance_rule not in TOLERANCE_RULES:
+            raise ValueError(f"unknown rule {self.tolerance_rule!r}: accepted are {', '.join(TOLERANCE_RULES)}")
         if self.size is not None and not self.size >= 0:
             raise ValueError(f"size is {MEANINGS['size']}, at least 0; got {self.size}")
 

@@ -20,7 +20,7 @@ from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input
 from lobs.calibration.outputs import fitting_distance
 from lobs.layers.consumers import Consumer, drop_columns
-from lobs.registry import MEASURING_ALLOCATIONS
+from lobs.registry import ALLOCATIONS, MEASURING_ALLOCATIONS, unknown_name
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import RecomputedPath, whole
 
@@ -65,12 +65,19 @@ class Sharing:
         allocation: a name in `lobs.registry.ALLOCATIONS`.
         batches: calibration inputs, for allocations that measure.
         losses: of the layers' paths for this allocation, where they are known already.
+
+    Raises:
+        ValueError: an unknown allocation.
     """
 
     budget: Budget
     allocation: str = "uniform"
     batches: CalibrationBatches | None = None
     losses: Mapping[str, Curve] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.allocation, str) or self.allocation not in ALLOCATIONS:
+            raise ValueError(unknown_name("allocation", self.allocation, ALLOCATIONS))
 
     @property
     def together(self) -> bool:

@@ -25,24 +25,36 @@ class Execution:
         progress: wraps the iterable of layers, of trials or of batches (`tqdm`, say).
 
     Raises:
-        TypeError: the ceiling is no number, or progress cannot be called.
+        TypeError: the ceiling is no number, the folder no path, or progress cannot be called.
+        ValueError: the ceiling is not above 0, or the folder is a file.
     """
 
     memory: float | None = None
-    folder: Path | None = None
+    folder: str | Path | None = None
     progress: Callable[[Iterable], Iterable] | None = None
 
     def __post_init__(self) -> None:
         check_number("memory", self.memory, "a ceiling in bytes")
         if self.progress is not None and not callable(self.progress):
             raise TypeError(f"progress must be a function that wraps an iterable (tqdm, say), got {self.progress!r}")
+        if self.memory is not None and not self.memory > 0:
+            raise ValueError(f"memory is a ceiling in bytes, above 0; got {self.memory}")
         if self.folder is not None:
+            if not isinstance(self.folder, (str, Path)):
+                raise TypeError(f"folder must be a path, got {self.folder!r}")
+            if Path(self.folder).is_file():
+                raise ValueError(f"folder={str(self.folder)!r} is a file: give a folder for the finished parts")
             object.__setattr__(self, "folder", Path(self.folder))
 
     def shown(self, items: Iterable[T]) -> Iterable[T]:
         """The same items, with progress shown where that was asked for."""
         return items if self.progress is None else self.progress(items)
 
+    @property
+    def place(self) -> Path | None:
+        """The folder as a path."""
+        return None if self.folder is None else Path(self.folder)
+
     def inside(self, name: str) -> Execution:
         """A copy that uses a subfolder, where there is a folder."""
-        return self if self.folder is None else replace(self, folder=self.folder / name)
+        return self if self.folder is None else replace(self, folder=Path(self.folder) / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lobs.base.atomic import replacing
+from lobs.base.warning import warn
 
 DTYPES = {
     torch.float64: "F64",
@@ -74,7 +74,7 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        warnings.warn(f"{path} is damaged ({error}): it is computed again", stacklevel=2)
+        warn(f"{path} is damaged ({error}): it is computed again")
         return None
 
 

@@ -36,7 +36,8 @@ class LossCurvature:
         except ImportError as error:
             raise ValueError(f"loss={loss!r} needs the package backpack-for-pytorch: {error}") from None
         _check_owners(model, names)
-        self._original: nn.Module | None = model
+        # With the hooks that are there now: those that collect statistics come later and must not see this pass.
+        self._original: nn.Module | None = copy.deepcopy(model)
         self._model = extend(_plain_copy(model)).eval()
         self._model.requires_grad_(True)
         self._loss = extend(LOSSES[loss](reduction="sum"))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from lobs.allocation.allocate import check_names
 from lobs.allocation.sharing import Decision, Sharing
 from lobs.base.atomic import replacing
 from lobs.base.execution import Execution
+from lobs.base.warning import warn
 from lobs.calibration.statistics import Statistics
 from lobs.layers.consumers import Consumer
 from lobs.solvers import PruningPath, Solver
@@ -74,10 +74,8 @@ class Job:
             Removals by layer.
         """
         file = self.file("counts.json")
-        if file is not None and file.exists():
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            decision = Decision(**found)
-        else:
+        decision = None if file is None else _read(file)
+        if decision is None:
             decision = self.sharing.decision(self.dense, paths(), consumers, self.execution.progress)
             if file is not None:
                 with replacing(file) as unfinished:
@@ -87,4 +85,16 @@ class Job:
 
     def file(self, name: str) -> Path | None:
         """A file in the job's folder, where it has one."""
-        return None if self.execution.folder is None else self.execution.folder / name
+        return None if self.execution.place is None else self.execution.place / name
+
+
+def _read(file: Path) -> Decision | None:
+    """A decision that was written; None where there is none, or a damaged one, which is made again."""
+    if not file.exists():
+        return None
+    try:
+        found = Decision(**json.loads(file.read_text(encoding="utf-8")))
+        return replace(found, counts={name: int(count) for name, count in found.counts.items()})
+    except (ValueError, TypeError, AttributeError):
+        warn(f"{file} is damaged: it is computed again")
+        return None

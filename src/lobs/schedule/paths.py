@@ -83,7 +83,7 @@ class PathMaker:
         return paths
 
     def _file(self, name: str) -> Path | None:
-        return None if self.execution.folder is None else layer_file(self.execution.folder, name)
+        return None if self.execution.place is None else layer_file(self.execution.place, name)
 
 
 def solve(solver: Solver, name: str, weight: Tensor, statistics: LayerStatistics) -> PruningPath:

@@ -192,8 +192,8 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
             trained = weight_matrix(originals[name], base.bias)
             step = LayerResult.taken(name, trained, path, count, solved, time.perf_counter() - start)
             del path, layer  # before the next ones are computed
-            if job.execution.folder is not None:
-                step.save(job.execution.folder)
+            if job.execution.place is not None:
+                step.save(job.execution.place)
             yield step
 
 
@@ -218,10 +218,10 @@ def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -
 
 def _finished(job: Job, dense: Mapping[str, Prunable]) -> Iterator[LayerResult]:
     """The steps from the first layer on that an interrupted call left behind."""
-    if job.execution.folder is None:
+    if job.execution.place is None:
         return
     for name in job.names:
-        step = LayerResult.load(job.execution.folder, name, weight_matrix(dense[name], job.statistics[name].bias))
+        step = LayerResult.load(job.execution.place, name, weight_matrix(dense[name], job.statistics[name].bias))
         if step is None:
             return
         yield step

@@ -152,3 +152,15 @@ def test_what_backpack_does_not_see_is_refused():
 
     with pytest.raises(ValueError, match=r"needs a network that is an nn\.Sequential of modules BackPACK knows"):
         collect(Residual(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)))
+
+
+def test_the_loss_changes_nothing_else_that_is_collected():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)).eval()
+    batches = [(torch.randn(16, 6), torch.randint(0, 4, (16,))) for _ in range(4)]
+    plain = lobs.collect_statistics(model, batches)
+    curved = lobs.collect_statistics(model, batches, loss="cross_entropy")
+    for name, layer in plain.items():
+        assert (curved[name].samples, curved[name].inputs) == (layer.samples, layer.inputs) == (64, 64)
+        assert torch.equal(curved[name].second_moment, layer.second_moment)
+        assert torch.equal(curved[name].zero_fraction, layer.zero_fraction)
