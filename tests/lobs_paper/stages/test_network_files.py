@@ -10,9 +10,9 @@ from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.network_files import HELD_OUT, ORIGIN, load_network, save_network
 
 
-def config(hidden=(5, 4), validation=0):
+def config(hidden=(5, 4), holdout=0):
     model = {"_target_": "lobs_paper.networks.lenet300.LeNet300", "hidden": list(hidden)}
-    return {"model": model, "data": {"validation": validation}}
+    return {"model": model, "data": {"holdout": holdout}}
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def test_weights_of_another_network_are_refused(saved):
 
 
 def test_a_network_that_has_seen_what_is_to_be_held_out_is_refused(saved):
-    message = r"data.holdout=9 was asked for, but .* with data.holdout=0.* run `lobs train data.holdout=9 paths"
+    message = r"data.holdout=9 was asked for, but .* with data.holdout=0.* run `lobs train data.holdout=9 folders"
     with pytest.raises(ValueError, match=message):
-        load_network(config(validation=9), saved[0], "lobs train")
-    save_network(config(validation=9), saved[0], saved[1])
-    load_network(config(validation=9), saved[0], "lobs train")
+        load_network(config(holdout=9), saved[0], "lobs train")
+    save_network(config(holdout=9), saved[0], saved[1])
+    load_network(config(holdout=9), saved[0], "lobs train")
     with pytest.raises(ValueError, match=r"data.holdout=0 was asked for, but .* with data.holdout=9"):
         load_network(config(), saved[0], "lobs train")
 

@@ -14,7 +14,7 @@ def weights():
 
 
 def test_a_quality_parameter_times_the_deviation_decides():
-    found = threshold_densities(network(), {"allocation": "quality", "relative": {"1": 0.5, "3": 1.0}}, 0.4)
+    found = threshold_densities(network(), {"allocation": "lwc", "threshold_scale": {"1": 0.5, "3": 1.0}}, 0.4)
     sizes = {name: weight.numel() for name, weight in weights().items()}
     kept = {name: round(found[name] * sizes[name]) for name in sizes}
     assert sum(kept.values()) == int(0.4 * sum(sizes.values()))
@@ -29,7 +29,7 @@ def test_a_quality_parameter_times_the_deviation_decides():
 
 
 def test_surgery_decides_by_mean_and_deviation():
-    found = threshold_densities(network(), {"allocation": "surgery", "relative": 1.0}, 0.3)
+    found = threshold_densities(network(), {"allocation": "dns", "threshold_scale": 1.0}, 0.3)
     sizes = {name: weight.numel() for name, weight in weights().items()}
     assert sum(round(found[name] * sizes[name]) for name in sizes) == int(0.3 * sum(sizes.values()))
     scores = {}
@@ -42,4 +42,4 @@ def test_surgery_decides_by_mean_and_deviation():
 
 @pytest.mark.parametrize("allocation", ["uniform", "relative", "measured_joint"])
 def test_other_methods_share_out_by_their_paths(allocation):
-    assert threshold_densities(network(), {"allocation": allocation, "relative": 1.0}, 0.3) is None
+    assert threshold_densities(network(), {"allocation": allocation, "threshold_scale": 1.0}, 0.3) is None

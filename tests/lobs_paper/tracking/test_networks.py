@@ -119,7 +119,7 @@ def test_the_configuration_is_an_artifact_and_names_the_data(runs, store) -> Non
         (lambda root: (root / KEY / "prune/model.safetensors").unlink(), "retrain's is still there"),
         (lambda root: shutil.rmtree(root.parent / "data"), "the shape of an input is not known"),
         (lambda root: shutil.rmtree(root.parent / "resolved"), "the network's class is not known"),
-        (lambda root: write_config(root, paths={"data": "data", "runs": "validation"}), "another folder's settings"),
+        (lambda root: write_config(root, folders={"data": "data", "runs": "validation"}), "another folder's settings"),
     ],
 )
 def test_without_its_files_a_run_has_no_network(runs, store, spoil, why) -> None:
