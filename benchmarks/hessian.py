@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 import lobs
+from lobs_paper.files import write_csv
 from lobs_paper.report.figures import draw_benchmark
-from lobs_paper.report.output import write_csv
 
 UNITS, INPUTS, SAMPLES = 4, 6, 200
 COLUMNS = ("row", "column", "unit", "hessian", "inverse")

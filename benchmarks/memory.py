@@ -65,8 +65,8 @@ def main() -> None:
             rows.append(dict(zip(COLUMNS, (method, samples, total, baseline, round(needed, 1)), strict=True)))
             print(f"{method:8s} {samples:6d} samples: {needed:7.0f} MiB", flush=True)
 
+    from lobs_paper.files import write_csv
     from lobs_paper.report.figures import draw_benchmark
-    from lobs_paper.report.output import write_csv
 
     write_csv(options.out / "memory.csv", rows, COLUMNS)
     drawing = draw_benchmark("memory", options.out)

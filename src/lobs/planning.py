@@ -34,6 +34,7 @@ from lobs.schedule.job import Job
 from lobs.schedule.paths import PathMaker, layers_with_statistics
 from lobs.schedule.run import no_worse_than_uniform, run
 from lobs.solvers import PruningPath, Solver
+from lobs.solvers.recomputed import whole
 
 # Densities of `Plan.curve` where none are named; those that a method cannot reach are left out.
 CURVE = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.02, 0.015, 0.01)
@@ -80,10 +81,11 @@ class Plan:
     keep_samples: int | None = None
     execution: Execution = field(default_factory=Execution)
     _losses: dict[str, Mapping[str, Curve] | None] = field(default_factory=dict, repr=False)
-    _used: list[bool] = field(default_factory=list, repr=False)
+    _versions: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         _check_network(self.model, self.names, self.statistics)
+        self._versions.extend(_versions(self.model))
 
     @cached_property
     @outside_modes
@@ -104,6 +106,7 @@ class Plan:
         Returns:
             Removals and losses by layer; None where no budget is shared out by them: ``uniform``, or whole units.
         """
+        self._check_unchanged()
         if allocation not in self._losses:
             with same_buffers(self.model):
                 self._losses[allocation] = shared_losses(
@@ -140,6 +143,7 @@ class Plan:
             ValueError: as `lobs.prune`.
             TypeError: both a budget and fields of one, or a field that no budget has.
         """
+        self._check_unchanged()
         sharing = Sharing(_budget(budget, asked), allocation, self.batches)
         if sharing.together and allocation != "uniform":
             sharing = replace(sharing, losses=self.losses(allocation))
@@ -148,9 +152,8 @@ class Plan:
             job = replace(job, paths=self.paths)
         if job.execution.place is not None:
             call = self.call(job)
-            job = replace(
-                job, execution=job.execution.inside(f"{str(sharing.budget).partition('=')[0]}-{digest([call])[:12]}")
-            )
+            kind = next(iter(sharing.budget.asked))
+            job = replace(job, execution=job.execution.inside(f"{kind}-{digest([call])[:12]}"))
             claim_folder(cast("Path", job.execution.place), call)
         return self.carry_out(job, in_place)
 
@@ -166,11 +169,12 @@ class Plan:
             A point per density, in their order.
 
         Raises:
-            ValueError: a density that was named is out of reach.
+            ValueError: a density that was named is out of reach, or the model has changed.
             TypeError: the densities are no list.
         """
         if not (densities is None or isinstance(densities, Iterable)):
             raise TypeError(f"densities must be a list of numbers between 0 and 1, got {densities!r}")
+        self._check_unchanged()
         consumers = self._consumers()
         measure = None
         if self.batches is not None:
@@ -196,18 +200,24 @@ class Plan:
             counts = {name: path.at_least(counts[name]) for name, path in self.paths.items()}
         pairs = solved(self.paths, counts, consumers)
         for name, (weight, mask) in pairs.items():
-            layer = self.statistics[name].to(weight.device)
-            path = self.paths[name]
-            left = int((mask & (path.weight != 0))[:, : layer.features].sum())
+            path = whole(self.paths[name])
+            left = int((mask & (path.weight != 0))[:, : path.statistics.features].sum())
             kept += left
-            power = layer_error(path.weight, layer.second_moment)
-            error = layer_error(weight - path.weight, layer.second_moment)
+            power = layer_error(path.weight, path.statistics.second_moment)
+            error = path.measured_error(weight)
             layers[name] = left / path.removable, error / power if power else 0.0
         distance = None
         if measure is not None:
             distance = measure.with_weights({name: pair[0] for name, pair in pairs.items()})
         density = kept / sum(path.removable for path in self.paths.values())
         return CurvePoint(density, sum(error for _, error in layers.values()) / len(layers), layers, distance)
+
+    def _check_unchanged(self) -> None:
+        if self._versions != _versions(self.model):
+            raise ValueError(
+                "this plan's model has changed since (in_place=True, training): its paths are those of the weights "
+                "that it had, make a new plan"
+            )
 
     def _consumers(self) -> dict[str, Consumer]:
         modules = prunable_layers(self.model)
@@ -216,8 +226,6 @@ class Plan:
 
     def job(self, sharing: Sharing, sequential: bool, correct: str, in_place: bool) -> Job:
         """What is to be done for one budget."""
-        if self._used:
-            raise ValueError("this plan's model was pruned in place, its paths are those of the dense one: plan anew")
         if correct not in CORRECTIONS:
             raise ValueError(unknown_name("correction", correct, CORRECTIONS))
         beside = sequential or correct != "none"
@@ -239,7 +247,6 @@ class Plan:
 
     def carry_out(self, job: Job, in_place: bool) -> PruneResult:
         """Run a job and account for its result."""
-        self._used.extend([True] * in_place)
         with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
             result = no_worse_than_uniform(job, run(job))
         if in_place and job.beside:
@@ -312,6 +319,11 @@ def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
         if name not in known:
             raise TypeError(unknown_name("argument", name, known))
     return Budget(**asked) if budget is None else budget
+
+
+def _versions(model: nn.Module) -> list[tuple[int, int]]:
+    """Changes when a weight is replaced or written to: its place in memory, and torch's count of writes to it."""
+    return [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
 
 
 def _paths_digest(paths: Mapping[str, PruningPath]) -> str:

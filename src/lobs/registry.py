@@ -26,7 +26,8 @@ def _methods() -> dict[str, Method]:
     found = {}
     files = (Path(__file__).parent / "solvers").glob("[a-z]*.py")
     for file in sorted(files, key=lambda file: (file.stem != "lobs", file.stem)):  # the paper's method first
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        source = file.read_text(encoding="utf-8")
+        for node in ast.parse(source).body if "(Solver):" in source else ():
             if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Solver" for base in node.bases):
                 entries = [entry for entry in node.body if isinstance(entry, ast.AnnAssign)]
                 fixed = {ast.unparse(e.target): e.value for e in entries if "ClassVar" in ast.unparse(e.annotation)}

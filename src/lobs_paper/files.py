@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lobs.base.atomic import replacing
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
 
@@ -27,10 +28,21 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, text)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file with Unix line ends."""
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file and give its path."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.write_bytes(data)
+    return Path(path)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 text file with Unix line ends and give its path."""
+    return write_bytes(path, text.encode())
+
+
+def write_table(path: str | Path, table: DataFrame) -> Path:
+    """Write a frame as CSV, floats in full precision, what is missing as an empty field, and give its path."""
+    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -103,6 +115,28 @@ def tensor_metadata(path: str | Path) -> dict[str, str]:
 def read_json(path: str | Path, made_by: str) -> Any:
     """Read a JSON file that another stage wrote."""
     return json.loads(require(path, made_by).read_text(encoding="utf-8"))
+
+
+def read_object(path: Path, kind: type = dict) -> Any:
+    """Read a JSON object, or a list, whoever wrote it.
+
+    Args:
+        path: the file.
+        kind: ``dict`` or ``list``.
+
+    Returns:
+        Its contents.
+
+    Raises:
+        ValueError: the file is no JSON, or holds something else; the message names it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected {'an object' if kind is dict else 'a list'}, got {value!r}")
+    return value
 
 
 def require(path: str | Path, made_by: str) -> Path:

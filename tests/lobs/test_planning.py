@@ -206,8 +206,20 @@ def test_a_sequence_needs_no_paths_of_the_dense_network(model):
 def test_a_plan_whose_model_was_changed_is_used_up(model):
     plan = lobs.plan(model, None, batches=BATCHES)
     plan.prune(density=0.5, in_place=True)
-    with pytest.raises(ValueError, match="this plan's model was pruned in place"):
-        plan.prune(density=0.3)
+    for ask in (lambda: plan.prune(density=0.3), plan.curve, lambda: plan.losses("relative")):
+        with pytest.raises(ValueError, match="this plan's model has changed since"):
+            ask()
+
+
+def test_training_after_planning_is_noticed(model):
+    plan = lobs.plan(model, None, batches=BATCHES)
+    plan.prune(density=0.5)
+    plan.curve((0.5,), "global")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(X).square().mean().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="this plan's model has changed since"):
+        plan.prune(density=0.5)
 
 
 def test_given_paths_belong_to_the_folder_and_obey_exclude(model, tmp_path):
@@ -269,7 +281,7 @@ def test_nonsense_is_refused_in_one_sentence(model):
         (lambda: lobs.layer_paths(model, statistics, 3), TypeError, r"method must be a name of lobs.methods\(\)"),
         (lambda: lobs.Execution(folder=3), TypeError, "folder must be a path, got 3"),
         (lambda: lobs.Execution(folder=__file__), ValueError, "is a file: give a folder"),
-        (lambda: lobs.Execution(memory=float("nan")), ValueError, "memory is a ceiling in bytes, above 0; got nan"),
+        (lambda: lobs.Execution(memory=float("nan")), ValueError, r"memory is a ceiling in bytes, above 0, .*got nan"),
         (lambda: lobs.Budget(tolerance=-1), ValueError, "tolerance must be >= 0, got -1"),
         (lambda: lobs.Budget(density=0.1, tolerance_rule="foo"), ValueError, "unknown rule 'foo': accepted are error"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -39,21 +40,18 @@ class Decision:
         ratio: of the distances of the outputs, those with ``global`` over those with ``uniform``; None where nothing
             was compared.
         note: what was decided, where that is worth saying.
+        gave_way: whether ``uniform`` took the place of ``global``.
     """
 
     counts: dict[str, int]
     ratio: float | None = None
     note: str | None = None
+    gave_way: bool = False
 
     @property
     def doubtful(self) -> bool:
         """Whether the measured allocation is barely better than the uniform one."""
         return self.ratio is not None and self.ratio > DOUBTFUL
-
-    @property
-    def gave_way(self) -> bool:
-        """Whether ``uniform`` took the place of ``global``."""
-        return self.note is not None and "gave way" in self.note
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Sharing:
         budget = self.budget
         return budget.divisible and (budget.density is None or self.allocation != "uniform" or bool(budget.limits))
 
-    @property
+    @cached_property
     def images(self) -> CalibrationBatches | None:
         """The calibration inputs that are measured on."""
         return None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
@@ -157,7 +155,7 @@ class Sharing:
         )
         if ours <= theirs:
             return Decision(counts, ours / theirs if theirs else 1.0)
-        return Decision(even, 1.0, gave_way(ours, theirs))
+        return Decision(even, 1.0, fallback_note(ours, theirs), gave_way=True)
 
     def chosen(self, model: nn.Module, gave_way: bool) -> tuple[str, str | None]:
         """What shared the budget out in the end, and by which distance of the outputs.
@@ -176,7 +174,7 @@ class Sharing:
             return shared_by, fitting_distance(model(first_input(model, self.batches)), self.batches.first())
 
 
-def gave_way(ours: float, theirs: float) -> str:
+def fallback_note(ours: float, theirs: float) -> str:
     """The note where measured shares are no better than uniform ones."""
     return f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, with uniform {theirs:.3g}"
 

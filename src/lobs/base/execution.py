@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lobs.base.arguments import check_number
+from lobs.base.memory import check_ceiling
 
 T = TypeVar("T")
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Execution:
     """How a call is carried out; no result depends on it.
+
+    With one exception, which a note tells: where memory is too short, ``global`` is not compared with ``uniform``.
 
     Attributes:
         memory: ceiling in bytes on what is kept of many layers at once; None: what is available, less a margin. One
@@ -37,8 +40,7 @@ class Execution:
         check_number("memory", self.memory, "a ceiling in bytes")
         if self.progress is not None and not callable(self.progress):
             raise TypeError(f"progress must be a function that wraps an iterable (tqdm, say), got {self.progress!r}")
-        if self.memory is not None and not self.memory > 0:
-            raise ValueError(f"memory is a ceiling in bytes, above 0; got {self.memory}")
+        check_ceiling(self.memory)
         if self.folder is not None:
             if not isinstance(self.folder, (str, Path)):
                 raise TypeError(f"folder must be a path, got {self.folder!r}")

@@ -46,6 +46,15 @@ def ceiling(memory: float | None, device: torch.device | str = "cpu") -> int:
     """
     if memory is None:
         return int((1 - MARGIN) * available_bytes(device))
-    if not memory > 0:
-        raise ValueError(f"memory is a ceiling in bytes, above 0, or None for what the machine has; got {memory}")
+    check_ceiling(memory)
     return int(memory)
+
+
+def check_ceiling(memory: float | None) -> None:
+    """Refuse a ceiling that is not positive.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if memory is not None and not memory > 0:
+        raise ValueError(f"memory is a ceiling in bytes, above 0, or None for what the machine has; got {memory}")

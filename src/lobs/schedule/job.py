@@ -35,7 +35,6 @@ class Job:
         correct: what is corrected afterwards (`lobs.registry.CORRECTIONS`).
         keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
         paths: of the dense network's layers where they are known already; in sequence they share the budget out.
-        make_paths: makes them otherwise.
         decisions: on the shares, noted as they are made.
     """
 

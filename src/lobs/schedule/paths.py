@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class PathMaker:
         Raises:
             ValueError: the statistics do not fit, or the solver refuses the layer; the message names it.
         """
-        layer, module = self.statistics[name], prunable_layers(self.model)[name]
+        layer, module = self.statistics[name], self._modules[name]
         check_fit(name, module, layer)
         weight = weight_matrix(module, layer.bias)
         weight = weight.float() if weight.dtype.itemsize < 4 else weight
@@ -81,6 +81,10 @@ class PathMaker:
                 room -= needed
             paths[name] = path
         return paths
+
+    @cached_property
+    def _modules(self) -> dict[str, Prunable]:
+        return prunable_layers(self.model)
 
     def _file(self, name: str) -> Path | None:
         return None if self.execution.place is None else layer_file(self.execution.place, name)

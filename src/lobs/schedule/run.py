@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 
 from lobs.allocation.output_distance import OutputDistance
-from lobs.allocation.sharing import Decision, gave_way
+from lobs.allocation.sharing import Decision, fallback_note
 from lobs.base.warning import warn
 from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches
@@ -77,9 +77,9 @@ def no_worse_than_uniform(job: Job, result: PruneResult) -> PruneResult:
     ours, theirs = (measure.of_network(network) for network in (result.model, rival.model))
     if ours <= theirs:
         return result
-    note = gave_way(ours, theirs)
+    note = fallback_note(ours, theirs)
     warn(note)
-    job.decisions.append(Decision({record.name: record.removed for record in rival.layers}, note=note))
+    job.decisions.append(Decision({record.name: record.removed for record in rival.layers}, note=note, gave_way=True))
     return replace(rival, notes=[*rival.notes, note])
 
 

@@ -114,8 +114,8 @@ class Data(Section):
 
 
 @dataclass
-class Train(Section):
-    """Group `train`: the recipe of the dense network."""
+class Recipe(Section):
+    """What training and retraining have in common."""
 
     optimizer: Optimizer
     learning_rate: AboveZero
@@ -123,20 +123,20 @@ class Train(Section):
     weight_decay: AtLeastZero
     schedule: Schedule
     batch_size: Count
+
+
+@dataclass
+class Train(Recipe):
+    """Group `train`: the recipe of the dense network."""
+
     epochs: Count
     augment: Augmentation = "none"
 
 
 @dataclass
-class Retrain(Section):
+class Retrain(Recipe):
     """Group `retrain`: the recipe of the pruned network; `method.retrain` overrides parts of it."""
 
-    optimizer: Optimizer
-    learning_rate: AboveZero
-    momentum: Annotated[float, _number("a number from 0 to below 1", ge=0, lt=1)]
-    weight_decay: AtLeastZero
-    schedule: Schedule
-    batch_size: Count
     iterations: Annotated[int, _whole("a whole number, 0 (measure only) or more", 0)]
     measure_every: Count
     augment: Augmentation = "none"

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from pandas import DataFrame, Series, concat
 
+from lobs_paper.files import write_bytes, write_table
 from lobs_paper.report.curves import NEAR
 from lobs_paper.report.methods import style_of
-from lobs_paper.report.output import write_bytes, write_table
 
 SETTINGS: Any = {
     # A fixed salt makes the identifiers inside an SVG, and so the whole file, reproducible.

@@ -6,7 +6,6 @@ file that is broken gives a ValueError that names it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
+from lobs_paper.files import read_object
 from lobs_paper.report.methods import sort_key, style_of
 from lobs_paper.report.paper import DATA, network_of, paper_order
 from lobs_paper.report.statistic import statistic
@@ -266,7 +266,7 @@ def _add_run(
     rows["runs"].append({**place, **values})
     layers, file = values.get("evaluate.pruned.layers"), folder / "prune/layers.json"
     if layers is None and file.exists():
-        layers = _read(file, list)
+        layers = read_object(file, list)
     rows["layers"].extend({**place, **entry} for entry in _entries(layers, _LAYER, file))
     rounds = _entries(values.get("retrain.rounds"), _ROUND, folder / "retrain/metrics.json: rounds")
     rows["rounds"].extend({**place, **entry} for entry in rounds)
@@ -280,7 +280,7 @@ def _add_run(
 def _add_timing(place: dict[str, Any], rows: Mapping[str, list[dict[str, Any]]]) -> None:
     """Add one timings.json."""
     file = place.pop("file")
-    data = _read(file, dict)
+    data = read_object(file, dict)
     rows["timings"].append({**place, **_checked(data, _TIMING, file)})
     layers = data.get("layers") or {}
     seconds = _checked(layers, dict.fromkeys(layers, _NUMBER), f"{file}: layers")
@@ -293,7 +293,7 @@ def _metrics(folder: Path, stage: str) -> dict[str, Any]:
     path = folder / stage / "metrics.json"
     if not path.exists():
         return {}
-    data = _read(path, dict)
+    data = read_object(path, dict)
     for part in (data.get("pruned"), data.get("retrained")):
         taken = part.get("storage") if isinstance(part, dict) else None
         if taken and taken.get("removed_units") is not None:
@@ -310,17 +310,6 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _read(path: Path, kind: type) -> Any:
-    """What a JSON file holds, an object or a list."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(data, kind):
-        raise ValueError(f"{path}: expected {'an object' if kind is dict else 'a list'}, got {data!r}")
-    return data
 
 
 def _checked(data: Mapping[str, Any], kinds: Mapping[str, Any], source: Path | str) -> dict[str, Any]:
@@ -345,7 +334,7 @@ def _entries(data: Any, kinds: Mapping[str, Any], source: Path | str) -> list[di
 
 def _bins(path: Path) -> list[dict[str, Any]]:
     """A histogram's bins; methods without sensitivities write an empty object."""
-    data = _read(path, dict) if path.exists() else {}
+    data = read_object(path, dict) if path.exists() else {}
     edges, counts = data.get("log10_edges") or [], data.get("counts") or []
     if data and len(edges) != len(counts) + 1:
         raise ValueError(f"{path}: {len(counts)} counts need {len(counts) + 1} log10_edges, got {len(edges)}")

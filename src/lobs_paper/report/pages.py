@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pandas import DataFrame
 
+from lobs_paper.files import write_table, write_text
 from lobs_paper.report import figures, findings, interactive, layer_tables, method_tables, paper, table1, table2
 from lobs_paper.report.curves import NEAR, samples_note
 from lobs_paper.report.drawing import Drawing
 from lobs_paper.report.frame import Results
 from lobs_paper.report.markdown import joined, markdown
 from lobs_paper.report.methods import style_of
-from lobs_paper.report.output import write_table, write_text
 from lobs_paper.report.rules import explained
 from lobs_paper.report.statistic import fixed, significant, statistic, whole
 

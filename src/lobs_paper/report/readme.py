@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from lobs_paper.report.output import write_text
+from lobs_paper.files import write_text
 from lobs_paper.report.statistic import fixed, significant
 
 BEGIN, END = "<!-- numbers: written by the report stage -->", "<!-- end of numbers -->"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lobs_paper.files import read_object
 from lobs_paper.tracking.store import Entry, NetworkFile, opened
 
 # Part of every digest: to be raised when what is logged changes, so that the next sync builds all runs anew.
@@ -255,15 +256,7 @@ def _input_shape(data_dir: Path, data: Mapping[str, Any]) -> list[int] | None:
 
 def _read_json(path: Path, kind: type = dict) -> Any:
     """Read a JSON object (or list); an empty one where there is no file."""
-    if not path.exists():
-        return kind()
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(value, kind):
-        raise ValueError(f"{path}: expected a {kind.__name__}, got {value!r}")
-    return value
+    return read_object(path, kind) if path.exists() else kind()
 
 
 def _digest(files: Iterable[Path]) -> str:

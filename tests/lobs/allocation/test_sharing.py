@@ -72,7 +72,7 @@ def test_measuring_stops_with_the_batch_that_fills_the_number_of_images(case, mo
     sharing = Sharing(Budget(density=0.3), batches=case[1])
     assert sharing.images.input_counts() == [64] * 4
     monkeypatch.setattr(sharing_module, "MEASURED_IMAGES", 65)
-    assert sharing.images.input_counts() == [64, 64]
+    assert Sharing(Budget(density=0.3), batches=case[1]).images.input_counts() == [64, 64]
 
 
 def test_the_decision_is_the_better_one_of_global_and_uniform(case, monkeypatch):

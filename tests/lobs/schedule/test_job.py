@@ -46,7 +46,7 @@ def test_what_an_interrupted_call_decided_stands(tmp_path):
     again = job(tmp_path / "new")
     assert again.decide(never, {}) == counts
     assert again.decisions == first.decisions
-    noted = {"counts": {"0": 5}, "ratio": 0.75, "note": "allocation='global' gave way to 'uniform'"}
+    noted = {"counts": {"0": 5}, "ratio": 0.75, "note": "a note", "gave_way": True}
     (tmp_path / "new/counts.json").write_text(json.dumps(noted))
     assert again.decide(never, {}) == {"0": 5}
     assert again.decisions[-1].gave_way and again.decisions[-1].doubtful

@@ -74,7 +74,7 @@ def table(
         columns=list(columns),
         index_position=None,
         autosize_mode="none",
-        height=min(_TALLEST, 54 + _ROW * rows),
+        height=min(_TALLEST, 72 + _ROW * rows),
         sizing_mode="stretch_width",
         css_classes=[name],
         stylesheets=[InlineStyleSheet(css=_CSS)],
