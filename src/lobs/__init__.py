@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lobs.planning import Plan
     from lobs.pruning import layer_paths, methods, plan, prune
     from lobs.repair.correction import correct
+    from lobs.repair.refit import Refit, refit
     from lobs.result import LayerRecord, PruneResult
     from lobs.solvers.hessian import SingularStatisticsError
     from lobs.solvers.path import PruningPath
@@ -42,6 +43,8 @@ _HOME = {
     "PruneResult": "lobs.result",
     "LayerRecord": "lobs.result",
     "correct": "lobs.repair.correction",
+    "refit": "lobs.repair.refit",
+    "Refit": "lobs.repair.refit",
     "compact": "lobs.compaction.compact",
     "CompactResult": "lobs.compaction.compact",
     "save_sparse": "lobs.export.sparse",

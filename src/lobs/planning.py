@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.allocation.budget import Budget
 from lobs.allocation.knapsack import Curve
+from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
-from lobs.allocation.sharing import MEASURED_IMAGES, Sharing, shared_losses, solved
+from lobs.allocation.sharing import MEASURED_IMAGES, Decision, Sharing, solved
 from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder, digest
 from lobs.base.warning import warn
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input, require_repeatable
+from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import output_tensors
 from lobs.calibration.statistics import Statistics, layer_error
 from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
@@ -32,7 +34,9 @@ from lobs.registry import CORRECTIONS, unknown_name
 from lobs.result import PruneResult
 from lobs.schedule.job import Job
 from lobs.schedule.paths import PathMaker, layers_with_statistics
-from lobs.schedule.run import no_worse_than_uniform, run
+from lobs.schedule.run import refitted
+from lobs.schedule.stages import run_in_stages, stage_budgets
+from lobs.schedule.way import Way
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.recomputed import whole
 
@@ -80,7 +84,7 @@ class Plan:
     batches: CalibrationBatches | None = None
     keep_samples: int | None = None
     execution: Execution = field(default_factory=Execution)
-    _losses: dict[str, Mapping[str, Curve] | None] = field(default_factory=dict, repr=False)
+    _losses: dict[str, Mapping[str, Curve]] = field(default_factory=dict, repr=False)
     _versions: list[tuple[int, int]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,23 +100,46 @@ class Plan:
             claim_folder(execution.place, {**self._made_from, "method": self.solver, "layers": self.names})
         return PathMaker(self.model, self.statistics, self.solver, execution).paths(self.names)
 
+    @cached_property
     @outside_modes
-    def losses(self, allocation: str) -> Mapping[str, Curve] | None:
+    def sensitivities(self) -> dict[str, Sensitivity]:
+        """What an error of every unit costs the network, on the first batches (`output_sensitivity`)."""
+        self._check_unchanged()
+        if self.batches is None:
+            raise ValueError("sensitivities are measured on calibration inputs: give batches=")
+        with same_buffers(self.model):
+            images = self.batches.first_images(MEASURED_IMAGES)
+            return output_sensitivity(self.model, images, self.names, progress=self.execution.progress)
+
+    @outside_modes
+    def losses(self, allocation: str) -> Mapping[str, Curve]:
         """What every layer's removals cost, as an allocation sees it; computed once, whatever the budget.
 
         Args:
-            allocation: a name in `lobs.registry.ALLOCATIONS`.
+            allocation: a name in `lobs.registry.ALLOCATIONS` other than ``uniform``.
 
         Returns:
-            Removals and losses by layer; None where no budget is shared out by them: ``uniform``, or whole units.
+            Removals and losses by layer.
+
+        Raises:
+            ValueError: the allocation has no losses, or needs batches.
         """
         self._check_unchanged()
         if allocation not in self._losses:
+            images = None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
             with same_buffers(self.model):
-                self._losses[allocation] = shared_losses(
-                    self.model, self.paths, allocation, self.batches, self.execution.progress
+                self._losses[allocation] = loss_curves(
+                    self.paths, allocation, model=self.model, batches=images, progress=self.execution.progress
                 )
         return self._losses[allocation]
+
+    def _with_measured(self, sharing: Sharing) -> Sharing:
+        """A shared budget with what is measured once for all budgets."""
+        if not sharing.together or all(path.removes_units for path in self.paths.values()):
+            return sharing
+        if sharing.allocation in ("global", "fisher", "fisher_units") and self.batches is not None:
+            return replace(sharing, sensitivities=self.sensitivities)
+        return sharing if sharing.allocation == "uniform" else replace(sharing, losses=self.losses(sharing.allocation))
 
     @outside_modes
     def prune(
@@ -121,7 +148,9 @@ class Plan:
         *,
         allocation: str = "uniform",
         sequential: bool = False,
+        stages: int | Sequence[float] = 1,
         correct: str = "none",
+        refit: bool = False,
         in_place: bool = False,
         **asked: Any,
     ) -> PruneResult:
@@ -132,7 +161,9 @@ class Plan:
                 ``size=50_000``, ``tolerance=0.1``, ``densities={...}``, with ``limits=`` and ``tolerance_rule=``.
             allocation: how it is shared out between the layers.
             sequential: front to back; the plan's paths then only share the budget out.
+            stages: how many, or the shares before the last one.
             correct: a correction after pruning.
+            refit: of the kept weights, to the dense network's outputs.
             in_place: change the plan's model itself; the plan is then used up.
             asked: the budget's fields.
 
@@ -144,10 +175,8 @@ class Plan:
             TypeError: both a budget and fields of one, or a field that no budget has.
         """
         self._check_unchanged()
-        sharing = Sharing(_budget(budget, asked), allocation, self.batches)
-        if sharing.together and allocation != "uniform":
-            sharing = replace(sharing, losses=self.losses(allocation))
-        job = self.job(sharing, sequential, correct, in_place)
+        sharing = self._with_measured(Sharing(_budget(budget, asked), allocation, self.batches))
+        job = self.job(sharing, Way(sequential, stages, correct, refit), in_place)
         if sharing.together or not sequential:
             job = replace(job, paths=self.paths)
         if job.execution.place is not None:
@@ -181,24 +210,25 @@ class Plan:
             measure = OutputDistance(self.model, self.batches.first_images(MEASURED_IMAGES))
         points = []
         for density in self.execution.shown(CURVE if densities is None else list(densities)):
-            sharing = Sharing(Budget(density=density), allocation, self.batches, self.losses(allocation))
+            sharing = self._with_measured(Sharing(Budget(density=density), allocation, self.batches))
             try:
                 with same_buffers(self.model):
-                    counts = sharing.decision(self.model, self.paths, consumers).counts
+                    decision = sharing.decision(self.model, self.paths, consumers)
             except ValueError:
                 if densities is not None:
                     raise
                 continue
-            points.append(self._point(counts, consumers, measure))
+            points.append(self._point(decision, consumers, measure))
         return points
 
     def _point(
-        self, counts: Mapping[str, int], consumers: Mapping[str, Consumer], measure: OutputDistance | None
+        self, decision: Decision, consumers: Mapping[str, Consumer], measure: OutputDistance | None
     ) -> CurvePoint:
-        layers, kept = {}, 0
+        layers, kept, counts, paths = {}, 0, decision.counts, self.paths
         if not consumers:
-            counts = {name: path.at_least(counts[name]) for name, path in self.paths.items()}
-        pairs = solved(self.paths, counts, consumers)
+            paths = {name: decision.weighted(name, path) for name, path in paths.items()}
+            counts = {name: path.at_least(counts[name]) for name, path in paths.items()}
+        pairs = solved(paths, counts, consumers)
         for name, (weight, mask) in pairs.items():
             path = whole(self.paths[name])
             left = int((mask & (path.weight != 0))[:, : path.statistics.features].sum())
@@ -224,14 +254,20 @@ class Plan:
         units = all(path.removes_units for path in self.paths.values())
         return consumers_of({name: modules[name] for name in self.names}) if units else {}
 
-    def job(self, sharing: Sharing, sequential: bool, correct: str, in_place: bool) -> Job:
+    def job(self, sharing: Sharing, way: Way, in_place: bool) -> Job:
         """What is to be done for one budget."""
-        if correct not in CORRECTIONS:
-            raise ValueError(unknown_name("correction", correct, CORRECTIONS))
-        beside = sequential or correct != "none"
-        if beside:
-            require_repeatable(self.batches, "sequential=True" if sequential else f"correct={correct!r}")
-        pruned = self.model if in_place and not beside else independent_copy(self.model)
+        if way.correct not in CORRECTIONS:
+            raise ValueError(unknown_name("correction", way.correct, CORRECTIONS))
+        stages = stage_budgets(sharing.budget, way.stages)
+        reason = way.reads_again(len(stages))
+        if reason:
+            require_repeatable(self.batches, reason)
+        if len(stages) > 1 and "loss_curvature" in self.solver.needs:
+            raise ValueError(
+                f"stages={way.stages!r} measure the network anew without labels, and {type(self.solver).__name__} "
+                f"needs the loss's curvature"
+            )
+        pruned = self.model if in_place and not reason else independent_copy(self.model)
         return Job(
             self.model,
             pruned,
@@ -240,15 +276,17 @@ class Plan:
             self.names,
             sharing,
             self.execution,
-            sequential=sequential,
-            correct=correct,
+            sequential=way.sequential,
+            stages=stages,
+            correct=way.correct,
+            refit=way.refit,
             keep_samples=self.keep_samples,
         )
 
     def carry_out(self, job: Job, in_place: bool) -> PruneResult:
         """Run a job and account for its result."""
         with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
-            result = no_worse_than_uniform(job, run(job))
+            result = refitted(job, run_in_stages(job, job.stages))
         if in_place and job.beside:
             self.model.load_state_dict(result.model.state_dict())
             result = replace(result, model=self.model)
@@ -261,7 +299,9 @@ class Plan:
             "method": self.solver,
             "layers": self.names,
             "sequential": job.sequential,
+            "stages": [str(budget) for budget in job.stages],
             "correct": job.correct,
+            "refit": job.refit,
             "keep_samples": self.keep_samples,
             **job.sharing.budget.asked,
             "allocation": job.sharing.allocation,
@@ -294,10 +334,13 @@ class Plan:
         notes = [f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items()]
         notes = [*result.notes, *notes]
         result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
+        if len(job.stages) > 1:
+            result = replace(result, stages=[str(budget) for budget in job.stages])
         if job.sharing.together:
-            gave_way = any(decision.gave_way for decision in job.decisions)
-            shared_by, distance = job.sharing.chosen(self.model, gave_way)
-            result = replace(result, shared_by=shared_by, distance=distance)
+            last = job.decisions[-1]
+            result = replace(
+                result, shared_by=last.shared_by, distance=last.distance, compared_allocations=last.compared
+            )
         unasked = sum(entry.weights for entry in left if not entry.by_choice)
         if unasked > WORTH_A_WARNING * result.weights:
             warn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +23,15 @@ from lobs.planning import Plan, selected
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.result import LayerRecord, PruneResult
 from lobs.schedule.paths import PathMaker, layers_with_statistics
+from lobs.schedule.stages import STAGES, stage_budgets
+from lobs.schedule.way import Way
 from lobs.solvers import PruningPath, Solver, make
+from lobs.solvers.exact_obs import ExactOBS
 
 __all__ = ["LayerRecord", "PruneResult", "layer_paths", "methods", "plan", "prune"]
+
+# The method where none is said: the least error that a layer can be left with by removing one weight after another.
+BEST = ExactOBS(group_size="auto")
 
 
 def methods() -> dict[str, str]:
@@ -37,35 +43,42 @@ def methods() -> dict[str, str]:
 def prune(
     model: nn.Module,
     statistics: Statistics | None = None,
-    method: str | Solver = "lobs",
+    method: str | Solver | None = None,
     *,
     density: float | None = None,
     tolerance: float | None = None,
     densities: Mapping[str, float] | None = None,
     flops: float | None = None,
     size: int | None = None,
-    allocation: str = "uniform",
+    allocation: str | None = None,
     limits: Limits | None = None,
     tolerance_rule: str = "error",
     layers: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
     paths: Mapping[str, PruningPath] | None = None,
     losses: Mapping[str, Curve] | None = None,
-    sequential: bool = False,
+    sequential: bool | None = None,
+    stages: int | Sequence[float] | None = None,
     batches: Iterable | None = None,
     keep_samples: int | None = None,
     correct: str = "none",
+    refit: bool | None = None,
     in_place: bool = False,
     progress: Callable[[Iterable], Iterable] | None = None,
     memory: float | None = None,
     folder: str | Path | None = None,
 ) -> PruneResult:
-    """Prune a network's Linear and Conv2d layers from calibration data, without retraining.
+    """Prune a network's Linear and Conv2d layers from calibration data, without labels and without retraining.
+
+    Without a ``method`` it is done as well as we know: ``exact_obs``, ``allocation="global"`` and, where there are
+    batches that can be read again, in sequence, in stages and with a refit. What is said stands; whatever had to be
+    left out is in the result's notes. With a ``method`` that alone is done: what is not said is ``uniform`` and off.
 
     Args:
         model: the trained network; left untouched unless ``in_place``.
         statistics: from `collect_statistics` on the same network; None collects them from ``batches``.
-        method: a name from `methods` or a solver object (`lobs.solvers.make(name, **options)`).
+        method: a name from `methods` or a solver object (`lobs.solvers.make(name, **options)`); None: the best, and
+            with it the best of everything that is not said. Layers too wide for ``exact_obs`` are done in groups.
         density: share of weights kept, 0 to 1; exactly one of density, tolerance, densities, flops and size is given.
         tolerance: the paper's epsilon, per layer. In sequence it counts what the layer's own removals add.
         densities: a density for each layer by name.
@@ -73,7 +86,8 @@ def prune(
         size: bytes of a sparse file, biases included (likewise).
         allocation: how density, flops or size are shared out between layers (`lobs.registry.ALLOCATIONS`); on the dense
             network, in sequence too. Those that measure use the first 2,000 of ``batches``. ``global``
-            is compared with ``uniform`` on these images and gives way to it, with a warning, where it is no better.
+            chooses from ``fisher``, ``fisher_units`` and ``uniform`` by the outputs on the last 2,000, with a warning
+            where that is ``uniform``.
         limits: (least, most) density by layer name or pattern: ``{"fc3": (0.05, 1.0)}`` keeps at least 5% of it. A
             layer that no limit names keeps at least one weight, unless the budget itself is 0.
         tolerance_rule: ``"error"``: the accumulated sqrt(E) stays <= tolerance; ``"sensitivity"``: every removed
@@ -86,12 +100,15 @@ def prune(
             budgets by them.
         sequential: front to back, each layer's inputs from the network pruned so far and the dense network's outputs
             as target (`lobs.schedule.sequential`).
+        stages: prune to the budget over looser ones, measuring the network anew each time
+            (`lobs.schedule.stages`): how many, each twice as loose as the next, or the shares before the last one.
         batches: calibration inputs, or tuples that start with them, for whatever measures the network. They are read
             once and kept where they fit into memory; else they must be the same each time they are iterated, which is
             checked.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
         correct: a correction after pruning (`lobs.correct`): ``none``, ``bias``, ``batch_norm``, ``both``, ``auto``.
+        refit: afterwards move the kept weights, so that the outputs are nearer to the dense network's (`lobs.refit`).
         in_place: change the model itself, to save memory (sequential pruning and corrections still need a copy). Where
             a layer cannot be pruned, those before it are already.
         progress: wraps the iterable of layer names.
@@ -119,17 +136,25 @@ def prune(
     execution = Execution(memory, folder, progress)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
-    sharing = Sharing(budget, allocation, losses=losses)
-    beside = sequential or correct != "none"
-    if beside:
-        what = "sequential=True" if sequential else f"correct={correct!r}"
-        batches = require_repeatable(batches, what, memory)
+    best = method is None
+    again = best and batches is not None and not isinstance(batches, Iterator)
+    staged = again and budget.divisible and budget.size is None
+    way = Way(
+        sequential=again if sequential is None else sequential,
+        stages=(STAGES if staged else 1) if stages is None else stages,
+        correct=correct,
+        refit=(None if again else False) if refit is None else refit,
+    )
+    sharing = Sharing(budget, ("global" if best else "uniform") if allocation is None else allocation, losses=losses)
+    reason = way.reads_again(len(stage_budgets(budget, way.stages)))
+    if reason:
+        batches = require_repeatable(batches, reason, memory)
     # Statistics alone take one reading, of which nothing but the first batch is kept.
-    several = beside or sharing.together or folder is not None
+    several = reason is not None or sharing.together or folder is not None
     planned = _planned(
         model,
         statistics,
-        method,
+        BEST if method is None else method,
         layers if paths is None else list(paths),
         exclude,
         batches,
@@ -137,7 +162,7 @@ def prune(
         execution,
         several,
     )
-    job = planned.job(replace(sharing, batches=planned.batches), sequential, correct, in_place)
+    job = planned.job(replace(sharing, batches=planned.batches), way, in_place)
     job = replace(job, paths=None if paths is None else {name: paths[name] for name in planned.names})
     if execution.place is not None:
         claim_folder(execution.place, planned.call(job))
@@ -148,7 +173,7 @@ def prune(
 def plan(
     model: nn.Module,
     statistics: Statistics | None = None,
-    method: str | Solver = "lobs",
+    method: str | Solver = BEST,
     *,
     layers: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
@@ -226,7 +251,7 @@ def _solver(method: str | Solver) -> Solver:
 def layer_paths(
     model: nn.Module,
     statistics: Statistics,
-    method: str | Solver = "lobs",
+    method: str | Solver = BEST,
     layers: Iterable[str] | None = None,
     progress: Callable[[Iterable], Iterable] | None = None,
 ) -> dict[str, PruningPath]:

@@ -44,19 +44,19 @@ METHODS: dict[str, Method] = _methods()
 
 ALLOCATIONS: dict[str, str] = {
     "uniform": "the same density in every layer",
-    "global": "the best that can be had from what is given: measured_joint with batches, relative without",
+    "global": "fisher or fisher_units, whichever brings the outputs nearer; without batches relative",
     "relative": "equal slopes of the layers' relative errors: the next weight leaves where it hurts its layer least",
     "theorem": "equal slopes of the terms of Theorem 3.2's bound; needs the model",
     "fisher": "equal slopes of error times the loss's curvature in the layer's outputs; needs model and batches",
+    "fisher_units": "the same with a weight for every unit, which orders the weights within a layer, too; likewise",
     "measured": "each layer pruned alone, the change of the network's outputs measured; needs model and batches",
     "measured_joint": "fisher's shares, changed while the whole pruned network gets better; needs model and batches",
 }
 
-# What `global` stands for without calibration images, and with them.
-ALLOCATION_ALIASES = {"global": "relative"}
-ALLOCATION_WITH_BATCHES = {"global": "measured_joint"}
 # Allocations that run the network on calibration images.
-MEASURING_ALLOCATIONS = ("fisher", "measured", "measured_joint")
+MEASURING_ALLOCATIONS = ("fisher", "fisher_units", "measured", "measured_joint")
+# What `global` chooses from where there are such images, beside `uniform`; without them it is `relative`.
+GLOBAL_CANDIDATES = ("fisher", "fisher_units")
 
 CORRECTIONS: dict[str, str] = {
     "none": "nothing",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from lobs.layers.coverage import Unpruned, shown
+
+if TYPE_CHECKING:
+    from lobs.repair.refit import Refit
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class PruneResult:
         correction: which correction was made (`lobs.correct`), ``none`` without.
         uncorrected: the biases and batch-norm statistics as they were before a correction was asked for, by the names
             that `state_dict` gives them; empty where none was.
+        refit: what a refit of the kept weights did (`lobs.refit`); None where none was made.
+        before_refit: what it moved, as it was before, by the names that `state_dict` gives it.
+        stages: the budgets that were pruned to, one after the other, where there were several.
         unpruned: the weights of the network that were left alone, by module, with the reason.
         weights: all weights of the network.
         notes: what was approximated or fallen back to on the way, one sentence each.
@@ -64,6 +71,8 @@ class PruneResult:
             was given.
         distance: of the outputs that it looked at: ``kl`` or ``relative``
             (`lobs.calibration.outputs.fitting_distance`).
+        compared_allocations: that distance on held-out calibration inputs with each allocation that ``global`` chose
+            from.
     """
 
     model: nn.Module
@@ -72,11 +81,15 @@ class PruneResult:
     layers: list[LayerRecord]
     correction: str = "none"
     uncorrected: dict[str, Tensor] = field(default_factory=dict)
+    refit: Refit | None = None
+    before_refit: dict[str, Tensor] = field(default_factory=dict)
+    stages: list[str] = field(default_factory=list)
     unpruned: list[Unpruned] = field(default_factory=list)
     weights: int = 0
     notes: list[str] = field(default_factory=list)
     shared_by: str | None = None
     distance: str | None = None
+    compared_allocations: dict[str, float] = field(default_factory=dict)
 
     @property
     def unpruned_share(self) -> float:
@@ -108,5 +121,10 @@ class PruneResult:
             lines.append(f"not pruned, {100 * self.unpruned_share:.1f}% of all weights: {shown(self.unpruned)}")
         if self.shared_by:
             compared = f", outputs compared by {self.distance}" if self.distance else ""
-            lines.append(f"budget shared out by {self.shared_by}{compared}")
+            tried = ", ".join(f"{name} {value:.3g}" for name, value in self.compared_allocations.items())
+            lines.append(f"budget shared out by {self.shared_by}{compared}{f' ({tried})' if tried else ''}")
+        if self.stages:
+            lines.append(f"in stages: {', '.join(self.stages)}")
+        if self.refit:
+            lines.append(str(self.refit))
         return "\n".join(line.rstrip() for line in [f"{type(self.model).__name__}, pruned", *lines, *self.notes])

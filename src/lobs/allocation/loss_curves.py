@@ -9,9 +9,9 @@ from torch import nn
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.output_distance import measured_losses
 from lobs.bounds import patch_overlap
-from lobs.calibration.output_fisher import output_sensitivity
+from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.layers.network import prunable_layers
-from lobs.registry import ALLOCATION_ALIASES, ALLOCATION_WITH_BATCHES, ALLOCATIONS, unknown_name
+from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, unknown_name
 from lobs.solvers.path import PruningPath
 
 
@@ -29,7 +29,7 @@ def loss_curves(
         paths: of all layers, in the order of their calls.
         allocation: a name in `ALLOCATIONS` other than ``uniform``; ``measured_joint`` starts from ``fisher``.
         model: the dense network; ``theorem`` and all that need batches need it.
-        batches: calibration images; ``fisher``, ``measured`` and ``measured_joint`` need them.
+        batches: calibration images; all but ``relative`` and ``theorem`` need them.
         progress: wraps the iterable of the layers that are measured.
 
     Returns:
@@ -50,14 +50,19 @@ def loss_curves(
         return theorem(paths, model)
     if batches is None:
         raise ValueError(f"allocation {allocation!r} needs calibration images: give batches=")
-    if allocation in ("fisher", "measured_joint"):
-        return fisher(paths, output_sensitivity(model, batches, list(paths)))
-    return measured_losses(model, paths, batches, progress=progress)
+    if allocation == "measured":
+        return measured_losses(model, paths, batches, progress=progress)
+    sensitivities = output_sensitivity(model, batches, list(paths))
+    if allocation == "fisher_units":
+        return fisher_units({name: path.weighted(sensitivities[name].together) for name, path in paths.items()})
+    return fisher(paths, sensitivities)
 
 
 def resolved(allocation: str, measurable: bool) -> str:
-    """The allocation that a name stands for: ``global`` is another one where the network can be run on images."""
-    return (ALLOCATION_WITH_BATCHES if measurable else ALLOCATION_ALIASES).get(allocation, allocation)
+    """An allocation that is no alias: ``global``, where nothing is compared, is one where the network can be run."""
+    if allocation != "global":
+        return allocation
+    return GLOBAL_CANDIDATES[0] if measurable else "relative"
 
 
 def relative(paths: Mapping[str, PruningPath]) -> dict[str, Curve]:
@@ -105,12 +110,12 @@ def theorem(paths: Mapping[str, PruningPath], model: nn.Module) -> dict[str, Cur
     return {name: curves[name] for name in paths}
 
 
-def fisher(paths: Mapping[str, PruningPath], sensitivities: Mapping[str, float]) -> dict[str, Curve]:
+def fisher(paths: Mapping[str, PruningPath], sensitivities: Mapping[str, Sensitivity]) -> dict[str, Curve]:
     """``s_l E_l / 2``: the KL divergence of the network's outputs in nats, to second order.
 
     Args:
         paths: of all layers.
-        sensitivities: s_l from `output_sensitivity`.
+        sensitivities: from `output_sensitivity`; s_l is the mean over a layer's units.
 
     Returns:
         Removals and losses by layer.
@@ -118,5 +123,18 @@ def fisher(paths: Mapping[str, PruningPath], sensitivities: Mapping[str, float])
     curves = {}
     for name, path in paths.items():
         counts, errors = path.curve_points()
-        curves[name] = counts, sensitivities[name] * errors / 2
+        curves[name] = counts, float(sensitivities[name].together.mean()) * errors / 2
     return curves
+
+
+def fisher_units(paths: Mapping[str, PruningPath]) -> dict[str, Curve]:
+    """``sum_i g_i E_i / 2``, the same unit by unit.
+
+    Args:
+        paths: weighted by their units' sensitivities (`PruningPath.weighted`).
+
+    Returns:
+        Removals and losses by layer.
+    """
+    points = {name: path.curve_points() for name, path in paths.items()}
+    return {name: (counts, errors / 2) for name, (counts, errors) in points.items()}

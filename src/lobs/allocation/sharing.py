@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget
 from lobs.allocation.knapsack import Curve
-from lobs.allocation.loss_curves import loss_curves, resolved
+from lobs.allocation.loss_curves import fisher, fisher_units, resolved
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.unit_budget import unit_counts
 from lobs.base.evaluation_mode import evaluation_mode, same_buffers
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input
+from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import fitting_distance
 from lobs.layers.consumers import Consumer, drop_columns
-from lobs.registry import ALLOCATIONS, MEASURING_ALLOCATIONS, unknown_name
+from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, MEASURING_ALLOCATIONS, unknown_name
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import RecomputedPath, whole
 
@@ -37,21 +38,33 @@ class Decision:
 
     Attributes:
         counts: removals by layer.
-        ratio: of the distances of the outputs, those with ``global`` over those with ``uniform``; None where nothing
-            was compared.
+        shared_by: the allocation that gave them; never ``global``.
+        distance: of the outputs that it looked at: ``kl`` or ``relative``; None where it looked at none.
+        unit_weights: what every unit's error counts, by layer, where that orders the weights within the layers.
+        compared: distances of the outputs with what ``global`` chose from.
         note: what was decided, where that is worth saying.
-        gave_way: whether ``uniform`` took the place of ``global``.
+        gave_way: whether ``uniform`` took the place of what was asked for.
     """
 
     counts: dict[str, int]
-    ratio: float | None = None
+    shared_by: str = "uniform"
+    distance: str | None = None
+    unit_weights: dict[str, list[float]] | None = None
+    compared: dict[str, float] = field(default_factory=dict)
     note: str | None = None
     gave_way: bool = False
 
     @property
     def doubtful(self) -> bool:
-        """Whether the measured allocation is barely better than the uniform one."""
-        return self.ratio is not None and self.ratio > DOUBTFUL
+        """Whether what was chosen is barely better than ``uniform``."""
+        best = self.compared.get(self.shared_by)
+        return best is not None and best > DOUBTFUL * self.compared["uniform"]
+
+    def weighted(self, name: str, path: PruningPath) -> PruningPath:
+        """A layer's path in the currency of the decision."""
+        if self.unit_weights is None:
+            return path
+        return path.weighted(torch.tensor(self.unit_weights[name], dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ class Sharing:
         allocation: a name in `lobs.registry.ALLOCATIONS`.
         batches: calibration inputs, for allocations that measure.
         losses: of the layers' paths for this allocation, where they are known already.
+        sensitivities: of the layers' units, likewise.
 
     Raises:
         ValueError: an unknown allocation.
@@ -72,10 +86,13 @@ class Sharing:
     allocation: str = "uniform"
     batches: CalibrationBatches | None = None
     losses: Mapping[str, Curve] | None = None
+    sensitivities: Mapping[str, Sensitivity] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.allocation, str) or self.allocation not in ALLOCATIONS:
             raise ValueError(unknown_name("allocation", self.allocation, ALLOCATIONS))
+        if self.losses is not None and self.allocation in ("global", "fisher_units"):
+            raise ValueError(f"losses= belong to one order of the weights, and {self.allocation!r} looks at others")
 
     @property
     def together(self) -> bool:
@@ -88,6 +105,11 @@ class Sharing:
         """The calibration inputs that are measured on."""
         return None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
 
+    @cached_property
+    def held_out(self) -> CalibrationBatches | None:
+        """Others, for comparing what was found on those, as far as there are others."""
+        return None if self.batches is None else self.batches.last_images(MEASURED_IMAGES)
+
     def count(self, name: str, path: PruningPath) -> int:
         """How many weights one layer loses where that does not depend on the others."""
         return allocate({name: path}, self.budget.of_layer(name))[name]
@@ -98,17 +120,19 @@ class Sharing:
         paths: Mapping[str, PruningPath],
         consumers: Mapping[str, Consumer],
         progress: Callable[[Iterable], Iterable] | None = None,
+        dense: nn.Module | None = None,
     ) -> Decision:
         """How many weights each layer loses.
 
         Args:
-            model: the dense network.
+            model: the network that the paths start from.
             paths: of all layers.
             consumers: of the layers' units, where whole units are removed; empty where weights are.
             progress: wraps the iterable of what takes long.
+            dense: the network whose outputs count; None: ``model``.
 
         Returns:
-            The counts; those of ``global`` have been compared with those of ``uniform``.
+            The counts; with batches ``global`` has compared what it chose from.
 
         Raises:
             ValueError: whole units are removed and the budget is no density alone, or what `allocate` raises.
@@ -117,91 +141,68 @@ class Sharing:
             if self.budget.density is None or self.budget.limits:
                 raise ValueError("a method that removes whole units takes a density alone: no other budget, no limits")
             return Decision(unit_counts(paths, consumers, self.budget.density))
-        counts = self._shared(model, paths, self.allocation, progress)
-        return self._compared(model, paths, counts) if self.together else Decision(counts)
+        if not self.together:
+            return self._by("uniform", model, paths)
+        if self.allocation == "global" and self.batches is not None:
+            return self._best(model, paths, model if dense is None else dense)
+        return self._by(resolved(self.allocation, self.batches is not None), model, paths, progress)
 
-    def _shared(
+    def _by(
         self,
+        allocation: str,
         model: nn.Module,
         paths: Mapping[str, PruningPath],
-        allocation: str,
         progress: Callable[[Iterable], Iterable] | None = None,
-    ) -> dict[str, int]:
-        measured = allocation != "uniform"
-        return allocate(
-            paths,
-            self.budget,
-            allocation,
-            losses=self.losses if measured else None,
-            model=model,
-            batches=self.images if measured else None,
-            progress=progress,
-        )
+    ) -> Decision:
+        """The decision of one allocation."""
+        losses, unit_weights, distance = None, None, None
+        if allocation in MEASURING_ALLOCATIONS and self.images is not None:
+            distance = outputs_distance(model, self.images)
+        if allocation == self.allocation:
+            losses = self.losses
+        if allocation in ("fisher", "fisher_units") and self.images is not None and losses is None:
+            found = self.sensitivities or output_sensitivity(model, self.images, list(paths))
+            if allocation == "fisher_units":
+                unit_weights = {name: found[name].together.tolist() for name in paths}
+                paths = {name: path.weighted(found[name].together) for name, path in paths.items()}
+            losses = fisher_units(paths) if unit_weights else fisher(paths, found)
+        images = None if allocation == "uniform" else self.images
+        counts = allocate(paths, self.budget, allocation, losses=losses, model=model, batches=images, progress=progress)
+        return Decision(counts, allocation, distance, unit_weights)
 
-    def _compared(self, model: nn.Module, paths: Mapping[str, PruningPath], counts: dict[str, int]) -> Decision:
-        """The counts of ``global`` beside those of ``uniform``, both measured on the network pruned in one go."""
-        if self.allocation != "global" or self.batches is None:
-            return Decision(counts)
+    def _best(self, model: nn.Module, paths: Mapping[str, PruningPath], dense: nn.Module) -> Decision:
+        """The candidate whose network, pruned in one go, has the outputs nearest to the dense one's."""
+        if self.sensitivities is None:
+            found = output_sensitivity(model, cast("Iterable", self.images), list(paths))
+            return replace(self, sensitivities=found)._best(model, paths, dense)
+        tried = {name: self._by(name, model, paths) for name in (*GLOBAL_CANDIDATES, "uniform")}
+        first = tried[GLOBAL_CANDIDATES[0]]
         if any(isinstance(path, RecomputedPath) for path in paths.values()):
-            note = "allocation='global' was not compared with 'uniform': the paths do not fit into memory"
-            return Decision(counts, note=note)
-        even = self._shared(model, paths, "uniform")
-        if even == counts:
-            return Decision(counts, 1.0)
-        measure = OutputDistance(model, cast("CalibrationBatches", self.images))
-        ours, theirs = (
-            measure.with_weights({name: path.at(chosen[name])[0] for name, path in paths.items()})
-            for chosen in (counts, even)
-        )
-        if ours <= theirs:
-            return Decision(counts, ours / theirs if theirs else 1.0)
-        return Decision(even, 1.0, fallback_note(ours, theirs), gave_way=True)
+            unseen = f"allocation='global' took {first.shared_by!r} unseen: the paths do not fit into memory"
+            return replace(first, note=unseen)
+        measure = OutputDistance(dense, cast("CalibrationBatches", self.held_out))
+        compared = {}
+        for name, decision in tried.items():
+            chosen = {layer: decision.weighted(layer, path) for layer, path in paths.items()}
+            weights = {layer: path.at(decision.counts[layer])[0] for layer, path in chosen.items()}
+            compared[name] = measure.with_weights(weights)
+        best = min(tried, key=compared.__getitem__)
+        gave_way = best == "uniform" and tried[best].counts != first.counts
+        note = fallback_note(min(compared[name] for name in GLOBAL_CANDIDATES), compared[best]) if gave_way else None
+        if best == "uniform" and not gave_way:  # the same counts
+            best = GLOBAL_CANDIDATES[0]
+        return replace(tried[best], distance=first.distance, compared=compared, note=note, gave_way=gave_way)
 
-    def chosen(self, model: nn.Module, gave_way: bool) -> tuple[str, str | None]:
-        """What shared the budget out in the end, and by which distance of the outputs.
 
-        Args:
-            model: the dense network.
-            gave_way: whether ``uniform`` took the place of ``global``.
-
-        Returns:
-            An allocation that is no alias, and ``kl``, ``relative`` or None.
-        """
-        shared_by = "uniform" if gave_way else resolved(self.allocation, self.batches is not None)
-        if self.batches is None or not (self.allocation == "global" or shared_by in MEASURING_ALLOCATIONS):
-            return shared_by, None
-        with torch.no_grad(), evaluation_mode(model), same_buffers(model):
-            return shared_by, fitting_distance(model(first_input(model, self.batches)), self.batches.first())
+def outputs_distance(model: nn.Module, batches: CalibrationBatches) -> str:
+    """The distance that fits a network's outputs (`lobs.calibration.outputs.fitting_distance`)."""
+    with torch.no_grad(), evaluation_mode(model), same_buffers(model):
+        return fitting_distance(model(first_input(model, batches)), batches.first())
 
 
 def fallback_note(ours: float, theirs: float) -> str:
     """The note where measured shares are no better than uniform ones."""
     return f"allocation='global' gave way to 'uniform': distance of the outputs {ours:.3g}, with uniform {theirs:.3g}"
-
-
-def shared_losses(
-    model: nn.Module,
-    paths: Mapping[str, PruningPath],
-    allocation: str,
-    batches: CalibrationBatches | None,
-    progress: Callable[[Iterable], Iterable] | None = None,
-) -> dict[str, Curve] | None:
-    """The layers' losses for an allocation, the same for every budget (`Sharing.losses`).
-
-    Args:
-        model: the dense network.
-        paths: of all layers.
-        allocation: a name in `lobs.registry.ALLOCATIONS`.
-        batches: calibration inputs, of which the first `MEASURED_IMAGES` count; None: none are looked at.
-        progress: wraps the iterable of the layers that are measured.
-
-    Returns:
-        Removals and losses by layer; None where no budget is shared out by them: ``uniform``, or whole units removed.
-    """
-    if allocation == "uniform" or all(path.removes_units for path in paths.values()):
-        return None
-    images = None if batches is None else batches.first_images(MEASURED_IMAGES)
-    return loss_curves(paths, allocation, model=model, batches=images, progress=progress)
 
 
 def solved(

@@ -109,6 +109,14 @@ class CalibrationBatches:
                 break
         return CalibrationBatches(taken)
 
+    def last_images(self, images: int) -> CalibrationBatches:
+        """The batches that hold the last so many inputs, kept in memory."""
+        counts = self.input_counts()
+        start = len(counts)
+        while start and sum(counts[start:]) < images:
+            start -= 1
+        return CalibrationBatches(list(self.part(start, len(counts))))
+
     def fingerprint(self) -> str:
         """A digest of everything that the batches hold; reads all of them where that has not been done yet."""
         self.input_counts()

@@ -6,18 +6,25 @@ softmax. To second order, whatever the true label is::
 
     KL(p(. | z) || p(. | z + dz)) = 1/2 dz^T F dz,    F = E_y[g g^T]
 
-F is at the same time the generalised Gauss-Newton matrix of the cross entropy in z. Averaged over images, with errors
-dz that are uncorrelated between positions and between units, of the same mean square everywhere, and independent of g
-(assumptions, all three), only F's trace is left::
+F is at the same time the generalised Gauss-Newton matrix of the cross entropy in z. For errors dz that are
+uncorrelated between units and independent of g (assumptions, both), a sum over units is left::
 
-    KL = 1/2 s_l E_l,    s_l = mean over images of sum over positions of mean over units of g^2
+    KL = 1/2 sum_i g_i E_i
 
-where E_l is the layer error: the mean over images and positions of ``||dz||^2``, summed over units.
+where E_i is unit i's part of the layer error: the mean over images and positions of ``dz_i^2``. The weight g_i depends
+on how the errors of a unit at different positions of one image belong together::
+
+    together:  g_i = mean over images of (sum over positions of g)^2    they are all alike
+    apart:     g_i = mean over images of sum over positions of g^2      they have nothing in common
+
+In a Linear layer on a vector both are the same. A layer's weight s_l is the mean of its units' g_i: what is left where
+the errors of all units are of the same size, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +36,19 @@ from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers, tied_layers
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """What an error in a layer's outputs costs the network, unit by unit.
+
+    Attributes:
+        together: float64 ``[out]``, for errors that are alike at all positions of an image.
+        apart: likewise, for errors that have nothing in common.
+    """
+
+    together: Tensor
+    apart: Tensor
+
+
 def output_sensitivity(
     model: nn.Module,
     batches: Iterable,
@@ -36,8 +56,8 @@ def output_sensitivity(
     *,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] | None = None,
-) -> dict[str, float]:
-    """s_l of every layer, without labels (see the module's text for formula and assumptions).
+) -> dict[str, Sensitivity]:
+    """g_i of every unit of every layer, without labels (see the module's text for formulas and assumptions).
 
     Drawing one label y per image would do, but a network that is nearly certain then gives almost only zeros and
     rarely a large value. Here all labels are mixed with random signs e_y, one backward pass per batch as well::
@@ -55,7 +75,9 @@ def output_sensitivity(
         progress: wraps the iterable.
 
     Returns:
-        s_l by layer, in the order of their first call. A layer called several times per image adds its calls up.
+        By layer, in the order of their first call. The calls of a layer that is called several times per image are
+        positions of it. Where a call's rows are not those of the images one after the other (more or fewer rows than
+        fit), nothing says which belong together, and ``together`` is ``apart``.
 
     Raises:
         ValueError: there is no batch, a layer asked for is never called, no gradient reaches a layer, or the outputs
@@ -78,7 +100,7 @@ def output_sensitivity(
 
     handles = [m.register_forward_hook(hook_of(name)) for name in modules for m in members[name].values()]
     generator = torch.Generator().manual_seed(seed)
-    sums: dict[str, float] = {}
+    sums: dict[str, _Sums] = {}
     images, weigh = 0, None
     try:
         with evaluation_mode(model), torch.enable_grad():
@@ -90,10 +112,11 @@ def output_sensitivity(
                 if weigh is None:
                     weigh = _Directions(found, batch, len(inputs), generator)
                 gradients = _gradients(weigh.of(found), calls)
+                units: dict[str, list[Tensor]] = {}
                 for (name, _), gradient in zip(calls, gradients, strict=True):
-                    units = unit_outputs(modules[name], gradient)
-                    square = float(units.double().square().sum()) / units.shape[1]
-                    sums[name] = sums.get(name, 0.0) + square
+                    units.setdefault(name, []).append(unit_outputs(modules[name], gradient).double())
+                for name, parts in units.items():
+                    sums.setdefault(name, _Sums()).add(parts, len(inputs))
                 images += len(inputs)
     finally:
         for handle in handles:
@@ -103,7 +126,24 @@ def output_sensitivity(
     never = [name for name in modules if name not in sums]
     if layers is not None and never:
         raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
-    return {name: total / images for name, total in sums.items()}
+    return {name: Sensitivity(total.together / images, total.apart / images) for name, total in sums.items()}
+
+
+class _Sums:
+    """Running sums of one layer over images, ``[out]`` each."""
+
+    def __init__(self) -> None:
+        self.together: Tensor = torch.zeros(())
+        self.apart: Tensor = torch.zeros(())
+
+    def add(self, calls: list[Tensor], images: int) -> None:
+        """The gradients ``[rows, out]`` of every call of the layer in one batch."""
+        apart = sum((part.square().sum(0) for part in calls), torch.zeros(()))
+        together = apart
+        if all(len(part) % images == 0 for part in calls):
+            by_image = [part.unflatten(0, (images, -1)).sum(1) for part in calls]
+            together = torch.stack(by_image).sum(0).square().sum(0)
+        self.apart, self.together = self.apart + apart.cpu(), self.together + together.cpu()
 
 
 class _Directions:

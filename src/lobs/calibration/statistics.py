@@ -97,6 +97,26 @@ class LayerStatistics:
             **rows,
         )
 
+    def with_scaled_units(self, scale: Tensor) -> LayerStatistics:
+        """The statistics of the same inputs for a layer whose outputs are ``scale_i`` times as large.
+
+        Args:
+            scale: ``[out]``, above 0.
+
+        Returns:
+            Targets are scaled with the outputs, the loss's curvature in the weights against them; E||z||^2 is not known
+            unit by unit and left out.
+        """
+        rows = scale[:, None]
+        moment, sample, curvature = self.target_moment, self.target_sample, self.loss_curvature
+        return replace(
+            self,
+            target_moment=None if moment is None else moment * rows,
+            target_power=None,
+            target_sample=None if sample is None else (sample * scale).to(sample),
+            loss_curvature=None if curvature is None else curvature / rows.square(),
+        )
+
     def target_error(self, weight: Tensor) -> float:
         """E = E||W x - z||^2 that a weight leaves to the dense network's pre-activations.
 

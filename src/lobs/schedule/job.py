@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
 
 from lobs.allocation.allocate import check_names
+from lobs.allocation.budget import Budget
 from lobs.allocation.sharing import Decision, Sharing
 from lobs.base.atomic import replacing
 from lobs.base.execution import Execution
@@ -24,17 +25,20 @@ class Job:
     """One pruning call: networks, statistics, method, budget and how it is carried out.
 
     Attributes:
-        dense: the trained network; not changed.
-        pruned: its copy, changed layer by layer; to go one shot it may be the same object.
-        statistics: of the dense network's layers.
+        dense: the trained network, whose outputs are to be kept; not changed.
+        pruned: the network to prune, changed layer by layer: a copy of the dense one, or what an earlier stage left of
+            it. To go one shot in a single stage it may be the same object.
+        statistics: of its layers before they are changed.
         solver: the method.
         names: of the layers to prune, in the order of their calls.
         sharing: the budget.
         execution: its folder belongs to this job alone.
         sequential: front to back, or all layers from the dense network's inputs.
+        stages: the budgets to prune to, one after the other, the sharing's own the last.
         correct: what is corrected afterwards (`lobs.registry.CORRECTIONS`).
+        refit: whether the kept weights are refitted in the end; None: where that is possible.
         keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
-        paths: of the dense network's layers where they are known already; in sequence they share the budget out.
+        paths: of its layers where they are known already; in sequence they share the budget out.
         decisions: on the shares, noted as they are made.
     """
 
@@ -46,7 +50,9 @@ class Job:
     sharing: Sharing
     execution: Execution
     sequential: bool = False
+    stages: Sequence[Budget] = ()
     correct: str = "none"
+    refit: bool | None = False
     keep_samples: int | None = None
     paths: Mapping[str, PruningPath] | None = None
     decisions: list[Decision] = field(default_factory=list)
@@ -58,11 +64,9 @@ class Job:
     @property
     def beside(self) -> bool:
         """Whether the dense network is needed beside the pruned one."""
-        return self.sequential or self.correct != "none"
+        return self.sequential or self.correct != "none" or len(self.stages) > 1 or self.refit is not False
 
-    def decide(
-        self, paths: Callable[[], Mapping[str, PruningPath]], consumers: Mapping[str, Consumer]
-    ) -> dict[str, int]:
+    def decide(self, paths: Callable[[], Mapping[str, PruningPath]], consumers: Mapping[str, Consumer]) -> Decision:
         """How many weights each layer loses; what an interrupted call decided stands.
 
         Args:
@@ -70,17 +74,17 @@ class Job:
             consumers: of the layers' units, where whole units are removed.
 
         Returns:
-            Removals by layer.
+            The decision.
         """
         file = self.file("counts.json")
         decision = None if file is None else _read(file)
         if decision is None:
-            decision = self.sharing.decision(self.dense, paths(), consumers, self.execution.progress)
+            decision = self.sharing.decision(self.pruned, paths(), consumers, self.execution.progress, self.dense)
             if file is not None:
                 with replacing(file) as unfinished:
                     unfinished.write_text(json.dumps(asdict(decision)), encoding="utf-8")
         self.decisions.append(decision)
-        return decision.counts
+        return decision
 
     def file(self, name: str) -> Path | None:
         """A file in the job's folder, where it has one."""

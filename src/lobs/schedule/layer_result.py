@@ -14,8 +14,8 @@ from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
 from lobs.calibration.statistics import layer_error
 from lobs.solvers import PruningPath
 
-# Of a step, what is a number.
-NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_threshold", "damping", "seconds")
+# Of a step, what is a number or a word.
+NUMBERS = ("features", "removable", "error", "relative_error", "sensitivity_threshold", "damping", "seconds", "note")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class LayerResult:
         sensitivity_threshold: likewise.
         damping: likewise.
         seconds: likewise.
+        note: what was approximated, where anything was.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LayerResult:
     sensitivity_threshold: float | None
     damping: float
     seconds: float
+    note: str | None = None
 
     @classmethod
     def taken(
@@ -82,6 +84,7 @@ class LayerResult:
             sensitivity_threshold=path.sensitivity_threshold(count),
             damping=path.damping,
             seconds=seconds,
+            note=path.note,
         )
 
     def save(self, folder: Path) -> None:

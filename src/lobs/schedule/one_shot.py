@@ -18,7 +18,7 @@ from lobs.solvers.recomputed import whole
 
 
 def prune_at_once(job: Job) -> Iterator[LayerResult]:
-    """Prune every layer from its statistics in the dense network.
+    """Prune every layer from its own statistics.
 
     Args:
         job: what is to be done. Where it brings no paths and every layer's share is its own, one layer's path is in
@@ -32,7 +32,7 @@ def prune_at_once(job: Job) -> Iterator[LayerResult]:
         return
     seconds: dict[str, float] = {}
     timed = replace(job.execution.inside("paths"), progress=lambda names: _timed(seconds, job.execution.shown(names)))
-    maker = PathMaker(job.dense, job.statistics, job.solver, timed)
+    maker = PathMaker(job.pruned, job.statistics, job.solver, timed)
     if not job.sharing.together:
         found = prunable_layers(job.pruned)
         for name in timed.shown(job.names):
@@ -61,8 +61,10 @@ def _together(job: Job, paths: Mapping[str, PruningPath], seconds: dict[str, flo
     consumers: dict[str, Consumer] = {}
     if all(path.removes_units for path in paths.values()):
         consumers = consumers_of({name: found[name] for name in paths})
-    counts = job.decide(lambda: paths, consumers)
+    decision = job.decide(lambda: paths, consumers)
+    counts = decision.counts
     if not consumers:
+        paths = {name: decision.weighted(name, path) for name, path in paths.items()}
         counts = {name: path.at_least(counts[name]) for name, path in paths.items()}
     units = solved(paths, counts, consumers) if consumers else {}
     for name, path in paths.items():

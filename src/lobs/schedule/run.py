@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lobs.allocation.output_distance import OutputDistance
-from lobs.allocation.sharing import Decision, fallback_note
+from lobs.allocation.sharing import fallback_note
 from lobs.base.warning import warn
 from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches
 from lobs.layers.checks import independent_copy
+from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
+from lobs.repair.refit import refit
 from lobs.result import LayerRecord, PruneResult
 from lobs.schedule.job import Job
 from lobs.schedule.layer_result import LayerResult
@@ -33,6 +36,8 @@ def run(job: Job) -> PruneResult:
     """
     batches = cast("CalibrationBatches", job.sharing.batches)
     records, masks, dense = [], {}, {}
+    remarks: list[str] = []
+    decided = len(job.decisions)
     modules = prunable_layers(job.dense)
     for step in prune_in_sequence(job, batches) if job.sequential else prune_at_once(job):
         dense[step.name] = step.trained
@@ -40,9 +45,12 @@ def run(job: Job) -> PruneResult:
         mask = step.mask[:, : step.features] & (step.trained[:, : step.features] != 0)
         masks[step.name] = mask.reshape(modules[step.name].weight.shape)
         records.append(_record(step, masks[step.name]))
-    notes = [decision.note for decision in job.decisions if decision.note is not None]
+        if step.note is not None:
+            remarks.append(f"layer {step.name!r}: {step.note}")
+    notes = [decision.note for decision in job.decisions[decided:] if decision.note is not None]
     for note in notes:
         warn(note)
+    notes += remarks
     uncorrected, correction = {}, job.correct
     if job.correct != "none":
         uncorrected = correctable(job.pruned)
@@ -54,13 +62,14 @@ def run(job: Job) -> PruneResult:
     return PruneResult(job.pruned, masks, density, records, correction, uncorrected, notes=notes)
 
 
-def no_worse_than_uniform(job: Job, result: PruneResult) -> PruneResult:
+def no_worse_than_uniform(job: Job, start: nn.Module, result: PruneResult) -> PruneResult:
     """Where ``global`` hardly helps on the dense network's inputs, the network that ``uniform`` gives is made, too.
 
     What follows a decision (a sequence, a correction) may turn it round, so that the two networks are compared.
 
     Args:
         job: that was run.
+        start: the network before it.
         result: of it.
 
     Returns:
@@ -70,7 +79,7 @@ def no_worse_than_uniform(job: Job, result: PruneResult) -> PruneResult:
     if not (job.beside and any(decision.doubtful for decision in job.decisions)):
         return result
     plain = replace(job.sharing, allocation="uniform", losses=None)
-    pruned = independent_copy(job.dense)
+    pruned = independent_copy(start)
     execution = job.execution.inside("uniform")
     rival = run(replace(job, pruned=pruned, sharing=plain, execution=execution, decisions=[]))
     measure = OutputDistance(job.dense, cast("CalibrationBatches", job.sharing.images))
@@ -79,8 +88,42 @@ def no_worse_than_uniform(job: Job, result: PruneResult) -> PruneResult:
         return result
     note = fallback_note(ours, theirs)
     warn(note)
-    job.decisions.append(Decision({record.name: record.removed for record in rival.layers}, note=note, gave_way=True))
+    last = job.decisions[-1]
+    counts = {record.name: record.removed for record in rival.layers}
+    job.decisions.append(replace(last, counts=counts, shared_by="uniform", unit_weights=None, note=note, gave_way=True))
     return replace(rival, notes=[*rival.notes, note])
+
+
+def refitted(job: Job, result: PruneResult) -> PruneResult:
+    """The result with its kept weights refitted, where the job asks for it.
+
+    Args:
+        job: that was run.
+        result: of it; its network is changed.
+
+    Returns:
+        The result, bounds included; where the job leaves it open, a refit that cannot be made is a note.
+
+    Raises:
+        ValueError: what `lobs.refit` raises, where the job asks for it.
+    """
+    if job.refit is False:
+        return result
+    before = {key: value.clone() for key, value in result.model.state_dict().items()}
+    batches = cast("CalibrationBatches", job.sharing.batches)
+    try:
+        done = refit(job.dense, result.model, batches, masks=result.masks, progress=job.execution.progress)
+    except ValueError as error:
+        if job.refit:
+            raise
+        return replace(result, notes=[*result.notes, f"not refitted: {error}"])
+    after = result.model.state_dict()
+    moved = {key: value for key, value in before.items() if not torch.equal(value, after[key])}
+    layers = prunable_layers(job.dense)
+    trained = {name: weight_matrix(layers[name], job.statistics[name].bias) for name in job.names}
+    bound = bound_from_weights(trained, result.model, job.statistics)
+    records = [replace(record, bound_contribution=bound.layers[record.name]) for record in result.layers]
+    return replace(result, refit=done, before_refit=moved, layers=records)
 
 
 def _record(step: LayerResult, mask: Tensor) -> LayerRecord:

@@ -23,6 +23,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lobs.allocation.sharing import Decision
 from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.accumulator import InputSums, ResidualSums, widened
 from lobs.calibration.batches import CalibrationBatches
@@ -142,8 +143,8 @@ def paired_statistics(
 def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerResult]:
     """Prune layers front to back, each with the inputs that the layers pruned before leave to it.
 
-    A shared budget is divided first, on the dense network. Every finished layer is written to the job's folder, and
-    read where it is found there. The solver's damping is W*'s lambda, too; solvers without any take the library's
+    A shared budget is divided first, on the network as it comes. Every finished layer is written to the job's folder,
+    and read where it is found there. The solver's damping is W*'s lambda, too; solvers without any take the library's
     default.
 
     Args:
@@ -156,13 +157,13 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
     Raises:
         ValueError: a layer is not called by these batches, or the solver removes whole units.
     """
-    counts: dict[str, int] | None = None
+    decision: Decision | None = None
     if job.sharing.together:
-        maker = PathMaker(job.dense, job.statistics, job.solver, job.execution.inside("paths"))
-        counts = job.decide(lambda: job.paths or maker.paths(job.names), {})
+        maker = PathMaker(job.pruned, job.statistics, job.solver, job.execution.inside("paths"))
+        decision = job.decide(lambda: job.paths or maker.paths(job.names), {})
     dense, pruned = prunable_layers(job.dense), prunable_layers(job.pruned)
     waiting = list(job.names)
-    for step in _finished(job, dense):
+    for step in _finished(job, pruned):
         set_weight_matrix(pruned[step.name], step.weight, job.statistics[step.name].bias)
         waiting.remove(step.name)
         yield step
@@ -186,10 +187,10 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
             keep = _samples_held(base) if job.keep_samples is None else job.keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
             path = _path(job.solver, name, module, layer)
-            count = path.at_least(job.sharing.count(name, path) if counts is None else counts[name])
-            solved = path.at(count)
+            path = path if decision is None else decision.weighted(name, path)
+            count = path.at_least(job.sharing.count(name, path) if decision is None else decision.counts[name])
+            solved, trained = path.at(count), weight_matrix(module, base.bias)
             set_weight_matrix(module, solved[0], base.bias)
-            trained = weight_matrix(originals[name], base.bias)
             step = LayerResult.taken(name, trained, path, count, solved, time.perf_counter() - start)
             del path, layer  # before the next ones are computed
             if job.execution.place is not None:
@@ -198,7 +199,7 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
 
 
 def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -> PruningPath:
-    """The path from W*, of a layer that still has its trained weight."""
+    """The path from W*, of a layer that still has the weight it came with."""
     weight = weight_matrix(module, layer.bias)
     weight = weight.float() if weight.dtype.itemsize < 4 else weight
     layer = layer.to(weight.device)
@@ -216,12 +217,12 @@ def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -
     return path
 
 
-def _finished(job: Job, dense: Mapping[str, Prunable]) -> Iterator[LayerResult]:
+def _finished(job: Job, layers: Mapping[str, Prunable]) -> Iterator[LayerResult]:
     """The steps from the first layer on that an interrupted call left behind."""
     if job.execution.place is None:
         return
     for name in job.names:
-        step = LayerResult.load(job.execution.place, name, weight_matrix(dense[name], job.statistics[name].bias))
+        step = LayerResult.load(job.execution.place, name, weight_matrix(layers[name], job.statistics[name].bias))
         if step is None:
             return
         yield step

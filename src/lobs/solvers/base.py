@@ -15,6 +15,7 @@ from lobs.calibration.statistics import LayerStatistics
 from lobs.registry import METHODS, unknown_name
 from lobs.solvers.grouped import GroupedPath
 from lobs.solvers.path import PruningPath
+from lobs.solvers.weighted import WeightedPath
 
 
 class Solver(ABC):
@@ -54,12 +55,34 @@ class Solver(ABC):
         """
         weight, groups = weight.detach(), statistics.groups
         if groups == 1 or not self.by_group:
-            return self.restore(weight, statistics, state)
+            return self._owned(self.restore(weight, statistics, state))
         paths = []
         for index, rows in enumerate(weight.chunk(groups)):
             own = {key.split("/")[1]: value for key, value in state.items() if key.split("/")[0] == str(index)}
             paths.append(self.restore(rows, statistics.group(index), own))
-        return GroupedPath(weight, statistics, paths)
+        return self._owned(GroupedPath(weight, statistics, paths))
+
+    def weighted(self, path: PruningPath, unit_weights: Tensor) -> PruningPath:
+        """The path of the same layer where unit i's error counts g_i times, ``sum_i g_i E_i`` (`PruningPath.weighted`).
+
+        With ``D = diag(sqrt(g))`` this is the plain problem of the weight ``D W``: the method runs on that, and D is
+        taken back from what it finds.
+
+        Args:
+            path: of this solver.
+            unit_weights: g, float64 ``[out]``, all above 0.
+
+        Returns:
+            The path; its curve is in the unit of the sum, its weights and sensitivities are those of the layer.
+        """
+        scale = unit_weights.sqrt().to(path.weight.device)
+        weight = (path.weight * scale[:, None]).to(path.weight.dtype)
+        weight[path.weight == 0] = 0.0
+        return WeightedPath(path, self(weight, path.statistics.with_scaled_units(scale)), scale)
+
+    def _owned(self, path: PruningPath) -> PruningPath:
+        path.solver = self
+        return path
 
     def __call__(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The pruning path of one layer; a grouped convolution's groups are merged into one (`GroupedPath`).
@@ -86,9 +109,10 @@ class Solver(ABC):
         if len(weight) % groups:
             raise ValueError(f"a weight of {len(weight)} outputs does not fit statistics of {groups} groups")
         if groups == 1 or not self.by_group:
-            return self.path(weight, statistics)
+            return self._owned(self.path(weight, statistics))
         parts = enumerate(weight.chunk(groups))
-        return GroupedPath(weight, statistics, [self.path(rows, statistics.group(index)) for index, rows in parts])
+        paths = [self.path(rows, statistics.group(index)) for index, rows in parts]
+        return self._owned(GroupedPath(weight, statistics, paths))
 
 
 def make(name: str, **options: object) -> Solver:

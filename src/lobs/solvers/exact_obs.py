@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 MOST_OPERATIONS = 3e14
 # A row's own inverse takes 1 GiB at this width in float32.
 WIDEST = 16384
+# Of inputs, where a layer is too large: a multiple of every usual N:M pattern's M.
+GROUP = 512
 # The least-squares systems of a mask: above this a layer in groups is compensated group by group.
 MOST_SOLVE_OPERATIONS = 1e14
 
@@ -50,7 +52,8 @@ class ExactOBS(Solver):
             the others leave together.
         group_size: cut the inputs into groups of this many and eliminate each with its own diagonal block of H, for
             layers too wide otherwise. The weights are then solved over the whole layer while that is feasible, else
-            group by group, and the curve is that of the block-diagonal H, an estimate.
+            group by group, and the curve is that of the block-diagonal H, an estimate. ``"auto"``: `GROUP` where the
+            layer is too large otherwise.
         refine: at every count swap kept and removed weights of a unit while the error falls (`lobs.solvers.swaps`).
         precision: of the elimination, ``"float64"`` or ``"float32"`` (about half the time and memory; the errors
             agree within 1%). The weights are always solved in float64 up to 8,192 inputs.
@@ -62,7 +65,7 @@ class ExactOBS(Solver):
     damping: float = DAMPING
     pattern: str | None = None
     block: int = 1
-    group_size: int | None = None
+    group_size: int | str | None = None
     refine: bool = False
     precision: str = "float64"
 
@@ -78,6 +81,8 @@ class ExactOBS(Solver):
         """
         self._check(statistics)
         hessian = damp(statistics, self.damping)
+        if self.group_size == "auto":
+            return self._sized(len(weight), len(hessian.alive)).path(weight, statistics)
         self._check_size(len(weight), len(hessian.alive))
         parts = self._parts(weight, hessian)
         sequences = [self._sequence(weight[:, columns], part) for columns, part in parts]
@@ -94,13 +99,58 @@ class ExactOBS(Solver):
     def restore(self, weight: Tensor, statistics: LayerStatistics, state: Mapping[str, Tensor]) -> PruningPath:
         """The path without the elimination: order, errors and sensitivities of all removals are known."""
         hessian = damp(statistics, self.damping)
+        if self.group_size == "auto":
+            return self._sized(len(weight), len(hessian.alive)).restore(weight, statistics, state)
         return self._found(weight, statistics, hessian, self._parts(weight, hessian), state)
+
+    def _sized(self, rows: int, size: int) -> ExactOBS:
+        """The solver for one layer: whole rows where they are feasible, else groups."""
+        small = rows * 2 / 3 * size**3 <= MOST_OPERATIONS and size <= WIDEST
+        return replace(self, group_size=None if small or self.block > 1 or self.refine else GROUP)
+
+    def weighted(self, path: PruningPath, unit_weights: Tensor) -> PruningPath:
+        """The path merged anew: g multiplies all increments of a row and changes nothing within it."""
+        state, groups = path.state, path.statistics.groups
+        if state is None:
+            return super().weighted(path, unit_weights)
+        merged: dict[str, Tensor] = {}
+        for index, g in enumerate(unit_weights.to(path.weight.device).chunk(groups)):
+            prefix, weight = f"{index}/" * (groups > 1), path.weight.chunk(groups)[index]
+            rank, sensitivities = state[f"{prefix}rank"], state[f"{prefix}sensitivities"]
+            layer = path.statistics.group(index)
+            found = self._merged_anew(weight, layer, rank.to(weight.device), 2 * g[:, None] * sensitivities.to(g))
+            merged |= {f"{prefix}{key}": value for key, value in found.items()}
+        result = self.restored(path.weight, path.statistics, merged)
+        result.sensitivities, result.state = path.sensitivities, state
+        return result
+
+    def _merged_anew(
+        self, weight: Tensor, statistics: LayerStatistics, rank: Tensor, increments: Tensor
+    ) -> dict[str, Tensor]:
+        """The state that other increments of the same removals give, ``[out, features]`` like their rank."""
+        leaving = int(torch.isfinite(increments).sum()) // len(rank)
+        order = rank.argsort(dim=1)[:, :leaving]
+        increments = increments.gather(1, order)
+        zero = weight.gather(1, order) == 0
+        # Inputs that are always zero leave before all others, as in `_sequence`.
+        dead = zero.new_zeros(zero.shape)
+        if not self._among_the_others(weight, statistics.bias):
+            dead = (statistics.second_moment.diagonal() == 0)[order]
+        whole = increments.masked_fill(dead, 0.0).unflatten(1, (-1, self.block)).sum(2)
+        keys = whole.cummax(dim=1).values.repeat_interleave(self.block, dim=1)
+        parts = _merge(order, increments, keys.masked_fill(dead, 0.0).masked_fill(zero, -1.0), statistics.features)
+        return dict(zip(("rank", "curve", "sensitivities"), parts, strict=True))
 
     def _parts(self, weight: Tensor, hessian: DampedHessian) -> list[tuple[Tensor, DampedHessian]]:
         """The groups of inputs that are eliminated on their own: their columns and their Hessians."""
-        # Where a pattern's places are few, zeros take them before inputs that are always zero, in each row its own.
-        zeros = self.pattern is not None and bool((weight[:, : hessian.size - hessian.bias] == 0).any())
-        return list(_groups(hessian, self.group_size, whole=self.block > 1 or zeros))
+        size = cast("int | None", self.group_size)
+        return list(_groups(hessian, size, whole=self._among_the_others(weight, hessian.bias)))
+
+    def _among_the_others(self, weight: Tensor, bias: bool) -> bool:
+        """Whether inputs that are always zero wait for their turn: for their block, or for a pattern's places."""
+        # Where these places are few, zeros take them first, in each row its own.
+        zeros = self.pattern is not None and bool((weight[:, : weight.shape[1] - bias] == 0).any())
+        return self.block > 1 or zeros
 
     def _found(
         self,
@@ -125,6 +175,8 @@ class ExactOBS(Solver):
         path = RankedPath(weight, statistics, rank, total, compensate, known, hessian.damping, sensitivities)
         found = RefinedPath(path, hessian) if self.refine else path
         found.state = dict(state)
+        if len(parts) > 1:
+            found.note = f"eliminated in {len(parts)} groups of {self.group_size} inputs"
         return found
 
     def _check(self, statistics: LayerStatistics) -> None:
@@ -137,13 +189,14 @@ class ExactOBS(Solver):
         if parsed and self.block > 1:
             raise ValueError(f"give a pattern or a block, not both: pattern={self.pattern} block={self.block}")
         unit = parsed[1] if parsed else self.block
-        if self.group_size is not None and (self.group_size < 1 or self.group_size % unit):
-            raise ValueError(f"group_size must be a positive multiple of {unit}, got {self.group_size}")
-        if self.refine and (unit > 1 or self.group_size is not None):
+        size = None if self.group_size == "auto" else self.group_size
+        if size is not None and (not isinstance(size, int) or size < 1 or size % unit):
+            raise ValueError(f"group_size must be a positive multiple of {unit}, 'auto' or None; got {size!r}")
+        if self.refine and (unit > 1 or size is not None):
             raise ValueError("refine=True swaps single weights of whole rows: leave out pattern, block and group_size")
 
     def _check_size(self, rows: int, size: int) -> None:
-        width = min(size, self.group_size or size)
+        width = min(size, cast("int | None", self.group_size) or size)
         operations = rows * 2 / 3 * width**2 * size
         if operations > MOST_OPERATIONS or width > WIDEST:
             raise ValueError(

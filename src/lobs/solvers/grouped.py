@@ -39,6 +39,7 @@ class GroupedPath(PruningPath):
             sum(path.damping for path in paths) / len(paths),
             torch.cat(sensitivities) if len(sensitivities) == len(paths) else None,
         )
+        self.note = next((path.note for path in paths if path.note), None)
         states = [path.state for path in paths if path.state is not None]
         if len(states) == len(paths):
             self.state = {f"{index}/{key}": state[key] for index, state in enumerate(states) for key in state}

@@ -9,12 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
 
 from lobs.calibration.statistics import LayerStatistics, layer_error
+
+if TYPE_CHECKING:
+    from lobs.solvers.base import Solver
 
 # A curve is measured at every count up to here, at about this many knots for larger layers.
 KNOTS = 64
@@ -35,10 +38,14 @@ class PruningPath(ABC):
         sensitivities: L_q ``[out, features]`` where the method scores weights so, else None.
         rank: int32 ``[out, features]``, the order in which weights leave, where there is one (`RankedPath`).
         removes_units: whether whole units leave, their biases with them.
+        solver: that made the path; None for parts of one.
+        note: what was approximated, where anything was.
         state: what `Solver.restored` makes the same path from; None where the solver computes it anew as fast.
     """
 
     removes_units = False
+    solver: Solver | None = None
+    note: str | None = None
     state: Mapping[str, Tensor] | None = None
 
     def __init__(
@@ -189,6 +196,31 @@ class PruningPath(ABC):
             return None
         removed = self.sensitivities[~self.kept(count)]
         return float(removed.max()) if len(removed) else 0.0
+
+    def weighted(self, unit_weights: Tensor) -> PruningPath:
+        """The layer's path in another currency: the error ``sum_i g_i E_i`` takes the place of ``E = sum_i E_i``.
+
+        A row's own order and its compensation stay as they are; how the rows' removals are merged, and the curve,
+        change. Only the ratios of the weights count for the order.
+
+        Args:
+            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean are raised to it.
+
+        Returns:
+            The path; `layer_error` is in units of the sum, `measured_error` and the sensitivities in those of E.
+
+        Raises:
+            ValueError: g has another shape, is negative, not finite or all zero, or this is only part of a path.
+        """
+        g = unit_weights.double().cpu()
+        if g.shape != self.weight.shape[:1] or not bool(g.isfinite().all() and (g >= 0).all() and g.any()):
+            raise ValueError(
+                f"unit weights must be {len(self.weight)} finite numbers >= 0, not all of them 0; got {tuple(g.shape)} "
+                f"from {float(g.min()) if g.numel() else 0:.3g} to {float(g.max()) if g.numel() else 0:.3g}"
+            )
+        if self.solver is None:
+            raise ValueError(f"this {type(self).__name__} was made by no solver: weight the units of a solver's path")
+        return self.solver.weighted(self, g.clamp_min(1e-6 * float(g.mean())))
 
     def measured_error(self, weight: Tensor) -> float:
         """Psi's E of any weight for this layer, without damping."""

@@ -49,6 +49,14 @@ class RecomputedPath(PruningPath):
         self._check(count)
         return self.computed().kept(count)
 
+    def weighted(self, unit_weights: Tensor) -> PruningPath:
+        """In another currency, likewise."""
+
+        def make() -> PruningPath:
+            return self.computed().weighted(unit_weights)
+
+        return RecomputedPath(make(), make)
+
     def within(self, tolerance: float, rule: str = "error") -> int:
         """The largest count within a tolerance, likewise."""
         return self.computed().within(tolerance, rule)

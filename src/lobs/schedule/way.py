@@ -1,0 +1,40 @@
+"""How a network is gone through, apart from the budget and the method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Way:
+    """The options of `lobs.prune` that say how.
+
+    Attributes:
+        sequential: front to back, or all layers from the dense network's inputs.
+        stages: how many, or the shares before the last one.
+        correct: a name in `lobs.registry.CORRECTIONS`.
+        refit: whether the kept weights are refitted in the end; None: where that is possible.
+    """
+
+    sequential: bool = False
+    stages: int | Sequence[float] = 1
+    correct: str = "none"
+    refit: bool | None = False
+
+    def reads_again(self, stages: int) -> str | None:
+        """The option for which the batches are read more than once; None where there is none.
+
+        Args:
+            stages: that there will be.
+
+        Returns:
+            Its name and value.
+        """
+        if self.sequential:
+            return "sequential=True"
+        if stages > 1:
+            return f"stages={self.stages!r}"
+        if self.correct != "none":
+            return f"correct={self.correct!r}"
+        return None if self.refit is False else f"refit={self.refit}"

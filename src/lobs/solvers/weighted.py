@@ -1,0 +1,46 @@
+"""A path on which the errors of a layer's units count differently."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lobs.solvers.path import PruningPath
+
+
+class WeightedPath(PruningPath):
+    """A layer's weights in the order that the method found for ``D W``, ``D = diag(scale)``.
+
+    The curve is that of ``sum_i scale_i^2 E_i``; `measured_error` stays the plain E.
+
+    Args:
+        plain: the layer's path without weights.
+        scaled: the path that the same method found for the rows of W times their scale.
+        scale: ``[out]``, all above 0.
+    """
+
+    def __init__(self, plain: PruningPath, scaled: PruningPath, scale: Tensor) -> None:
+        rows = scale[:, None]
+        sensitivities = None if scaled.sensitivities is None else scaled.sensitivities / rows.square()
+        super().__init__(plain.weight, plain.statistics, scaled.total, scaled.damping, sensitivities, scaled.rank)
+        self._scaled, self._rows = scaled, rows
+        self.removes_units = scaled.removes_units
+        self.free = scaled.free
+        self._knots = scaled._knots
+
+    def at(self, count: int) -> tuple[Tensor, Tensor]:
+        """Weight and mask at a count, see `PruningPath.at`."""
+        weight, mask = self._scaled.at(count)
+        if count <= self.free:
+            return self.weight.clone().masked_fill_(~mask, 0.0), mask
+        return (weight / self._rows).to(weight.dtype), mask
+
+    def kept(self, count: int) -> Tensor:
+        """The mask alone, likewise."""
+        return self._scaled.kept(count)
+
+    def solved_counts(self) -> list[int] | None:
+        """As of the path for the scaled rows."""
+        return self._scaled.solved_counts()
+
+    def _exact_curve(self) -> Tensor | None:
+        return self._scaled._exact_curve()
