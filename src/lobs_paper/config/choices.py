@@ -18,6 +18,8 @@ OPTIMIZERS: tuple[str, ...] = ("sgd", "adam")
 SCHEDULES: tuple[str, ...] = ("constant", "cosine")
 # How training images are varied at random; what a crop is depends on the data (`lobs_paper.data.augmentation`).
 AUGMENTATIONS: tuple[str, ...] = ("none", "flip", "crop_flip")
+# What training aims at: the labels, or the dense network's outputs (Hinton et al. 2015, at temperature 1).
+TARGETS: tuple[str, ...] = ("labels", "dense")
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 # Allocations of the methods that train: each layer's threshold for |w| decides what it keeps.
 THRESHOLDS: dict[str, str] = {

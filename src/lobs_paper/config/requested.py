@@ -25,7 +25,8 @@ def requested(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def runs_network(method: Mapping[str, Any]) -> bool:
     """Whether pruning by this method runs the network on calibration images, beyond their statistics."""
-    return method["sequential"] or method["correct"] != "none" or method["allocation"] in MEASURING_ALLOCATIONS
+    again = method["sequential"] or method["refit"] or method["stages"] != 1 or method["correct"] != "none"
+    return again or method["allocation"] in ("global", *MEASURING_ALLOCATIONS)
 
 
 def excluded(config: Mapping[str, Any]) -> list[str]:

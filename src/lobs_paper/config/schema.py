@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler
 
 from lobs.registry import ALLOCATIONS, CORRECTIONS, METHODS
-from lobs_paper.config.choices import AUGMENTATIONS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, THRESHOLDS
+from lobs_paper.config.choices import AUGMENTATIONS, DEVICES, LOSSES, OPTIMIZERS, SCHEDULES, TARGETS, THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ Correction: TypeAlias = Annotated[str, _one_of(CORRECTIONS)]
 Optimizer: TypeAlias = Annotated[str, _one_of(OPTIMIZERS)]
 Schedule: TypeAlias = Annotated[str, _one_of(SCHEDULES)]
 Augmentation: TypeAlias = Annotated[str, _one_of(AUGMENTATIONS)]
+Stages: TypeAlias = Annotated[
+    Any, CheckedAs(Count | list[Share], "how many stages, or the densities before the last one, falling")
+]
 # One value for all layers, or one per layer or pattern.
 ThresholdScale: TypeAlias = Annotated[
     Any, CheckedAs(AboveZero | dict[str, AboveZero], "a number above 0, or numbers by layer name or pattern")
@@ -140,6 +143,7 @@ class Retrain(Recipe):
     iterations: Annotated[int, _whole("a whole number, 0 (measure only) or more", 0)]
     measure_every: Count
     augment: Augmentation = "none"
+    targets: Annotated[str, _one_of(TARGETS)] = "labels"
 
 
 @dataclass
@@ -171,7 +175,9 @@ class Method(Section):
     limits: Limits = field(default_factory=dict)
     exclude: LayerNames = field(default_factory=list)
     sequential: Flag = False
+    stages: Stages = 1
     correct: Correction = "none"
+    refit: Flag = False
     threshold_scale: ThresholdScale = 1.0
     surgery: Settings = field(default_factory=dict)
 
@@ -195,7 +201,9 @@ class Tuned(Section):
     limits: Any
     exclude: Any
     sequential: Any
+    stages: Any
     correct: Any
+    refit: Any
     rounds: Any
     retrain: Any
     threshold_scale: Any

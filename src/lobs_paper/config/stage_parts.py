@@ -14,7 +14,16 @@ _NETWORK = (*_COMPUTE, "model", *_DATA, "folders.data")
 _BUDGET = (*BUDGETS, "method.name", "method.rounds")
 _THRESHOLDS = ("method.allocation", "method.threshold_scale")
 _SOLVER = (
-    *("method.solver", "method.options", "method.sequential", "method.correct", "method.limits", "method.exclude"),
+    *(
+        "method.solver",
+        "method.options",
+        "method.sequential",
+        "method.stages",
+        "method.correct",
+        "method.refit",
+        "method.limits",
+        "method.exclude",
+    ),
     *_THRESHOLDS,
 )
 

@@ -41,6 +41,7 @@ CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in r
 # pruning, Net-Trim) there are fewer.
 BUDGETS = [0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009]
 CURVE_IMAGES = 5000  # training images on which the distance of outputs is measured along it
+AFTER_REFIT = ("test_error_after_refit_percent", "output_error_after_refit")  # columns of the density curve
 COSTLY_BUDGETS = {"sequential": [0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009], "solved": [0.1, 0.05]}
 # Sensitivities below 1e-20 are counted with the first bin: they belong to inputs that are always zero.
 LOWEST_LOG10 = -20
@@ -128,7 +129,7 @@ def _write_curves(
             train.part(0, CURVE_IMAGES),
             measured,
         ),
-        ["density", "test_error_percent", "test_top5_error_percent", "output_error"],
+        [*("density", "test_error_percent", "test_top5_error_percent", "output_error"), *AFTER_REFIT],
     )
     write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
 
@@ -149,7 +150,9 @@ def prune_to(plan: lobs.Plan, method: Mapping[str, Any], budget: Mapping[str, An
         **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
         allocation="uniform" if densities else method["allocation"],
         sequential=method["sequential"],
+        stages=method["stages"],
         correct=method["correct"],
+        refit=method["refit"],
     )
 
 
@@ -220,14 +223,33 @@ def density_curve(
             result = prune_to(density)
         except ValueError:
             continue  # fewer than one unit per layer, or thresholds that cannot go so low
-        rows.append(
-            {
-                "density": result.density,
-                **errors(result.model, measured).named("test_error_percent"),
-                "output_error": outputs.error(result.model),
-            }
-        )
+        network = before_refit(result)
+        row = {
+            "density": result.density,
+            **errors(network, measured).named("test_error_percent"),
+            "output_error": outputs.error(network),
+        }
+        if result.refit:
+            refitted = errors(result.model, measured)
+            row |= dict(zip(AFTER_REFIT, (refitted.top1, outputs.error(result.model)), strict=True))
+        rows.append(row)
     return rows
+
+
+def before_refit(result: PruneResult) -> nn.Module:
+    """The network as pruning and corrections left it."""
+    if not result.refit:
+        return result.model
+    network = copy.deepcopy(result.model)
+    network.load_state_dict(result.before_refit, strict=False)
+    return network
+
+
+def _refit(result: PruneResult) -> dict[str, Any] | None:
+    """What the refit did, without its duration."""
+    if result.refit is None:
+        return None
+    return {key: value for key, value in asdict(result.refit).items() if key != "seconds"}
 
 
 def sensitivity_histogram(name: str, path: PruningPath) -> dict[str, Any]:
@@ -266,7 +288,11 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "notes": result.notes,
         "shared_by": result.shared_by,
         "distance": result.distance,
+        "compared_allocations": result.compared_allocations,
+        "stages": result.stages,
+        "refit": _refit(result),
         **errors(dense, measured).named("error_before_percent"),
-        **errors(result.model, measured).named("error_after_pruning_percent"),
+        **errors(before_refit(result), measured).named("error_after_pruning_percent"),
+        **(errors(result.model, measured).named("error_after_refit_percent") if result.refit else {}),
         "layer_error_sum": sum(record.error for record in result.layers),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,11 @@ def retrain_pruned(
         prune_on = Connections(network, method["threshold_scale"])
         prune_on.adjust_dropout(network, masks)
     further = [*rounds[1:], config["density"]] if rounds else []
-    return retrain(network, masks, _training(config, train, measured, device), further, prune_on)
+    training = _training(config, train, measured, device)
+    if config["retrain"]["targets"] == "dense":
+        dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
+        training = replace(training, teacher=dense)
+    return retrain(network, masks, training, further, prune_on)
 
 
 def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device) -> Retrained:
@@ -136,6 +141,7 @@ def _training(config: dict[str, Any], train: Split, measured: Split, device: tor
 
     recipe = dict(config["retrain"])
     every = recipe.pop("measure_every")
+    recipe.pop("targets")
     return Training(train, measured, Recipe(**recipe), config["seed"], every, device.type)
 
 
@@ -165,7 +171,9 @@ def prune_again(
         limits=method["limits"],
         exclude=excluded(config),
         sequential=method["sequential"],
+        stages=method["stages"],
         correct=method["correct"],
+        refit=method["refit"],
         batches=calibration_batches(train, config["collect"], repeated=True) if runs_network(method) else None,
         in_place=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lobs.base.distributed import rank_and_size, summed
+from lobs.base.evaluation_mode import evaluation_mode
 from lobs_paper.data.splits import Split
 from lobs_paper.training.datamodule import InMemoryData
 from lobs_paper.training.evaluation import batch_size, wrong_answers
@@ -60,17 +62,27 @@ class Recipe:
 
 
 class Classifier(pl.LightningModule):
-    """A network that minimises the cross entropy by a recipe."""
+    """A network that minimises the cross entropy by a recipe, with the labels or with a teacher's softmax.
 
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+    Args:
+        network: to train.
+        recipe: how.
+        teacher: whose outputs take the labels' place; it is not changed.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
+        self.teacher = None if teacher is None else copy.deepcopy(teacher).requires_grad_(False)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The mean loss of a minibatch; of several processes' shares the part of it whose mean over them it is."""
         inputs, labels = batch
         outputs = self.network(inputs)
+        if self.teacher is not None:
+            with torch.no_grad(), evaluation_mode(self.teacher):
+                labels = self.teacher(inputs).softmax(dim=1)
         size = rank_and_size()[1]
         if size == 1:
             return functional.cross_entropy(outputs, labels)
@@ -220,6 +232,7 @@ class Training:
         seed: of the order of the images and of everything random in the network.
         measure_every: minibatches between two points of the curve.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        teacher: the network whose outputs are aimed at; None: the labels.
     """
 
     train: Split
@@ -228,6 +241,7 @@ class Training:
     seed: int
     measure_every: int
     device: str = "auto"
+    teacher: nn.Module | None = None
 
 
 def fit(
@@ -280,7 +294,7 @@ def fit(
         network.to(memory_format=torch.channels_last)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         data = InMemoryData(training.train, recipe.batch_size, seed, recipe.augment)
-        trainer.fit(Classifier(network, recipe), datamodule=data)
+        trainer.fit(Classifier(network, recipe, training.teacher), datamodule=data)
     network.cpu().to(memory_format=torch.contiguous_format)
     return Fit(curve.points)
 
