@@ -78,7 +78,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         statistics,
         make(method["solver"], **method["options"]),
         exclude=excluded(config),
-        batches=calibration_batches(train, config["collect"], repeated=True) if again else None,
+        # A refit learns from them: the more, the less it fits them alone.
+        batches=calibration_batches(train, config["collect"], repeated=not method["refit"]) if again else None,
         execution=lobs.Execution(ceiling_bytes(config), partial, shown),
     )
     _ = plan.paths  # under the bar that is named for them

@@ -174,7 +174,9 @@ def prune_again(
         stages=method["stages"],
         correct=method["correct"],
         refit=method["refit"],
-        batches=calibration_batches(train, config["collect"], repeated=True) if runs_network(method) else None,
+        batches=calibration_batches(train, config["collect"], repeated=not method["refit"])
+        if runs_network(method)
+        else None,
         in_place=True,
     )
     return result.model.cpu(), {name: mask.cpu() for name, mask in result.masks.items()}
