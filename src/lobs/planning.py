@@ -30,7 +30,7 @@ from lobs.layers.checks import check_layers, check_owners, check_plain, independ
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.layers.network import prunable_layers
-from lobs.registry import CORRECTIONS, unknown_name
+from lobs.registry import CORRECTIONS, GLOBAL_CANDIDATES, unknown_name
 from lobs.result import PruneResult
 from lobs.schedule.job import Job
 from lobs.schedule.paths import PathMaker, layers_with_statistics
@@ -72,6 +72,7 @@ class Plan:
         names: of the layers to prune, in the order of their calls.
         excluded: of the layers that the caller left out.
         batches: calibration inputs, for what measures the network.
+        held_out: others, that the statistics have not seen, for what is compared.
         keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
         execution: how it is carried out; every budget gets a folder of its own in the folder.
     """
@@ -82,6 +83,7 @@ class Plan:
     names: list[str]
     excluded: set[str]
     batches: CalibrationBatches | None = None
+    held_out: CalibrationBatches | None = None
     keep_samples: int | None = None
     execution: Execution = field(default_factory=Execution)
     _losses: dict[str, Mapping[str, Curve]] = field(default_factory=dict, repr=False)
@@ -137,7 +139,7 @@ class Plan:
         """A shared budget with what is measured once for all budgets."""
         if not sharing.together or all(path.removes_units for path in self.paths.values()):
             return sharing
-        if sharing.allocation in ("global", "fisher", "fisher_units") and self.batches is not None:
+        if sharing.allocation in ("global", *GLOBAL_CANDIDATES) and self.batches is not None:
             return replace(sharing, sensitivities=self.sensitivities)
         return sharing if sharing.allocation == "uniform" else replace(sharing, losses=self.losses(sharing.allocation))
 
@@ -175,7 +177,7 @@ class Plan:
             TypeError: both a budget and fields of one, or a field that no budget has.
         """
         self._check_unchanged()
-        sharing = self._with_measured(Sharing(_budget(budget, asked), allocation, self.batches))
+        sharing = self._with_measured(Sharing(_budget(budget, asked), allocation, self.batches, self.held_out))
         job = self.job(sharing, Way(sequential, stages, correct, refit), in_place)
         if sharing.together or not sequential:
             job = replace(job, paths=self.paths)
@@ -210,7 +212,7 @@ class Plan:
             measure = OutputDistance(self.model, self.batches.first_images(MEASURED_IMAGES))
         points = []
         for density in self.execution.shown(CURVE if densities is None else list(densities)):
-            sharing = self._with_measured(Sharing(Budget(density=density), allocation, self.batches))
+            sharing = self._with_measured(Sharing(Budget(density=density), allocation, self.batches, self.held_out))
             try:
                 with same_buffers(self.model):
                     decision = sharing.decision(self.model, self.paths, consumers)

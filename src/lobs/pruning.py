@@ -60,6 +60,7 @@ def prune(
     sequential: bool | None = None,
     stages: int | Sequence[float] | None = None,
     batches: Iterable | None = None,
+    held_out: Iterable | None = None,
     keep_samples: int | None = None,
     correct: str = "none",
     refit: bool | None = None,
@@ -105,6 +106,9 @@ def prune(
         batches: calibration inputs, or tuples that start with them, for whatever measures the network. They are read
             once and kept where they fit into memory; else they must be the same each time they are iterated, which is
             checked.
+        held_out: more of them, which ``statistics`` have not seen: what ``global`` chooses from is compared by them,
+            and a refit stops by them. None: where this call collects the statistics, the last sixth of ``batches``
+            where one of both is wanted; else what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
         correct: a correction after pruning (`lobs.correct`): ``none``, ``bias``, ``batch_norm``, ``both``, ``auto``.
@@ -161,8 +165,9 @@ def prune(
         keep_samples,
         execution,
         several,
+        held_out if held_out is not None else sharing.allocation == "global" or way.refit is not False,
     )
-    job = planned.job(replace(sharing, batches=planned.batches), way, in_place)
+    job = planned.job(replace(sharing, batches=planned.batches, held_out=planned.held_out), way, in_place)
     job = replace(job, paths=None if paths is None else {name: paths[name] for name in planned.names})
     if execution.place is not None:
         claim_folder(execution.place, planned.call(job))
@@ -178,6 +183,7 @@ def plan(
     layers: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
     batches: Iterable | None = None,
+    held_out: Iterable | None = None,
     keep_samples: int | None = None,
     execution: Execution | None = None,
 ) -> Plan:
@@ -190,6 +196,9 @@ def plan(
         layers: names or patterns of the layers to prune; None takes all that have statistics.
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
         batches: calibration inputs, or tuples that start with them, for whatever measures the network.
+        held_out: more of them, which ``statistics`` have not seen: what ``global`` chooses from is compared by them,
+            and a refit stops by them. None: where this call collects the statistics, the last sixth of ``batches``
+            where one of both is wanted; else what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some).
         execution: memory, folder and progress.
 
@@ -203,7 +212,7 @@ def plan(
     if not (execution is None or isinstance(execution, Execution)):
         raise TypeError(f"execution must be a lobs.Execution, got {execution!r}")
     execution = Execution() if execution is None else execution
-    return _planned(model, statistics, method, layers, exclude, batches, keep_samples, execution, several=True)
+    return _planned(model, statistics, method, layers, exclude, batches, keep_samples, execution, True, held_out)
 
 
 # What both of the above have in common takes what the caller may give: more than six arguments, all of them named.
@@ -217,8 +226,9 @@ def _planned(
     keep_samples: int | None,
     execution: Execution,
     several: bool,
+    held_out: Iterable | bool | None,
 ) -> Plan:
-    """A plan from what a caller gave; ``several``: whether the batches are read more than once."""
+    """A plan; ``several``: whether batches are read more than once. ``held_out``: True takes them from the batches."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     check_number("keep_samples", keep_samples, "how many input vectors are kept")
@@ -233,13 +243,16 @@ def _planned(
             raise ValueError(
                 "give statistics (from lobs.collect_statistics) or batches to collect them from; got neither"
             )
+        if held_out is True and (parts := readings.divided()):
+            readings, held_out = parts
         statistics = collect_statistics(
             model, readings, layers, keep_samples=keep_samples or 0, memory=execution.memory, exclude=exclude
         )
     if not isinstance(statistics, Statistics):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
+    others = calibration_batches(held_out, execution.memory) if isinstance(held_out, Iterable) else None
     names, excluded = selected(model, statistics, layers, exclude)
-    return Plan(model, statistics, solver, names, excluded, readings, keep_samples, execution)
+    return Plan(model, statistics, solver, names, excluded, readings, others, keep_samples, execution)
 
 
 def _solver(method: str | Solver) -> Solver:

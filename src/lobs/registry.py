@@ -44,19 +44,20 @@ METHODS: dict[str, Method] = _methods()
 
 ALLOCATIONS: dict[str, str] = {
     "uniform": "the same density in every layer",
-    "global": "fisher or fisher_units, whichever brings the outputs nearer; without batches relative",
+    "global": "fisher, fisher_summed or fisher_units, whichever brings the outputs nearest; without batches relative",
     "relative": "equal slopes of the layers' relative errors: the next weight leaves where it hurts its layer least",
     "theorem": "equal slopes of the terms of Theorem 3.2's bound; needs the model",
     "fisher": "equal slopes of error times the loss's curvature in the layer's outputs; needs model and batches",
+    "fisher_summed": "the same for errors that are alike at all positions of an image; likewise",
     "fisher_units": "the same with a weight for every unit, which orders the weights within a layer, too; likewise",
     "measured": "each layer pruned alone, the change of the network's outputs measured; needs model and batches",
     "measured_joint": "fisher's shares, changed while the whole pruned network gets better; needs model and batches",
 }
 
 # Allocations that run the network on calibration images.
-MEASURING_ALLOCATIONS = ("fisher", "fisher_units", "measured", "measured_joint")
+MEASURING_ALLOCATIONS = ("fisher", "fisher_summed", "fisher_units", "measured", "measured_joint")
 # What `global` chooses from where there are such images, beside `uniform`; without them it is `relative`.
-GLOBAL_CANDIDATES = ("fisher", "fisher_units")
+GLOBAL_CANDIDATES = ("fisher", "fisher_summed", "fisher_units")
 
 CORRECTIONS: dict[str, str] = {
     "none": "nothing",

@@ -55,7 +55,7 @@ def loss_curves(
     sensitivities = output_sensitivity(model, batches, list(paths))
     if allocation == "fisher_units":
         return fisher_units({name: path.weighted(sensitivities[name].together) for name, path in paths.items()})
-    return fisher(paths, sensitivities)
+    return fisher(paths, sensitivities, summed=allocation == "fisher_summed")
 
 
 def resolved(allocation: str, measurable: bool) -> str:
@@ -110,12 +110,15 @@ def theorem(paths: Mapping[str, PruningPath], model: nn.Module) -> dict[str, Cur
     return {name: curves[name] for name in paths}
 
 
-def fisher(paths: Mapping[str, PruningPath], sensitivities: Mapping[str, Sensitivity]) -> dict[str, Curve]:
+def fisher(
+    paths: Mapping[str, PruningPath], sensitivities: Mapping[str, Sensitivity], summed: bool = False
+) -> dict[str, Curve]:
     """``s_l E_l / 2``: the KL divergence of the network's outputs in nats, to second order.
 
     Args:
         paths: of all layers.
-        sensitivities: from `output_sensitivity`; s_l is the mean over a layer's units.
+        sensitivities: from `output_sensitivity`; s_l is the mean of g_i over a layer's units.
+        summed: of ``together`` instead of ``apart``.
 
     Returns:
         Removals and losses by layer.
@@ -123,7 +126,8 @@ def fisher(paths: Mapping[str, PruningPath], sensitivities: Mapping[str, Sensiti
     curves = {}
     for name, path in paths.items():
         counts, errors = path.curve_points()
-        curves[name] = counts, float(sensitivities[name].together.mean()) * errors / 2
+        g = sensitivities[name].together if summed else sensitivities[name].apart
+        curves[name] = counts, float(g.mean()) * errors / 2
     return curves
 
 

@@ -60,6 +60,10 @@ class Decision:
         best = self.compared.get(self.shared_by)
         return best is not None and best > DOUBTFUL * self.compared["uniform"]
 
+    def same_as(self, other: Decision) -> bool:
+        """Whether the same weights are removed."""
+        return self.counts == other.counts and self.unit_weights == other.unit_weights
+
     def weighted(self, name: str, path: PruningPath) -> PruningPath:
         """A layer's path in the currency of the decision."""
         if self.unit_weights is None:
@@ -75,6 +79,7 @@ class Sharing:
         budget: what is left of the network.
         allocation: a name in `lobs.registry.ALLOCATIONS`.
         batches: calibration inputs, for allocations that measure.
+        held_out: others, to compare what was found on those by; None: these.
         losses: of the layers' paths for this allocation, where they are known already.
         sensitivities: of the layers' units, likewise.
 
@@ -85,6 +90,7 @@ class Sharing:
     budget: Budget
     allocation: str = "uniform"
     batches: CalibrationBatches | None = None
+    held_out: CalibrationBatches | None = None
     losses: Mapping[str, Curve] | None = None
     sensitivities: Mapping[str, Sensitivity] | None = None
 
@@ -106,9 +112,9 @@ class Sharing:
         return None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
 
     @cached_property
-    def held_out(self) -> CalibrationBatches | None:
-        """Others, for comparing what was found on those, as far as there are others."""
-        return None if self.batches is None else self.batches.last_images(MEASURED_IMAGES)
+    def compared_on(self) -> CalibrationBatches | None:
+        """The inputs by which candidates are compared."""
+        return self.images if self.held_out is None else self.held_out.first_images(MEASURED_IMAGES)
 
     def count(self, name: str, path: PruningPath) -> int:
         """How many weights one layer loses where that does not depend on the others."""
@@ -160,12 +166,12 @@ class Sharing:
             distance = outputs_distance(model, self.images)
         if allocation == self.allocation:
             losses = self.losses
-        if allocation in ("fisher", "fisher_units") and self.images is not None and losses is None:
+        if allocation in GLOBAL_CANDIDATES and self.images is not None and losses is None:
             found = self.sensitivities or output_sensitivity(model, self.images, list(paths))
             if allocation == "fisher_units":
                 unit_weights = {name: found[name].together.tolist() for name in paths}
                 paths = {name: path.weighted(found[name].together) for name, path in paths.items()}
-            losses = fisher_units(paths) if unit_weights else fisher(paths, found)
+            losses = fisher_units(paths) if unit_weights else fisher(paths, found, allocation == "fisher_summed")
         images = None if allocation == "uniform" else self.images
         counts = allocate(paths, self.budget, allocation, losses=losses, model=model, batches=images, progress=progress)
         return Decision(counts, allocation, distance, unit_weights)
@@ -180,17 +186,19 @@ class Sharing:
         if any(isinstance(path, RecomputedPath) for path in paths.values()):
             unseen = f"allocation='global' took {first.shared_by!r} unseen: the paths do not fit into memory"
             return replace(first, note=unseen)
-        measure = OutputDistance(dense, cast("CalibrationBatches", self.held_out))
-        compared = {}
+        measure = OutputDistance(dense, cast("CalibrationBatches", self.compared_on))
+        compared: dict[str, float] = {}
         for name, decision in tried.items():
+            same = next((other for other in compared if tried[other].same_as(decision)), None)
+            if same is not None:
+                compared[name] = compared[same]
+                continue
             chosen = {layer: decision.weighted(layer, path) for layer, path in paths.items()}
             weights = {layer: path.at(decision.counts[layer])[0] for layer, path in chosen.items()}
             compared[name] = measure.with_weights(weights)
         best = min(tried, key=compared.__getitem__)
-        gave_way = best == "uniform" and tried[best].counts != first.counts
+        gave_way = best == "uniform"
         note = fallback_note(min(compared[name] for name in GLOBAL_CANDIDATES), compared[best]) if gave_way else None
-        if best == "uniform" and not gave_way:  # the same counts
-            best = GLOBAL_CANDIDATES[0]
         return replace(tried[best], distance=first.distance, compared=compared, note=note, gave_way=gave_way)
 
 

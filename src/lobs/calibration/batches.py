@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lobs.base.fingerprint import digest
 from lobs.base.memory import available_bytes
@@ -20,6 +20,8 @@ from lobs.calibration.inputs import check_batches, raw_input
 
 # Share of the machine's free memory that batches may take which are kept for further readings.
 MEMORY_SHARE = 0.25
+# One input of so many is held out where something is compared, of at least so many inputs and at most so many of them.
+HELD_OUT, FEWEST, MOST_HELD_OUT = 6, 12, 5000
 
 
 class CalibrationBatches:
@@ -109,13 +111,27 @@ class CalibrationBatches:
                 break
         return CalibrationBatches(taken)
 
-    def last_images(self, images: int) -> CalibrationBatches:
-        """The batches that hold the last so many inputs, kept in memory."""
+    def divided(self) -> tuple[CalibrationBatches, CalibrationBatches] | None:
+        """The batches without their last inputs, and those: a sixth of all, at most `MOST_HELD_OUT`.
+
+        Batches that are kept in memory are cut where need be, others only between two of them.
+
+        Returns:
+            Both parts; None where there are fewer than `FEWEST` inputs, or one batch that cannot be cut.
+        """
         counts = self.input_counts()
-        start = len(counts)
-        while start and sum(counts[start:]) < images:
-            start -= 1
-        return CalibrationBatches(list(self.part(start, len(counts))))
+        wanted = min(sum(counts) // HELD_OUT, MOST_HELD_OUT)
+        index, rest = len(counts), wanted
+        while index and rest > 0:
+            index -= 1
+            rest -= counts[index]
+        if sum(counts) < FEWEST or (not self.kept and not index):
+            return None
+        if not self.kept or not rest:
+            return self.part(0, index), self.part(index, len(counts))
+        kept = self._kept or []
+        first = [_cut(kept[index], counts[index], 0, -rest), _cut(kept[index], counts[index], -rest, counts[index])]
+        return CalibrationBatches([*kept[:index], first[0]]), CalibrationBatches([first[1], *kept[index + 1 :]])
 
     def fingerprint(self) -> str:
         """A digest of everything that the batches hold; reads all of them where that has not been done yet."""
@@ -191,6 +207,13 @@ def _different(what: str) -> str:
     return (
         f"batches gives other batches when it is read again ({what}), so that inputs and targets would not belong "
         f"together: switch shuffling and random augmentation off, or give a list of batches"
+    )
+
+
+def _cut(batch: object, count: int, start: int, stop: int) -> object:
+    """Some inputs of a batch, with what belongs to them."""
+    return tree_map(
+        lambda leaf: leaf[start:stop] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf, batch
     )
 
 

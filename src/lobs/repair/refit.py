@@ -5,8 +5,8 @@ network's outputs nearer to the dense one's: for class logits by ``KL(softmax(de
 over inputs in nats, else by each output tensor's squared distance over its own spread. Minibatches by Adam, the rate
 falling to zero along a cosine; everything is in evaluation mode, so that batch norms keep their running statistics.
 
-The last batches are held out, a sixth of the inputs. They are measured some twenty times, and the network that is
-kept is the one that came nearest on them: few inputs do not end in overfitting, and what does not help is taken back.
+A sixth of the inputs is held out. They are measured some twenty times, and the network that is kept is the one that
+came nearest on them: few inputs do not end in overfitting, and what does not help is taken back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.base.evaluation_mode import evaluation_mode, outside_modes
-from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.batches import FEWEST, CalibrationBatches
 from lobs.calibration.inputs import network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
@@ -32,8 +32,6 @@ STEPS = 600
 LEARNING_RATE = 3e-3
 BATCH_SIZE = 512
 MEASUREMENTS = 20
-HELD_OUT = 6  # one of so many inputs
-HELD_OUT_IMAGES = 5000
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ def refit(
     pruned: nn.Module,
     batches: Iterable,
     *,
+    held_out: Iterable | None = None,
     masks: Mapping[str, Tensor] | None = None,
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
@@ -79,7 +78,8 @@ def refit(
     Args:
         dense: the trained network; not changed.
         pruned: the same network with pruned weights.
-        batches: calibration inputs, or tuples that start with them, at least two batches; read several times.
+        batches: calibration inputs, or tuples that start with them; read several times.
+        held_out: more of them, best of all inputs that pruning has not seen either; None: the last of ``batches``.
         masks: by layer, True where a weight is kept; None: where it is not zero. Other layers stay as they are.
         steps: minibatches of at most `BATCH_SIZE` inputs.
         learning_rate: at the start.
@@ -90,20 +90,23 @@ def refit(
         The distance before and after, and where the way was left.
 
     Raises:
-        ValueError: batches that are missing, a one-shot iterator or fewer than two, a number out of range, a network
+        ValueError: batches that are missing, a one-shot iterator or too few, a number out of range, a network
             whose outputs no gradient leaves or whose weights are of 16 bits, or that has nothing to be moved.
     """
     start = time.perf_counter()
     if steps < 1 or not learning_rate > 0:
         raise ValueError(f"steps must be at least 1 and learning_rate above 0, got {steps} and {learning_rate}")
-    batches = require_repeatable(batches, "a refit")
-    learned, held_out = _divided(batches)
+    learned = require_repeatable(batches, "a refit")
+    parts = (learned, require_repeatable(held_out, "a refit")) if held_out is not None else learned.divided()
+    if parts is None:
+        raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs, in two batches")
+    learned, measured = parts
     moved = _moved(pruned, masks)
     optimizer = torch.optim.Adam([parameter for parameter, _ in moved], learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with evaluation_mode(dense), evaluation_mode(pruned), _only(pruned, [parameter for parameter, _ in moved]):
-        distance = _Distance(dense, batches)
-        before = lowest = distance.mean(pruned, held_out)
+        distance = _Distance(dense, learned)
+        before = lowest = distance.mean(pruned, measured)
         best, best_state = 0, [parameter.detach().clone() for parameter, _ in moved]
         inputs = _minibatches(learned, pruned, seed)
         for step in range(1, steps + 1) if progress is None else progress(range(1, steps + 1)):
@@ -119,7 +122,7 @@ def refit(
             optimizer.step()
             schedule.step()
             if step * MEASUREMENTS // steps != (step - 1) * MEASUREMENTS // steps:
-                reached = distance.mean(pruned, held_out)
+                reached = distance.mean(pruned, measured)
                 if reached < lowest:
                     lowest, best = reached, step
                     best_state = [parameter.detach().clone() for parameter, _ in moved]
@@ -127,19 +130,7 @@ def refit(
         for (parameter, _), value in zip(moved, best_state, strict=True):
             parameter.copy_(value)
             parameter.grad = None
-    return Refit(distance.name, before, lowest, best, sum(held_out.input_counts()), time.perf_counter() - start)
-
-
-def _divided(batches: CalibrationBatches) -> tuple[CalibrationBatches, CalibrationBatches]:
-    """The batches to learn from, and those that are held out."""
-    counts = batches.input_counts()
-    if len(counts) < 2:
-        raise ValueError(f"a refit holds the last of the batches out: give at least 2, got {len(counts)}")
-    wanted = min(sum(counts) / HELD_OUT, HELD_OUT_IMAGES)
-    first = len(counts) - 1
-    while first > 1 and sum(counts[first:]) < wanted:
-        first -= 1
-    return batches.part(0, first), batches.part(first, len(counts))
+    return Refit(distance.name, before, lowest, best, sum(measured.input_counts()), time.perf_counter() - start)
 
 
 def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[nn.Parameter, Tensor]]:

@@ -110,9 +110,10 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
     if job.refit is False:
         return result
     before = {key: value.clone() for key, value in result.model.state_dict().items()}
-    batches = cast("CalibrationBatches", job.sharing.batches)
+    batches, held_out = cast("CalibrationBatches", job.sharing.batches), job.sharing.held_out
+    shown = job.execution.progress
     try:
-        done = refit(job.dense, result.model, batches, masks=result.masks, progress=job.execution.progress)
+        done = refit(job.dense, result.model, batches, held_out=held_out, masks=result.masks, progress=shown)
     except ValueError as error:
         if job.refit:
             raise

@@ -25,8 +25,13 @@ def requested(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def runs_network(method: Mapping[str, Any]) -> bool:
     """Whether pruning by this method runs the network on calibration images, beyond their statistics."""
-    again = method["sequential"] or method["refit"] or method["stages"] != 1 or method["correct"] != "none"
-    return again or method["allocation"] in ("global", *MEASURING_ALLOCATIONS)
+    again = method["sequential"] or method["stages"] != 1 or method["correct"] != "none"
+    return again or compares(method) or method["allocation"] in MEASURING_ALLOCATIONS
+
+
+def compares(method: Mapping[str, Any]) -> bool:
+    """Whether the method compares networks, by calibration images that neither statistics nor weights have seen."""
+    return method["allocation"] == "global" or method["refit"]
 
 
 def excluded(config: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from lobs.base.distributed import rank_and_size
+from lobs.calibration.batches import HELD_OUT, MOST_HELD_OUT
 from lobs.calibration.collect import collect_statistics
 from lobs.calibration.inputs import network_input
 from lobs.calibration.loss_hessian import LossCurvature
@@ -47,6 +48,24 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
     if repeated:
         images, views = min(images or len(train), collect["images_per_pass"] or len(train)), 1
     return calibration_split(train, {"images": images, "augmented_copies": views}).batches(collect["batch_size"])
+
+
+def learned_and_held_out(train: Split, collect: Mapping[str, Any]) -> tuple[Batches, Batches]:
+    """All calibration images in all their views but for the last sixth, and that, each as it is.
+
+    For methods that compare networks or stop a refit by images that neither statistics nor weights have seen.
+
+    Args:
+        train: the training images.
+        collect: the key's values.
+
+    Returns:
+        Batches of both.
+    """
+    images = min(collect["images"] or len(train), len(train))
+    first = images - min(images // HELD_OUT, MOST_HELD_OUT)
+    learned = calibration_split(train, {**collect, "images": first}).batches(collect["batch_size"])
+    return learned, train.part(first, images).batches(collect["batch_size"])
 
 
 def own_share(batches: Batches) -> Batches:

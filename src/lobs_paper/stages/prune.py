@@ -15,14 +15,15 @@ import lobs
 from lobs.calibration.statistics import Statistics, layer_error
 from lobs.layers.matrix import set_weight_matrix
 from lobs.layers.network import prunable_layers
+from lobs.registry import METHODS
 from lobs.result import PruneResult
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import whole
-from lobs_paper.config.requested import excluded, needs_curvature, requested, runs_network
+from lobs_paper.config.requested import compares, excluded, needs_curvature, requested, runs_network
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import save_tensors, write_csv, write_json
-from lobs_paper.stages.calibration import calibration_batches, with_curvature
+from lobs_paper.stages.calibration import calibration_batches, learned_and_held_out, with_curvature
 from lobs_paper.stages.correction_errors import corrections
 from lobs_paper.stages.environment import ceiling_bytes, prepare
 from lobs_paper.stages.folders import Folders
@@ -67,19 +68,28 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
     watch = Stopwatch()
     method = config["method"]
+    batches, held_out = None, None
+    if compares(method):
+        batches, held_out = learned_and_held_out(train, config["collect"])
+        keep = config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else 0
+        ceiling = ceiling_bytes(config)
+        statistics = lobs.collect_statistics(
+            dense, batches, progress=progress("statistics"), keep_samples=keep, memory=ceiling
+        )
+    elif runs_network(method):
+        batches = calibration_batches(train, config["collect"], repeated=True)
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
     folder = folders.output("prune")
     partial = partial_folder(folder, config, [trained, collected])
-    again = runs_network(method)
     shown = Phases("factorising", watch.each)
     plan = lobs.plan(
         dense,
         statistics,
         make(method["solver"], **method["options"]),
         exclude=excluded(config),
-        # A refit learns from them: the more, the less it fits them alone.
-        batches=calibration_batches(train, config["collect"], repeated=not method["refit"]) if again else None,
+        batches=batches,
+        held_out=held_out,
         execution=lobs.Execution(ceiling_bytes(config), partial, shown),
     )
     _ = plan.paths  # under the bar that is named for them

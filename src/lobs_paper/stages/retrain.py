@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lobs.pruning import prune
 from lobs.solvers import make
-from lobs_paper.config.requested import excluded, runs_network
+from lobs_paper.config.requested import compares, excluded, runs_network
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import load_tensors, save_tensors, write_csv, write_json
-from lobs_paper.stages.calibration import calibrate, calibration_batches
+from lobs_paper.stages.calibration import calibrate, calibration_batches, learned_and_held_out
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.folders import Folders
@@ -162,9 +162,16 @@ def prune_again(
     """
     method = config["method"]
     network = network.to(device)
+    batches, held_out, statistics = None, None, None
+    if compares(method):
+        batches, held_out = learned_and_held_out(train, config["collect"])
+    else:
+        statistics = calibrate(network, train, config["collect"], solver=method["solver"])
+        if runs_network(method):
+            batches = calibration_batches(train, config["collect"], repeated=True)
     result = prune(
         network,
-        calibrate(network, train, config["collect"], solver=method["solver"]),
+        statistics,
         make(method["solver"], **method["options"]),
         density=density,
         allocation=method["allocation"],
@@ -174,9 +181,8 @@ def prune_again(
         stages=method["stages"],
         correct=method["correct"],
         refit=method["refit"],
-        batches=calibration_batches(train, config["collect"], repeated=not method["refit"])
-        if runs_network(method)
-        else None,
+        batches=batches,
+        held_out=held_out,
         in_place=True,
     )
     return result.model.cpu(), {name: mask.cpu() for name, mask in result.masks.items()}
