@@ -109,8 +109,8 @@ class Plan:
         self._check_unchanged()
         if self.batches is None:
             raise ValueError("sensitivities are measured on calibration inputs: give batches=")
+        images = cast("Iterable", Sharing(Budget(density=1.0), batches=self.batches).seen_backwards)
         with same_buffers(self.model):
-            images = self.batches.first_images(MEASURED_IMAGES)
             return output_sensitivity(self.model, images, self.names, progress=self.execution.progress)
 
     @outside_modes

@@ -112,6 +112,13 @@ class Sharing:
         return None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
 
     @cached_property
+    def seen_backwards(self) -> CalibrationBatches | None:
+        """The inputs whose gradients are taken: half of them, so that sharing out costs no more than collecting."""
+        if self.batches is None:
+            return None
+        return self.batches.first_images(min(MEASURED_IMAGES, sum(self.batches.input_counts()) // 2))
+
+    @cached_property
     def compared_on(self) -> CalibrationBatches | None:
         """The inputs by which candidates are compared."""
         return self.images if self.held_out is None else self.held_out.first_images(MEASURED_IMAGES)
@@ -167,7 +174,7 @@ class Sharing:
         if allocation == self.allocation:
             losses = self.losses
         if allocation in GLOBAL_CANDIDATES and self.images is not None and losses is None:
-            found = self.sensitivities or output_sensitivity(model, self.images, list(paths))
+            found = self.sensitivities or output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
             if allocation == "fisher_units":
                 unit_weights = {name: found[name].together.tolist() for name in paths}
                 paths = {name: path.weighted(found[name].together) for name, path in paths.items()}
@@ -179,7 +186,7 @@ class Sharing:
     def _best(self, model: nn.Module, paths: Mapping[str, PruningPath], dense: nn.Module) -> Decision:
         """The candidate whose network, pruned in one go, has the outputs nearest to the dense one's."""
         if self.sensitivities is None:
-            found = output_sensitivity(model, cast("Iterable", self.images), list(paths))
+            found = output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
             return replace(self, sensitivities=found)._best(model, paths, dense)
         tried = {name: self._by(name, model, paths) for name in (*GLOBAL_CANDIDATES, "uniform")}
         first = tried[GLOBAL_CANDIDATES[0]]

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.base.evaluation_mode import evaluation_mode, outside_modes
-from lobs.calibration.batches import FEWEST, CalibrationBatches
+from lobs.base.memory import available_bytes
+from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches
 from lobs.calibration.inputs import network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
@@ -108,7 +109,7 @@ def refit(
         distance = _Distance(dense, learned)
         before = lowest = distance.mean(pruned, measured)
         best, best_state = 0, [parameter.detach().clone() for parameter, _ in moved]
-        inputs = _minibatches(learned, pruned, seed)
+        inputs = _minibatches(learned, pruned, _fitting(pruned, first_input(pruned, learned)), seed)
         for step in range(1, steps + 1) if progress is None else progress(range(1, steps + 1)):
             with torch.enable_grad():
                 loss = distance.of(pruned, next(inputs)).mean()
@@ -214,13 +215,28 @@ class _Distance:
         return float(torch.cat(parts).nan_to_num(nan=float("inf")).mean())
 
 
-def _minibatches(batches: CalibrationBatches, model: nn.Module, seed: int) -> Iterator[Tensor]:
-    """Without end: the batches in their order, each one's inputs at random, at most `BATCH_SIZE` of them at once."""
+def _fitting(network: nn.Module, inputs: Tensor) -> int:
+    """How many inputs a minibatch holds: `BATCH_SIZE`, or as many as what a backward pass needs leaves room for."""
+    taken = 0
+
+    def counted(tensor: Tensor) -> Tensor:
+        nonlocal taken
+        taken += tensor.numel() * tensor.element_size()
+        return tensor
+
+    sample = inputs[:2]
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor):
+        network(sample)
+    room = MEMORY_SHARE * available_bytes(inputs.device)
+    return max(1, min(BATCH_SIZE, int(room * len(sample) / max(1, taken))))
+
+
+def _minibatches(batches: CalibrationBatches, model: nn.Module, most: int, seed: int) -> Iterator[Tensor]:
+    """Without end: the batches in their order, each one's inputs at random, at most so many of them at once."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         for batch in batches:
             inputs = network_input(batch, model)
             order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-            parts = -(-len(inputs) // BATCH_SIZE)
-            for chosen in order.chunk(parts):
+            for chosen in order.chunk(-(-len(inputs) // most)):
                 yield inputs[chosen]
