@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 import lobs
-from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget, problem
 from lobs.allocation.knapsack import equal_slopes
 from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance, along_errors, measured_losses
+from lobs.allocation.sharing import Decision, Sharing
+from lobs.calibration.batches import CalibrationBatches
 from lobs.layers.matrix import set_weight_matrix
 from lobs.registry import ALLOCATIONS
 from lobs.solvers import PruningPath
@@ -69,7 +70,7 @@ def main() -> None:
             (density, allocation)
             for density in options.densities
             for allocation in (None, *ALLOCATIONS, *EXTRA)
-            if allocation != "global" and (str(density), str(allocation)) not in known
+            if (str(density), str(allocation)) not in known
         ]
         if missing:
             for row in compare(folder, missing, train, held_out, options.images):
@@ -92,15 +93,18 @@ def compare(folder: Path, wanted: list, train: Split, held_out: Split, images: i
     curves[SQUARED] = measured_losses(model, paths, batches, distance="squared")
     for density, allocation in wanted:
         if allocation is None:
-            counts = dict.fromkeys(paths, 0)
+            decision = Decision(dict.fromkeys(paths, 0))
         elif allocation == HULL:
             dense = {name: along_errors(curves["measured"][name], path) for name, path in paths.items()}
-            counts = equal_slopes(dense, problem(paths, Budget(density=density)))
+            decision = Decision(equal_slopes(dense, problem(paths, Budget(density=density))))
         else:
-            name = "measured" if allocation == SQUARED else allocation
-            counts = allocate(paths, density, name, losses=curves.get(allocation), model=model, batches=batches)
+            name, losses = "measured" if allocation == SQUARED else allocation, curves.get(allocation)
+            others = None if losses else CalibrationBatches(list(train.part(images, 2 * images).batches(BATCH)))
+            sharing = Sharing(Budget(density=density), name, CalibrationBatches(batches), others, losses)
+            decision = sharing.decision(model, paths, {})
+        counts = decision.counts
         for name, count in counts.items():
-            set_weight_matrix(measure.layers[name], paths[name].at(count)[0])
+            set_weight_matrix(measure.layers[name], decision.weighted(name, paths[name]).at(count)[0])
         yield {
             "density": str(density),
             "allocation": str(allocation),

@@ -15,6 +15,7 @@ NETWORKS = {
     "lobs_paper.networks.cifarnet.CifarNet": (32, 145_376, None),
     "lobs_paper.networks.resnet18_cifar.resnet18_cifar": (32, 11_164_352, ["conv1", "layer4.0.*", "fc"]),
     "lobs_paper.networks.vgg16_cifar.vgg16_cifar": (32, 14_715_584, ["features.0", "features.3", "classifier"]),
+    "lobs_paper.networks.resnet20.ResNet20": (32, 268_336, None),
     "torchvision.models.alexnet": (64, 61_090_496, ["features.*", "classifier.6"]),
     "torchvision.models.vgg16": (32, 138_344_128, ["features.0", "features.7", "classifier.6"]),
     "torchvision.models.resnet50": (32, 25_502_912, ["conv1", "layer1.0.*", "layer2.0.downsample.0", "fc"]),
@@ -62,6 +63,25 @@ def test_efficientnet_of_plain_modules_is_the_packages_network():
     again = build({"_target_": "lobs_paper.networks.efficientnet_lite0.efficientnet_lite0", "classes": 7})
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again._conv_stem[1].weight, theirs._conv_stem.weight)
+
+
+def test_resnet20_has_its_0_27_million_parameters_and_adds_zeros_where_channels_grow():
+    network = build({"_target_": "lobs_paper.networks.resnet20.ResNet20"}).eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 269_722
+    block = network.layer2[0]
+    for convolution in (block.conv1, block.conv2):
+        nn.init.zeros_(convolution.weight)
+    x = torch.rand(2, 16, 8, 8)
+    with torch.no_grad():
+        given = block(x)
+    assert torch.equal(given[:, 8:24], x[:, :, ::2, ::2])
+    assert not given[:, :8].any() and not given[:, 24:].any()
+
+
+def test_mlpnet_has_no_biases():
+    network = build({"_target_": "lobs_paper.networks.mlpnet.MLPNet"})
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    assert shapes == {"fc1.weight": (40, 784), "fc2.weight": (20, 40), "fc3.weight": (10, 20)}
 
 
 def test_cifarnet_pools_as_caffe_does():

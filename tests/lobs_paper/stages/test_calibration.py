@@ -3,7 +3,7 @@
 import torch
 
 from lobs_paper.data.splits import Split
-from lobs_paper.stages.calibration import calibration_batches
+from lobs_paper.stages.calibration import calibration_batches, learned_and_held_out
 
 
 def inputs_of(batches):
@@ -20,3 +20,16 @@ def test_passes_made_again_and_again_see_fewer_images_and_each_as_it_is():
     assert len(again) == 2
     for limits, count in (({"images_per_pass": 9}, 5), ({"images": None, "images_per_pass": None}, 6)):
         assert len(inputs_of(calibration_batches(train, {**collect, **limits}, repeated=True))) == count
+
+
+def test_what_is_held_out_is_learned_from_in_no_view():
+    images = torch.arange(30 * 9, dtype=torch.uint8).reshape(30, 3, 3)
+    train = Split(images, torch.zeros(30, dtype=torch.long))
+    collect = {"images": 24, "images_per_pass": 4, "augmented_copies": 3, "batch_size": 5}
+    learned, held_out = learned_and_held_out(train, collect)
+    assert torch.equal(inputs_of(held_out), images[20:24, None].float() / 255)
+    found = inputs_of(learned)
+    assert len(found) == 20 * 3
+    assert torch.equal(found[:20], images[:20, None].float() / 255)
+    learned, held_out = learned_and_held_out(train, {**collect, "images": None})
+    assert (len(inputs_of(learned)), len(inputs_of(held_out))) == (25 * 3, 5)

@@ -14,6 +14,7 @@ from lobs.layers.matrix import set_weight_matrix
 from lobs_paper.stages.prune import (
     BUDGETS,
     COSTLY_BUDGETS,
+    before_refit,
     budgets,
     density_curve,
     error_curve,
@@ -113,3 +114,20 @@ def test_sensitivities_are_counted_by_decades(pruned):
         assert count == int(((logs >= low) & (logs < high)).sum())
     assert found["share_below_0.001"] == sum(value < 1e-3 for value in values) / 96
     assert sensitivity_histogram("1", lobs.layer_paths(model, statistics, "magnitude")["1"]) == {}
+
+
+def test_errors_after_a_refit_stand_beside_those_before_it(pruned):
+    model, statistics, _ = pruned
+    measured, calibration = data(60, seed=1), data()
+    batches = [inputs for inputs, _ in calibration.batches(10)]
+
+    def prune_to(density):
+        return lobs.prune(model, statistics, "lobs", density=density, batches=batches, refit=True)
+
+    result = prune_to(0.2)
+    plain = lobs.prune(model, statistics, "lobs", density=0.2).model
+    assert all(torch.equal(a, b) for a, b in zip(before_refit(result).parameters(), plain.parameters(), strict=True))
+    (row,) = density_curve(prune_to, [0.2], model, calibration, measured)
+    assert row["test_error_percent"] == error_percent(plain, measured)
+    assert row["test_error_after_refit_percent"] == error_percent(result.model, measured)
+    assert row["output_error_after_refit"] < row["output_error"]

@@ -48,6 +48,24 @@ def test_the_first_step_is_the_optimizers_own():
         torch.testing.assert_close(after, before - 0.1 * before.grad)
 
 
+def test_a_teachers_outputs_take_the_labels_place_and_it_stays_as_it_is():
+    model, copy, teacher = network(), network(), network()
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.mul_(3)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    recipe = replace(RECIPE, batch_size=90, iterations=1, weight_decay=0.0, momentum=0.0)
+    train(model, recipe, teacher=teacher)
+    inputs, _ = data()[slice(None)]
+    with torch.no_grad():
+        wanted = teacher.eval()(inputs).softmax(1)
+    nn.functional.cross_entropy(copy(inputs), wanted).backward()
+    for after, parameter in zip(model.parameters(), copy.parameters(), strict=True):
+        torch.testing.assert_close(after, parameter - 0.1 * parameter.grad)
+    assert all(torch.equal(teacher.state_dict()[key], value) for key, value in before.items())
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(schedule):
     recipe = replace(RECIPE, schedule=schedule)
