@@ -88,7 +88,8 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     common = figures.draw(figures.COMMON, results, reports_dir)
     beyond = [drawing for drawing in common if drawing.stem != figures.OVERVIEW]
     has_table2 = any(len(own["compared"]) for own in networks)
-    shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2}
+    refitted = any(own["refitted"] for own in networks)
+    shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2, "refitted": refitted}
     pages = {
         "README.md": render("README", **shared, **_first_page(results, rows, common, reports_dir)),
         **{f"{own['name']}.md": render("network", **own) for own in networks},
@@ -141,6 +142,7 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "machine": findings.machine(results),
         "counts": findings.counts(published[published["seeds"] > 0]),
         "headlines": list(findings.headlines(results, rows)),
+        "refits": list(findings.refits(results)),
         "missed": findings.short_of(published),
         "bound": method_tables.bound_summary(results),
         "summary": table1.summary_table(published),
@@ -169,6 +171,7 @@ def _network(results: Results, rows: DataFrame, reports_dir: Path) -> dict[str, 
         "measured_on": ", ".join(sorted({*dense["train.measured_on"].dropna()} - {"test"})),
         "in_paper": rows["source"].notna().any(),
         "rows": table1.table1(rows),
+        "refitted": results.runs["error_after_refit"].notna().any(),
         "remarks": _remarks(results),
         "reasons": [text for text in rows["reasons"] if text],
         "compared": table2.table(compared),
