@@ -101,13 +101,15 @@ def write_method(folder: Path, experiment: str, seed: int, name: str, method: Me
     errors = {"error_before_percent": 1.7, "error_after_pruning_percent": pruned}
     asked = {"solver": method.solver, "requested": {"density": density}}
     asked |= {"allocation": "uniform"}
-    counts = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
+    counts: dict[str, Any] = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
     counts |= {"stages": [], "refit": None, "compared_allocations": {"global": 0.5}, "shared_by": "global"}
     if method.refit:
         counts["stages"] = ["density=0.26", "density=0.07"]
         counts["refit"] = {"distance": "kl", "before": 0.2, "after": 0.1, "steps": 570, "held_out": 5000}
-        errors["error_after_refit_percent"] = method.refit * pruned
+        counts["error_after_refit_percent"] = method.refit * pruned
     write_json(target / "prune/metrics.json", {**place, **asked, **counts, **errors, "layer_error_sum": 60.0})
+    if method.refit:  # retraining goes on from there
+        errors["error_after_pruning_percent"] = pruned = method.refit * pruned
     layers = [layer(index, *entry, method) for index, entry in enumerate(LAYERS_OF.get(experiment, LAYERS))]
     write_json(target / "prune/layers.json", layers)
     write_paths(target, method, [entry["name"] for entry in layers])

@@ -228,12 +228,16 @@ def density_records(results: Results) -> DataFrame:
     """Give `at_densities` of all networks in full precision."""
     networks = map(results.of, results.experiments)
     rows = pd.concat([at_densities(*curves_of(own), densities_of(own)) for own in networks])
-    numbers = {
+    return rows[[*METHOD, "density_percent", "seeds"]].assign(**density_numbers(rows))
+
+
+def density_numbers(rows: DataFrame) -> dict[str, pd.Series]:
+    """Give the numbers of `at_densities` under the names that CSV files have for them."""
+    return {
         "density_reached_percent": rows["reached"].map(lambda value: value.mean),
         **means(rows, {"test_error_percent": "test_error"}, "_percent"),
         **means(rows, {"output_error": "output_error"}),
     }
-    return rows[[*METHOD, "density_percent", "seeds"]].assign(**numbers)
 
 
 def density_table(results: Results) -> DataFrame:
@@ -242,16 +246,13 @@ def density_table(results: Results) -> DataFrame:
     return by_density(curve, at_densities(curve, methods, densities_of(results)))
 
 
-def by_density(
-    curve: DataFrame, rows: DataFrame, show: Callable[[Any], str] = fixed, first: str = "method"
-) -> DataFrame:
+def by_density(curve: DataFrame, rows: DataFrame, show: Callable[[Any], str] = fixed) -> DataFrame:
     """Give a table with a column per density.
 
     Args:
         curve: of the network.
         rows: of `at_densities`.
         show: prints an error.
-        first: heading of the methods.
 
     Returns:
         The table, with the number of seeds that have a curve.
@@ -263,7 +264,7 @@ def by_density(
     for percent, group in rows.groupby("density_percent", sort=False):
         table[percent] = group["test_error_percent"].to_numpy()
         columns.append((f"{percent:.3g}%", percent, show))
-    return printed(table, (first, "label", str), ("seeds", "seeds", str), *columns)
+    return printed(table, _LABEL, ("seeds", "seeds", str), *columns)
 
 
 _COSTS = ("prune_seconds", "retrain_seconds", "seconds", "prune_peak_mib", "retrain_peak_mib")
