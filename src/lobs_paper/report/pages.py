@@ -102,10 +102,8 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     beyond = [drawing for drawing in common if drawing.stem != figures.OVERVIEW]
     has_table2 = any(len(own["compared"]) for own in networks)
     further = _further(results)
-    shared = {
-        **{"networks": networks, "drawings": beyond, "has_table2": has_table2},
-        **{"refitted": "frontier" in further, "further": further},
-    }
+    shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2, "further": further}
+    shared["refitted"] = "frontier" in further
     pages = {
         "README.md": render("README", **shared, **_first_page(results, rows, common, reports_dir)),
         **{f"{own['name']}.md": render("network", **own) for own in networks},
@@ -172,7 +170,6 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "machine": findings.machine(results),
         "counts": findings.counts(published[published["seeds"] > 0]),
         "headlines": list(findings.headlines(results, rows)),
-        "further": _further(results),
         "refits": list(findings.refits(results)),
         "missed": findings.short_of(published),
         "bound": method_tables.bound_summary(results),
