@@ -51,7 +51,10 @@ def test_the_page_names_data_seeds_and_images_and_is_there_only_with_a_refit(tmp
     further = pages._further(results)
     assert further == {"frontier": pages.FRONTIER}
     own = {
-        **{"heading": "LeNet", "data": results.data, "seeds": "0, 1", "frontier": frontier_table(results)},
+        "heading": "LeNet",
+        "data": results.data,
+        "seeds": "0, 1",
+        "frontier": frontier_table(results),
         "dense": {name: statistic(results.dense[name]) for name in ("train.test_error_percent", "collect.images")},
     }
     page = pages.render("frontier", networks=[own], further=further)
