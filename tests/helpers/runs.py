@@ -45,7 +45,7 @@ EVERY: dict[str, Method] = {
     "lobs_iterative": Method("lobs", 0.015, 4.0, 1.95, 640, None, 8.0, 4, noise=0.1),
     "exact_obs": Method("exact_obs", 0.07, 1.9, 1.65, 510, 100, 12.0, noise=0.1),
     "exact_obs_sequential": Method("exact_obs", 0.07, 1.8, 1.6, 510, 90, 12.0, noise=0.1),
-    "exact_obs_staged": Method("exact_obs", 0.07, 2.0, 1.6, 510, 80, 12.0, noise=0.1, refit=0.5),
+    "exact_obs_staged": Method("exact_obs", 0.07, 2.0, 1.6, 510, 80, 13.0, noise=0.1, refit=0.5),
     "exact_obs_iterative": Method("exact_obs", 0.015, 2.2, 1.75, 640, None, 12.0, 4, noise=0.1),
     "magnitude": Method("magnitude", 0.08, 5.0, 1.75, 4000, None, 6.0, noise=0.15),
     "lwc": Method("magnitude", 0.08, 2.5, 1.7, 6000, 3000, 6.0, 4, noise=0.15),
