@@ -30,6 +30,7 @@ class Method(NamedTuple):
     hardness: float = 4.0
     rounds: int = 1
     noise: float = 0.0
+    refit: float | None = None  # what a refit leaves of every error
 
 
 # The two that most tests use: solver, density, errors after pruning and retraining, iterations, those to the original.
@@ -44,6 +45,7 @@ EVERY: dict[str, Method] = {
     "lobs_iterative": Method("lobs", 0.015, 4.0, 1.95, 640, None, 8.0, 4, noise=0.1),
     "exact_obs": Method("exact_obs", 0.07, 1.9, 1.65, 510, 100, 12.0, noise=0.1),
     "exact_obs_sequential": Method("exact_obs", 0.07, 1.8, 1.6, 510, 90, 12.0, noise=0.1),
+    "exact_obs_staged": Method("exact_obs", 0.07, 2.0, 1.6, 510, 80, 13.0, noise=0.1, refit=0.5),
     "exact_obs_iterative": Method("exact_obs", 0.015, 2.2, 1.75, 640, None, 12.0, 4, noise=0.1),
     "magnitude": Method("magnitude", 0.08, 5.0, 1.75, 4000, None, 6.0, noise=0.15),
     "lwc": Method("magnitude", 0.08, 2.5, 1.7, 6000, 3000, 6.0, 4, noise=0.15),
@@ -99,8 +101,15 @@ def write_method(folder: Path, experiment: str, seed: int, name: str, method: Me
     errors = {"error_before_percent": 1.7, "error_after_pruning_percent": pruned}
     asked = {"solver": method.solver, "requested": {"density": density}}
     asked |= {"allocation": "uniform"}
-    counts = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
+    counts: dict[str, Any] = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
+    counts |= {"stages": [], "refit": None, "compared_allocations": {"global": 0.5}, "shared_by": "global"}
+    if method.refit:
+        counts["stages"] = ["density=0.26", "density=0.07"]
+        counts["refit"] = {"distance": "kl", "before": 0.2, "after": 0.1, "steps": 570, "held_out": 5000}
+        counts["error_after_refit_percent"] = method.refit * pruned
     write_json(target / "prune/metrics.json", {**place, **asked, **counts, **errors, "layer_error_sum": 60.0})
+    if method.refit:  # retraining goes on from there
+        errors["error_after_pruning_percent"] = pruned = method.refit * pruned
     layers = [layer(index, *entry, method) for index, entry in enumerate(LAYERS_OF.get(experiment, LAYERS))]
     write_json(target / "prune/layers.json", layers)
     write_paths(target, method, [entry["name"] for entry in layers])
@@ -155,8 +164,12 @@ def write_density_curve(target: Path, name: str, method: Method, seed: int) -> N
     errors = [
         (share, 1.7 + 88.3 * (1 - share) ** (40 * share * hardness)) for share in FEWER_BUDGETS.get(name, BUDGETS)
     ]
-    points = [(share, error * (1 + 0.05 * seed), 0.2 * error) for share, error in errors]
-    write_csv(target / "prune/density_curve.csv", ("density", "test_error_percent", "output_error"), points)
+    columns: tuple[str, ...] = ("density", "test_error_percent", "output_error")
+    points: list[tuple[Any, ...]] = [(share, error * (1 + 0.05 * seed), 0.2 * error) for share, error in errors]
+    if method.refit:
+        columns += ("test_error_after_refit_percent", "output_error_after_refit")
+        points = [(*point, method.refit * point[1], method.refit * point[2]) for point in points]
+    write_csv(target / "prune/density_curve.csv", columns, points)
 
 
 def write_paths(target: Path, method: Method, layers: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The report: tables, figures and a page, made from the metrics files of the stages and from nothing else.
 
 frame.py reads the files into frames; table1.py and table2.py set them beside the paper's figures (paper.py), rules.py
-says why they differ, method_tables.py and layer_tables.py have the other tables, curves.py and figures.py the figures.
+says why they differ, method_tables.py and layer_tables.py have the other tables, frontier.py and literature.py
+those of pages of their own, curves.py and figures.py the figures.
 pages.py writes everything, with the words of templates/, and interactive/ the HTML.
 """
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pandas as pd
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
-from lobs_paper.report.frame import KEYS
-from lobs_paper.report.methods import style_of
+from lobs_paper.report.frame import AFTER_REFIT, KEYS, TOP5
+from lobs_paper.report.methods import REFIT, style_of
 
 # A point counts as one at a density from which it differs by at most this share of it.
 NEAR = 0.02
@@ -19,6 +19,36 @@ def at_density(curve: DataFrame, density: float) -> DataFrame:
     off = (curve["density"] - density).abs()
     near = off[off <= NEAR * density]
     return curve.loc[near.groupby([curve["label"], curve["seed"]], sort=False).idxmin()]
+
+
+def with_refitted(curve: DataFrame) -> DataFrame:
+    """Give the errors after a refit as the curve of a method of its own, behind that of its method.
+
+    Args:
+        curve: points of the density curves.
+
+    Returns:
+        The points, without the columns of the refit.
+    """
+    plain = curve.drop(columns=[*AFTER_REFIT], errors="ignore")
+    if AFTER_REFIT[0] not in curve or curve[AFTER_REFIT[0]].isna().all():
+        return plain
+    found = curve[curve[AFTER_REFIT[0]].notna()]
+    names = {name: found[name] + REFIT for name in ("method", "folder")}
+    labels = [style_of(*pair).label for pair in zip(names["method"], names["folder"], strict=True)]
+    errors = dict(zip(("test_error_percent", "output_error"), (found[name] for name in AFTER_REFIT), strict=True))
+    # Errors among the five largest outputs were not measured again.
+    own = plain.loc[found.index].drop(columns=TOP5, errors="ignore").assign(**names, label=labels, **errors)
+    return pd.concat([plain, own]).sort_index(kind="stable").reset_index(drop=True)
+
+
+def steps_of(kept: Series) -> list[float]:
+    """Give the densities at which anything was measured, from dense to sparse; those that are as good as equal once."""
+    steps: list[float] = []
+    for density in sorted(set(kept), reverse=True):
+        if not steps or density < (1 - NEAR) * steps[-1]:
+            steps.append(density)
+    return steps
 
 
 def distinct(curve: DataFrame) -> tuple[DataFrame, str]:

@@ -20,11 +20,11 @@ from lobs_paper.report import benchmark_figures as benchmarks
 from lobs_paper.report import network_figures as networks
 from lobs_paper.report import paper
 from lobs_paper.report.drawing import SETTINGS, Drawing
-from lobs_paper.report.frame import KEYS, METHOD, Results
+from lobs_paper.report.frame import AFTER_REFIT, KEYS, METHOD, TOP5, Results
 from lobs_paper.report.table1 import compare
 
 OVERVIEW = "overview"
-_ERROR, _TOP5 = "test_error_percent", "test_top5_error_percent"
+_ERROR = "test_error_percent"
 _MOST_PANELS = 12
 # The picture at the top is to be understood at once: the paper's method, what is exact, and the plain baseline.
 _OVERVIEW_METHODS = ("magnitude", "lobs", "exact_obs", "exact_obs_sequential")
@@ -83,9 +83,9 @@ def draw_benchmark(stem: str, reports_dir: Path) -> Drawing | None:
 
 
 def _density(results: Results, _: Path) -> DataFrame:
-    """The curves over densities, with errors among the five largest outputs where these were measured."""
+    """The curves over densities, with errors among the five largest outputs and after a refit where measured."""
     curve = results.density_curve
-    return curve if curve[_TOP5].notna().any() else curve.drop(columns=_TOP5)
+    return curve.drop(columns=[name for name in (TOP5, *AFTER_REFIT) if curve[name].isna().all()])
 
 
 def _first_layer(results: Results, _: Path) -> DataFrame:
@@ -144,7 +144,7 @@ def _largest(results: Results, _: Path) -> DataFrame:
     names = results.density_curve["experiment"].unique()
     largest = max(names, key=lambda name: parameters.get(name, 0), default="")
     curve = results.density_curve[results.density_curve["experiment"] == largest]
-    return curve[[*KEYS, "density", _TOP5 if curve[_TOP5].notna().all() else _ERROR]]
+    return curve[[*KEYS, "density", TOP5 if curve[TOP5].notna().all() else _ERROR]]
 
 
 # Figures of one network: the paper's in its order, between those of ours alone.

@@ -28,18 +28,21 @@ _NUMBER: Any = (int, float)
 _STORAGE = ("dense_bytes", "sparse_bytes", "compact_bytes", "parameters", "compact_parameters", "removed_units")
 _CORRECTIONS = ("none", "bias", "batch_norm", "both")
 _RECIPE = {"recipe.optimizer": str, "recipe.momentum": _NUMBER, "recipe.schedule": str}
-_TOP5 = "test_top5_error_percent"
+TOP5 = "test_top5_error_percent"
+# Columns of the density curve, empty where nothing was refitted.
+AFTER_REFIT = ("test_error_after_refit_percent", "output_error_after_refit")
 # Stage -> the keys of its metrics.json that the report reads, and their types; "a.b" is key b of object a.
 _METRICS: dict[str, dict[str, Any]] = {
     "train": {
-        **dict.fromkeys(("test_error_percent", "train_error_percent", "parameters", _TOP5), _NUMBER),
+        **dict.fromkeys(("test_error_percent", "train_error_percent", "parameters", TOP5), _NUMBER),
         **dict.fromkeys(("measured_on", "data"), str),
     },
     "collect": {"images": _NUMBER, "samples": _NUMBER},
     "prune": {
         **dict.fromkeys(("method", "data", "allocation", "correction"), str),
         **dict.fromkeys(("density", "error_before_percent", "error_after_pruning_percent"), _NUMBER),
-        **dict.fromkeys(("samples_kept", "unpruned_share", *(f"corrections.{name}" for name in _CORRECTIONS)), _NUMBER),
+        **dict.fromkeys(("error_after_refit_percent", "samples_kept", "unpruned_share"), _NUMBER),
+        **dict.fromkeys((f"corrections.{name}" for name in _CORRECTIONS), _NUMBER),
         "notes": list,
     },
     "retrain": {
@@ -54,7 +57,7 @@ _METRICS: dict[str, dict[str, Any]] = {
         "method": str,
         "pruned.layers": list,
         **dict.fromkeys(("pruned.output_error", "pruned.bound"), _NUMBER),
-        **{f"{network}.{_TOP5}": _NUMBER for network in ("dense", "pruned", "retrained")},
+        **{f"{network}.{TOP5}": _NUMBER for network in ("dense", "pruned", "retrained")},
         **{f"{part}.storage.{key}": _NUMBER for part in ("pruned", "retrained") for key in _STORAGE},
         **{f"{part}.storage.not_compacted": str for part in ("pruned", "retrained")},
     },
@@ -72,7 +75,10 @@ _ROUND = dict.fromkeys(
 )
 # Frame -> file of its points, and their columns.
 _CURVES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "density_curve": ("prune/density_curve.csv", ("density", "test_error_percent", "output_error", _TOP5)),
+    "density_curve": (
+        "prune/density_curve.csv",
+        ("density", "test_error_percent", "output_error", TOP5, *AFTER_REFIT),
+    ),
     "first_layer_curve": ("prune/first_layer_curve.csv", ("density", "test_accuracy_percent")),
     "paths": ("prune/paths.csv", ("layer", "density", "error", "relative_error", "sensitivity_threshold")),
     "retrain_curve": ("retrain/curve.csv", ("round", "iteration", "train_loss", "test_error_percent")),
@@ -89,8 +95,9 @@ class Results:
     Attributes:
         dense: a row per experiment and seed; `train.*` and `collect.*` of the two metrics.json.
         runs: a row per pruned network; `prune.*`, `retrain.*`, `evaluate.*`, and what tables ask for: `original_error`,
-            `density` and the errors in percent after all rounds, or of pruning where nothing was retrained; `final`,
-            which network that is; `learned`, whether it was retrained for any iterations; and the number of `rounds`.
+            `density` and the errors in percent after all rounds, or of pruning where nothing was retrained, with that
+            after a refit where there was one; `final`, which network that is; `learned`, whether it was retrained for
+            any iterations; and the number of `rounds`.
         layers: a row per pruned layer, as evaluated, or as pruned where nothing was evaluated; `shape` is a text.
         rounds: a row per round of pruning and retraining.
         density_curve: the whole network cut at once to a density.
@@ -226,6 +233,9 @@ def _with_outcome(runs: DataFrame) -> DataFrame:
     again = runs["retrain.method"].notna()
     # A recipe without iterations is no retraining.
     learned = again & (runs["retrain.iterations"] != 0)
+    rounds = runs["retrain.rounds"].map(lambda entry: len(entry) if isinstance(entry, list) else 0)
+    # Retraining goes on from the refitted network: what it finds is the error after the refit.
+    refitted, once = runs["prune.error_after_refit_percent"], rounds <= 1
 
     def last(key: str) -> pd.Series:
         return runs[f"retrain.{key}"].where(again, runs[f"prune.{key}"]).astype(float)
@@ -233,10 +243,13 @@ def _with_outcome(runs: DataFrame) -> DataFrame:
     return runs.assign(
         final=pd.Series(["retrained" if known else "pruned" for known in again], runs.index, dtype=object),
         learned=learned,
-        rounds=[len(entry) if isinstance(entry, list) else 0 for entry in runs["retrain.rounds"]],
+        rounds=rounds.astype(int),
         original_error=last("error_before_percent"),
         density=100 * last("density"),
-        error_after_pruning=last("error_after_pruning_percent"),
+        error_after_pruning=last("error_after_pruning_percent").where(
+            refitted.isna(), runs["prune.error_after_pruning_percent"].where(once).astype(float)
+        ),
+        error_after_refit=refitted.where(once | refitted.isna(), last("error_after_pruning_percent")).astype(float),
         error_after_retraining=runs["retrain.error_after_retraining_percent"].where(learned).astype(float),
         iterations=runs["retrain.iterations"].where(learned).astype(float),
         iterations_to_original=runs["retrain.iterations_to_original"].where(learned).astype(float),

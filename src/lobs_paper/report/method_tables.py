@@ -5,24 +5,34 @@ A function gives a frame: of numbers in full precision for a CSV file where it i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pandas as pd
 from pandas import DataFrame
 
-from lobs_paper.report.curves import at_density
-from lobs_paper.report.frame import METHOD, Results, by_method
-from lobs_paper.report.markdown import filled, means, printed
+from lobs_paper.report.curves import at_density, with_refitted
+from lobs_paper.report.frame import METHOD, TOP5, Results, by_method
+from lobs_paper.report.markdown import Column, filled, means, printed
 from lobs_paper.report.statistic import DASH, Statistic, fixed, significant, statistic, whole
 from lobs_paper.report.table1 import until_original
 
 _RUN = ["experiment", "method", "folder", "seed"]
 _LABEL = ("method", "label", str)
 _ERRORS = ("density", "error_after_pruning", "error_after_retraining", "iterations")
+_REFIT = "error_after_refit"
 _ERROR_COLUMNS = (
     ("density %", "density", significant),
     ("after pruning %", "error_after_pruning", fixed),
     ("after retraining %", "error_after_retraining", fixed),
 )
 _OUTCOME_COLUMNS = (*_ERROR_COLUMNS, ("iterations", "iterations", whole))
+
+
+def _outcome_columns(rows: DataFrame) -> list[Column]:
+    """The columns of what came out, with that after a refit where some row has one."""
+    refit = [("after refit %", _REFIT, fixed)] if rows[_REFIT].map(bool).any() else []
+    return [*_OUTCOME_COLUMNS[:2], *refit, *_OUTCOME_COLUMNS[2:]]
 
 
 def one_decimal(value: Statistic | float) -> str:
@@ -83,8 +93,8 @@ def retraining_table(results: Results) -> DataFrame:
     """Give the outcome of the retraining."""
     learned = results.runs[results.runs["learned"]]
     groups = learned.groupby("label", sort=False)
-    rows = by_method(learned, [*_ERRORS, "iterations_to_original"])
-    rows = filled(methods_of(results).merge(rows, how="left"), [*_ERRORS, "iterations_to_original"])
+    names = [*_ERRORS, _REFIT, "iterations_to_original"]
+    rows = filled(methods_of(results).merge(by_method(learned, names), how="left"), names)
     rounds = {label: ", ".join(map(str, sorted(set(group)))) for label, group in groups["rounds"]}
     counts = groups.size()
     rows = rows.assign(
@@ -93,7 +103,7 @@ def retraining_table(results: Results) -> DataFrame:
         exact=_yes_or_no(rows, groups["retrain.masks_exact"].all()),
     )
     last = (("until original error", "reached", str), ("masks exact", "exact", str))
-    return printed(rows, _LABEL, ("rounds", "rounds", str), *_OUTCOME_COLUMNS, *last)
+    return printed(rows, _LABEL, ("rounds", "rounds", str), *_outcome_columns(rows), *last)
 
 
 def rounds_table(results: Results) -> DataFrame:
@@ -108,19 +118,28 @@ def rounds_table(results: Results) -> DataFrame:
 
 def top5_table(results: Results) -> DataFrame:
     """Give the errors among the five largest outputs; without rows for few classes."""
-    names = {f"evaluate.{network}.test_top5_error_percent": network for network in ("dense", "pruned", "retrained")}
+    names = {f"evaluate.{network}.{TOP5}": network for network in ("dense", "pruned", "retrained")}
     runs = results.runs.rename(columns=names)
     runs = runs[runs[list(names.values())].notna().any(axis=1)]
     again = runs.groupby("label")["learned"].transform("any")
-    runs = runs.assign(density=100 * runs["prune.density"], retrained=runs["retrained"].where(again))
-    titles = {"dense %": "dense", "after pruning %": "pruned", "after retraining %": "retrained"}
-    errors = [(title, name, fixed) for title, name in titles.items()]
-    return printed(by_method(runs, ["density", *names.values()]), _LABEL, _ERROR_COLUMNS[0], *errors)
+    plain = runs[_REFIT].isna()  # of the others the pruned network that was evaluated is the refitted one
+    runs = runs.assign(
+        density=100 * runs["prune.density"],
+        retrained=runs["retrained"].where(again),
+        refitted=runs["pruned"].mask(plain),
+        pruned=runs["pruned"].where(plain),
+    )
+    titles = {"dense": "dense", "pruned": "after pruning", "refitted": "after refit", "retrained": "after retraining"}
+    if plain.all():
+        del titles["refitted"]
+    errors = [(f"{title} %", name, fixed) for name, title in titles.items()]
+    return printed(by_method(runs, ["density", *titles]), _LABEL, _ERROR_COLUMNS[0], *errors)
 
 
 def spread_table(results: Results) -> DataFrame:
-    """Give mean, deviation and range of both errors, of methods with several seeds."""
-    names = {"pruning": "error_after_pruning", "retraining": "error_after_retraining"}
+    """Give mean, deviation and range of the errors, of methods with several seeds."""
+    stages = ("pruning", *(["refit"] if results.runs[_REFIT].notna().any() else []), "retraining")
+    names = {stage: f"error_after_{stage}" for stage in stages}
     rows = by_method(results.runs, list(names.values()))
     seeds = {label: ", ".join(map(str, group)) for label, group in results.runs.groupby("label")["seed"]}
     rows = rows[rows["seeds"] > 1]
@@ -177,12 +196,26 @@ def densities_of(results: Results) -> tuple[float, ...]:
     return tuple(sorted({float(f"{100 * density:.2g}") for density in curve["density"]}, reverse=True))
 
 
-def at_densities(results: Results) -> DataFrame:
-    """Give the errors of one network at the table's densities, without retraining, a row per method and density."""
+def curves_of(results: Results) -> tuple[DataFrame, DataFrame]:
+    """Give the curves over densities, those after a refit among them, and the methods they may have, a row each."""
+    curve = with_refitted(results.density_curve)
+    return curve, pd.concat([methods_of(results), curve[METHOD]]).drop_duplicates(ignore_index=True)
+
+
+def at_densities(curve: DataFrame, methods: DataFrame, densities: Sequence[float]) -> DataFrame:
+    """Give the errors of one network at some densities, without retraining.
+
+    Args:
+        curve: its points.
+        methods: a row each.
+        densities: in percent.
+
+    Returns:
+        A row per method and density.
+    """
     names = ["reached", "test_error_percent", "output_error"]
-    curve = results.density_curve.assign(reached=100 * results.density_curve["density"])
-    methods, parts = methods_of(results), []
-    for percent in densities_of(results):
+    curve, parts = curve.assign(reached=100 * curve["density"]), []
+    for percent in densities:
         rows = by_method(at_density(curve, percent / 100), names)
         parts.append(methods.merge(rows, how="left").assign(density_percent=percent))
     if not parts:
@@ -193,25 +226,44 @@ def at_densities(results: Results) -> DataFrame:
 
 def density_records(results: Results) -> DataFrame:
     """Give `at_densities` of all networks in full precision."""
-    rows = pd.concat([at_densities(results.of(name)) for name in results.experiments])
-    numbers = {
+    networks = map(results.of, results.experiments)
+    rows = pd.concat([at_densities(*curves_of(own), densities_of(own)) for own in networks])
+    return rows[[*METHOD, "density_percent", "seeds"]].assign(**density_numbers(rows))
+
+
+def density_numbers(rows: DataFrame) -> dict[str, pd.Series]:
+    """Give the numbers of `at_densities` under the names that CSV files have for them."""
+    return {
         "density_reached_percent": rows["reached"].map(lambda value: value.mean),
         **means(rows, {"test_error_percent": "test_error"}, "_percent"),
         **means(rows, {"output_error": "output_error"}),
     }
-    return rows[[*METHOD, "density_percent", "seeds"]].assign(**numbers)
 
 
 def density_table(results: Results) -> DataFrame:
     """Give the test errors of one network; without rows where no curve was measured."""
-    rows = at_densities(results)
-    seeds = results.density_curve.groupby("label")["seed"].nunique()
-    table = methods_of(results).iloc[: len(rows)]
+    curve, methods = curves_of(results)
+    return by_density(curve, at_densities(curve, methods, densities_of(results)))
+
+
+def by_density(curve: DataFrame, rows: DataFrame, show: Callable[[Any], str] = fixed) -> DataFrame:
+    """Give a table with a column per density.
+
+    Args:
+        curve: of the network.
+        rows: of `at_densities`.
+        show: prints an error.
+
+    Returns:
+        The table, with the number of seeds that have a curve.
+    """
+    seeds = curve.groupby("label")["seed"].nunique()
+    table = rows[METHOD].drop_duplicates(ignore_index=True)
     table = table.assign(seeds=[str(seeds.get(label, 0)) for label in table["label"]])
     columns = []
     for percent, group in rows.groupby("density_percent", sort=False):
         table[percent] = group["test_error_percent"].to_numpy()
-        columns.append((f"{percent:g}%", percent, fixed))
+        columns.append((f"{percent:.3g}%", percent, show))
     return printed(table, _LABEL, ("seeds", "seeds", str), *columns)
 
 
@@ -234,7 +286,7 @@ def _costs(results: Results) -> DataFrame:
         runs = runs.merge(timings[[*place, *names.values()]], how="left", on=place)
     # Of pruning alone where nothing was retrained; not known where a stage's are not.
     again = runs["retrain_seconds"].where(runs["final"] == "retrained", 0.0)
-    return by_method(runs.assign(seconds=runs["prune_seconds"] + again), ["original_error", *_ERRORS, *_COSTS])
+    return by_method(runs.assign(seconds=runs["prune_seconds"] + again), ["original_error", *_ERRORS, _REFIT, *_COSTS])
 
 
 def method_records(results: Results) -> DataFrame:
@@ -242,7 +294,8 @@ def method_records(results: Results) -> DataFrame:
     rows = _costs(results)
     shared = {name: collect_costs(results.of(name))[1] for name in results.experiments}
     rows["collect_peak_mib"] = [shared[name] for name in rows["experiment"]]
-    errors = {"original_error": "error_before", **{name: name for name in _ERRORS[:-1]}}
+    shown = [name for _, name, _ in _outcome_columns(rows) if name != "iterations"]
+    errors = {"original_error": "error_before", **{name: name for name in shown}}
     costs = {name: name for name in ("iterations", *_COSTS, "collect_peak_mib")}
     return rows[[*METHOD, "seeds"]].assign(**means(rows, errors, "_percent"), **means(rows, costs))
 
@@ -252,7 +305,8 @@ def method_table(results: Results) -> DataFrame:
     titles = ("pruning s", "retraining s", "both s", "peak MiB, pruning", "peak MiB, retraining")
     printers = (one_decimal,) * 3 + (whole,) * 2
     first = (_LABEL, ("seeds", "seeds", str), ("error before %", "original_error", fixed))
-    return printed(_costs(results), *first, *_OUTCOME_COLUMNS, *zip(titles, _COSTS, printers, strict=True))
+    rows = _costs(results)
+    return printed(rows, *first, *_outcome_columns(rows), *zip(titles, _COSTS, printers, strict=True))
 
 
 _BYTES = ("dense_bytes", "sparse_bytes", "compact_bytes")

@@ -2,8 +2,8 @@
 
 The colours are those of Okabe and Ito, which stay apart for colour-blind readers, and darker ones beyond them. What
 tells the methods apart in grey is the marker: no two methods share a shape that is filled alike. The iterative variant
-of a method has its shape, hollow, on a dashed line. A new method adds one line here; without one it is shown under
-its own name.
+of a method and its refitted networks have its shape, hollow, on a dashed line. A new method adds one line here; without
+one it is shown under its own name.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ STYLES: dict[str, MethodStyle] = {
     "lobs_iterative": MethodStyle("L-OBS iterative", "#003A5C", "o", "--", filled=False, layer_wise=True),
     "exact_obs": MethodStyle("exact OBS", "#009E73", "^", layer_wise=True),
     "exact_obs_sequential": MethodStyle("exact OBS sequential", "#8C510A", "<", layer_wise=True, in_sequence=True),
+    "exact_obs_staged": MethodStyle("exact OBS staged", "#DC267F", "h", layer_wise=True, in_sequence=True),
     "exact_obs_iterative": MethodStyle("exact OBS iterative", "#004D38", "^", "--", filled=False, layer_wise=True),
     "obd": MethodStyle("OBD", "#56B4E9", "v"),
     "apoz": MethodStyle("ApoZ", "#CC79A7", "P"),
@@ -68,19 +69,24 @@ STYLES: dict[str, MethodStyle] = {
     ),
 }
 _SPARE_COLORS = ("#AA4499", "#F0E442", "#332288", "#44AA99")
-_SPARE_MARKERS = ("h", "p", "8", "d")
+_SPARE_MARKERS = ("H", "p", "8", "d")
+# Ends the names of method and folder where a curve is that of the refitted networks (curves.with_refitted).
+REFIT = "+refit"
 
 
 def style_of(method: str, folder: str | None = None) -> MethodStyle:
     """Give a method's style; an unlisted one gets its own name and one of the spare colours.
 
     Args:
-        method: name of the method.
+        method: name of the method, with `REFIT` at its end for the refitted networks.
         folder: folder of its runs; where it differs from the name (a sweep), it is added to the label.
 
     Returns:
         The style, always the same for the same arguments.
     """
+    if method.endswith(REFIT):
+        plain = style_of(method.removesuffix(REFIT), folder.removesuffix(REFIT) if folder else None)
+        return replace(plain, label=f"{plain.label}, refitted", line="--", filled=False)
     style = STYLES.get(method)
     if style is None:
         spare = sum(method.encode()) % len(_SPARE_COLORS)

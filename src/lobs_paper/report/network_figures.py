@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from lobs_paper.report import paper
-from lobs_paper.report.curves import distinct, over_seeds_note, panels_note, panels_of, samples_note
+from lobs_paper.report.curves import distinct, over_seeds_note, panels_note, panels_of, samples_note, with_refitted
 from lobs_paper.report.drawing import (
     COLUMNS,
     at_shared_densities,
@@ -42,7 +42,7 @@ _MARKED = [0, *(digit * 10**power for power in range(1, 6) for digit in (1, 2, 5
 
 def density(results: Results, data: DataFrame) -> Drawn:
     """Test error against density: many methods in two panels, the layer-wise ones and their competitors."""
-    kept, note = distinct(data)
+    kept, note = distinct(with_refitted(data))
     panels = panels_of(kept)
     figure, axes = canvas(len(panels), (5, 5) if len(panels) > 1 else (6.4, 4.4))
     dense = results.dense["train.test_error_percent"].mean()

@@ -16,7 +16,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pandas import DataFrame
 
 from lobs_paper.files import write_table, write_text
-from lobs_paper.report import figures, findings, interactive, layer_tables, method_tables, paper, table1, table2
+from lobs_paper.report import (
+    figures,
+    findings,
+    frontier,
+    interactive,
+    layer_tables,
+    literature,
+    method_tables,
+    paper,
+    table1,
+    table2,
+)
 from lobs_paper.report.curves import NEAR, samples_note
 from lobs_paper.report.drawing import Drawing
 from lobs_paper.report.frame import Results
@@ -52,6 +63,8 @@ _LINKS = {
     "methods.md": "Seconds and memory",
     "storage.md": "Bytes and milliseconds",
 }
+FRONTIER = "Without labels and without training"
+LITERATURE = "One-shot pruning in the literature, and ours"
 # So many layers stand for a network of many.
 _EXAMPLES = 3
 
@@ -88,15 +101,21 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     common = figures.draw(figures.COMMON, results, reports_dir)
     beyond = [drawing for drawing in common if drawing.stem != figures.OVERVIEW]
     has_table2 = any(len(own["compared"]) for own in networks)
-    shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2}
+    further = _further(results)
+    shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2, "further": further}
+    shared["refitted"] = "frontier" in further
     pages = {
         "README.md": render("README", **shared, **_first_page(results, rows, common, reports_dir)),
         **{f"{own['name']}.md": render("network", **own) for own in networks},
         **{f"{own['stem']}.md": render("layers", **own) for own in networks},
     }
-    several = ["figures", "table1", "methods", "timings", "storage", *(["table2"] if has_table2 else [])]
+    several = ["figures", "table1", "methods", "timings", "storage", *(["table2"] if has_table2 else []), *further]
     pages |= {f"{name}.md": render(name, **shared) for name in several}
-    links = {**_LINKS, **{f"{own['name']}.md": own["title"] for own in networks}}
+    links = {
+        **_LINKS,
+        **{f"{name}.md": title for name, title in further.items()},
+        **{f"{own['name']}.md": own["title"] for own in networks},
+    }
     machine = findings.machine(results)
     introduction = [*findings.what_was_run(results), *([f"Measured on: {machine}."] if machine else [])]
     pages[interactive.NAME] = interactive.index_page(results, rows, introduction, links)
@@ -106,6 +125,14 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
         paths += drawing.write(reports_dir)
     remove_stale(reports_dir, paths)
     return [*paths, reports_dir / MANIFEST]
+
+
+def _further(results: Results) -> dict[str, str]:
+    """The titles of the pages that not every report has, by name."""
+    return {
+        **({"frontier": FRONTIER} if results.runs["error_after_refit"].notna().any() else {}),
+        **({"literature": LITERATURE} if {*results.experiments} & {*literature.EXPERIMENTS} else {}),
+    }
 
 
 def _csv(results: Results, rows: DataFrame) -> dict[str, DataFrame]:
@@ -126,6 +153,8 @@ def _csv(results: Results, rows: DataFrame) -> dict[str, DataFrame]:
     }
     for name in results.experiments:
         tables[paper.layers_stem(name)] = layer_tables.layer_records(results.of(name))
+    records = {"frontier": frontier.frontier_records, "literature": literature.literature_records}
+    tables |= {name: records[name](results) for name in _further(results)}
     compared = table2.records(results)
     return {**tables, "table2": compared} if len(compared) else tables
 
@@ -141,6 +170,7 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "machine": findings.machine(results),
         "counts": findings.counts(published[published["seeds"] > 0]),
         "headlines": list(findings.headlines(results, rows)),
+        "refits": list(findings.refits(results)),
         "missed": findings.short_of(published),
         "bound": method_tables.bound_summary(results),
         "summary": table1.summary_table(published),
@@ -163,12 +193,19 @@ def _network(results: Results, rows: DataFrame, reports_dir: Path) -> dict[str, 
         "stem": paper.layers_stem(name),
         "number": paper.LAYER_TABLES.get(name),
         "dense": {
-            column: statistic(dense[column]) for column in dense.columns if column.endswith(("percent", "parameters"))
+            column: statistic(dense[column])
+            for column in dense.columns
+            if column.endswith(("percent", "parameters", "images"))
         },
         "seeds": ", ".join(map(str, dense["seed"])) or "-",
         "measured_on": ", ".join(sorted({*dense["train.measured_on"].dropna()} - {"test"})),
         "in_paper": rows["source"].notna().any(),
         "rows": table1.table1(rows),
+        "frontier": frontier.frontier_table(results),
+        "data": results.data,
+        "literature": literature.literature_table(results),
+        "published": literature.published(results),
+        "refitted": results.runs["error_after_refit"].notna().any(),
         "remarks": _remarks(results),
         "reasons": [text for text in rows["reasons"] if text],
         "compared": table2.table(compared),

@@ -65,6 +65,8 @@ NETWORKS: dict[str, str] = {
     "vgg16": "VGG-16",
     "resnet50": "ResNet-50",
     "efficientnet_lite0": "EfficientNet-Lite0",
+    "mlpnet": "MLPNet",
+    "resnet20": "ResNet-20",
 }
 # Experiment name -> the data that the paper uses.
 DATA: dict[str, str] = {

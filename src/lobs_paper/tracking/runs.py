@@ -19,7 +19,7 @@ from lobs_paper.files import read_object
 from lobs_paper.tracking.store import Entry, NetworkFile, opened
 
 # Part of every digest: to be raised when what is logged changes, so that the next sync builds all runs anew.
-_LAYOUT = 4
+_LAYOUT = 5
 _STAGES = ("prune", "retrain", "evaluate")
 _SEED_STAGES = ("train", "collect")
 # What the stages were given: `lobs resolve` writes one such file per stage instance beside the folder of runs.
@@ -175,8 +175,13 @@ def _entry(root: Path, folder: Path, models: bool) -> Entry:
     pruned = evaluate.get("pruned", {})
     entry.add("density", density)
     entry.add("compression_ratio", 1 / density if density else None)
-    for key in ("error_before_percent", "error_after_pruning_percent"):
-        entry.add(key, outcome.get(key))
+    entry.add("error_before_percent", outcome.get("error_before_percent"))
+    # Retraining goes on from the refitted network: only stage prune knows the error before that.
+    refitted = "error_after_refit_percent"
+    entry.add(
+        "error_after_pruning_percent", (prune if refitted in prune else outcome).get("error_after_pruning_percent")
+    )
+    entry.add(refitted, prune.get(refitted))
     for key in ("error_after_retraining_percent", "iterations", "iterations_to_original"):
         entry.add(key, retrain.get(key))
     entry.add("layer_error_sum", prune.get("layer_error_sum"))

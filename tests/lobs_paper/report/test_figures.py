@@ -295,8 +295,8 @@ def test_seeds_whose_densities_differ_a_little_are_averaged(tmp_path: Path) -> N
 def test_every_method_is_drawn_once_in_one_of_two_panels(tmp_path: Path) -> None:
     drawing = draw(network_figures.density, write_every(tmp_path / "runs"))
     left, right = ([label for label in lines(drawing, panel) if label != DENSE] for panel in (0, 1))
-    names = ("lobs", "lobs_resolve", "exact_obs", "exact_obs_sequential", "net_trim", "net_trim_cascade")
-    assert left == [STYLES[name].label for name in names]
+    names = ("lobs", "lobs_resolve", "exact_obs", "exact_obs_sequential", "exact_obs_staged", "exact_obs_staged+refit")
+    assert left == [style_of(name).label for name in (*names, "net_trim", "net_trim_cascade")]
     assert right == [STYLES[name].label for name in ("magnitude", "dns", "lobs", "obd", "apoz", "random")]
     assert "exact OBS iterative has the same curve as exact OBS." in drawing.caption
     assert "Lines of one seed have no band." in drawing.caption

@@ -86,7 +86,7 @@ def test_the_comparison_sets_the_papers_figures_beside_ours(tmp_path: Path) -> N
     assert (lobs["verdict"], lobs["iterations_paper"]) == ("not reproduced", 510)
     assert lobs["why"] != ""
     assert further["pruned_paper"] != further["pruned_paper"] and further["verdict"] == ""
-    assert len(tables.layers(results).source.data["layer"]) == 14 * 3
+    assert len(tables.layers(results).source.data["layer"]) == 15 * 3
 
 
 def test_without_retraining_its_plot_is_empty(tmp_path: Path) -> None:

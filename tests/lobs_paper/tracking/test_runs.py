@@ -68,6 +68,18 @@ def test_params_tags_and_metrics_are_those_of_the_files(runs: Path, store: Path)
     assert {key: run.data.metrics[key] for key in expected} == pytest.approx(expected)
 
 
+def test_the_error_before_a_refit_is_that_of_the_prune_stage(runs: Path, store: Path) -> None:
+    folder = runs / "lenet300/seed0/lobs"
+    change(folder / "prune/metrics.json", error_after_refit_percent=2.5, refit={"steps": 5}, stages=["density=0.3"])
+    change(folder / "retrain/metrics.json", error_after_pruning_percent=2.5)
+    change(runs / "lenet300/seed1/lobs/prune/metrics.json", refit=None, stages=[], compared_allocations={})
+    sync(runs, store)
+    found = {seed: visible(store)[f"lenet300/seed{seed}/lobs"].data.metrics for seed in (0, 1)}
+    errors = [found[0][f"error_after_{stage}_percent"] for stage in ("pruning", "refit", "retraining")]
+    assert errors == [3.3, 2.5, 1.85]
+    assert "error_after_refit_percent" not in found[1]
+
+
 def test_layers_are_steps_and_curves_keep_their_iterations(runs: Path, store: Path) -> None:
     sync(runs, store)
     run = visible(store)["lenet300/seed0/lobs"]

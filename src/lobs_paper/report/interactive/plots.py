@@ -24,7 +24,7 @@ from bokeh.themes import Theme
 from bokeh.transform import dodge
 from pandas import DataFrame, Series
 
-from lobs_paper.report.curves import NEAR, distinct
+from lobs_paper.report.curves import distinct, steps_of, with_refitted
 from lobs_paper.report.drawing import ERROR_TICKS, at_shared_densities
 from lobs_paper.report.frame import METHOD, Results
 from lobs_paper.report.interactive.tables import numbers, source_of, table, texts
@@ -54,8 +54,8 @@ THEME = Theme(
 _STAGES = {"error_after_pruning": "Right after pruning", "error_after_retraining": "After retraining"}
 # Narrower than this nothing can be read: what stands side by side is then put one below the other.
 _NARROWEST = 300
-_SHAPES = "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star"
-_MARKERS = dict(zip("osD^v><XPx*", _SHAPES.split(), strict=True))
+_SHAPES = "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star triangle_pin"
+_MARKERS = dict(zip("osD^v><XPx*h", _SHAPES.split(), strict=True))
 _FEW_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
 _HOW = (
     "The slider stops where anything was measured; the table beside it holds what was measured there, the least error "
@@ -112,7 +112,7 @@ def _dots(rows: DataFrame, stage: str, heading: str) -> figure:
 
 def curves(results: Results) -> Any:
     """Test error against density, a slider over the densities and the table of what was measured there."""
-    kept, note = distinct(results.density_curve)
+    kept, note = distinct(with_refitted(results.density_curve))
     points = at_shared_densities(kept[kept["test_error_percent"] > 0])
     if points.empty:
         return None
@@ -149,15 +149,6 @@ def curves(results: Results) -> Any:
     readout = table(source_of(shown), columns, points["label"].nunique(), "readout", CDSView(filter=at))
     words = Div(text=escape(f"{_HOW}{note}"), sizing_mode="stretch_width", styles={"color": TEXT})
     return _wrapping(column(plot, slider, words, sizing_mode="stretch_width"), readout)
-
-
-def steps_of(kept: Series) -> list[float]:
-    """Give the densities at which anything was measured, from dense to sparse; those that are as good as equal once."""
-    steps: list[float] = []
-    for density in sorted(set(kept), reverse=True):
-        if not steps or density < (1 - NEAR) * steps[-1]:
-            steps.append(density)
-    return steps
 
 
 def _curves(points: DataFrame, dense: float) -> figure:

@@ -98,6 +98,9 @@ def comparison(rows: DataFrame) -> DataTable | None:
         shown |= {f"{short}_paper": papers, short: ours, f"{short}_off": ours - papers}
     ends = (("_paper", ", paper"), ("", ", ours"), ("_off", ", difference"))
     errors = {f"{short}{end}": f"{text}{what}" for short, (text, _) in _ERRORS.items() for end, what in ends}
+    refit = rows["error_after_refit"].map(lambda value: value.mean)
+    if refit.notna().any():
+        shown["refitted"], errors["refitted"] = refit, "after refit, ours"
     columns = [
         *texts(("label", "method", 205)),
         *numbers("0.0", {"density_paper": "density %, paper", "density": "density %, ours"}, 62),

@@ -1,0 +1,36 @@
+"""What is reached without labels and without training: exact OBS in its ways through a network, and after a refit."""
+
+from __future__ import annotations
+
+import pandas as pd
+from pandas import DataFrame
+
+from lobs_paper.report.curves import steps_of, with_refitted
+from lobs_paper.report.frame import METHOD, Results
+from lobs_paper.report.method_tables import at_densities, by_density, density_numbers
+from lobs_paper.report.methods import REFIT
+
+METHODS = ("exact_obs", "exact_obs_sequential", "exact_obs_staged")
+
+
+def frontier_table(results: Results) -> DataFrame:
+    """Give the test errors of one network at every density that was measured; without rows where none was."""
+    curve = _curve(results)
+    return by_density(curve, at_every_density(curve))
+
+
+def frontier_records(results: Results) -> DataFrame:
+    """Give the same for all networks in full precision."""
+    rows = pd.concat([at_every_density(_curve(results.of(name))) for name in results.experiments])
+    return rows[[*METHOD, "density_percent", "seeds"]].assign(**density_numbers(rows))
+
+
+def at_every_density(curve: DataFrame) -> DataFrame:
+    """Give a row per method and density, of all densities at which some method of one network was measured."""
+    densities = [100 * density for density in steps_of(curve.loc[curve["density"] > 0, "density"])]
+    return at_densities(curve, curve[METHOD].drop_duplicates(ignore_index=True), densities)
+
+
+def _curve(results: Results) -> DataFrame:
+    curve = with_refitted(results.density_curve)
+    return curve[curve["method"].map(lambda name: name.removesuffix(REFIT)).isin(METHODS)]
