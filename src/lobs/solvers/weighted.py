@@ -25,6 +25,7 @@ class WeightedPath(PruningPath):
         self._scaled, self._rows = scaled, rows
         self.removes_units = scaled.removes_units
         self.free = scaled.free
+        self.note = scaled.note
         self._knots = scaled._knots
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
@@ -41,6 +42,9 @@ class WeightedPath(PruningPath):
     def solved_counts(self) -> list[int] | None:
         """As of the path for the scaled rows."""
         return self._scaled.solved_counts()
+
+    def _largest_within(self, error: float) -> int:
+        return self._scaled._largest_within(error)
 
     def _exact_curve(self) -> Tensor | None:
         return self._scaled._exact_curve()
