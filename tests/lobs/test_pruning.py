@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.allocation.output_distance import OutputDistance
 from lobs.export.sparse_layout import sparse_bytes
 from lobs.registry import ALLOCATIONS
 
@@ -93,14 +94,14 @@ def test_the_bound_holds_and_adds_up(network, images, statistics):
 
 def test_budgets(network, statistics):
     paths = lobs.layer_paths(network, statistics, "lobs")
-    by_density = lobs.prune(network, statistics, paths=paths, density=0.5)
+    by_density = lobs.prune(network, statistics, "lobs", paths=paths, density=0.5)
     again = lobs.prune(network, statistics, "lobs", density=0.5)
     assert all(torch.equal(by_density.masks[name], again.masks[name]) for name in paths)
 
-    by_tolerance = lobs.prune(network, statistics, paths=paths, tolerance=0.5)
+    by_tolerance = lobs.prune(network, statistics, "lobs", paths=paths, tolerance=0.5)
     assert all(record.error <= 0.25 * (1 + 1e-6) for record in by_tolerance.layers)
     assert any(record.removed for record in by_tolerance.layers)
-    by_score = lobs.prune(network, statistics, paths=paths, tolerance=0.01, tolerance_rule="sensitivity")
+    by_score = lobs.prune(network, statistics, "lobs", paths=paths, tolerance=0.01, tolerance_rule="sensitivity")
     assert all(record.sensitivity_threshold <= 1e-4 for record in by_score.layers)
 
     densities = {"stem": 1.0, "body.0": 0.1, "body.2": 0.5, "head": 0.9}
@@ -245,24 +246,50 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
     without = lobs.prune(network, statistics, allocation="global", **options)
     relative = lobs.prune(network, statistics, allocation="relative", **options)
     measured = lobs.prune(network, statistics, allocation="global", batches=batches, **options)
-    joint = lobs.prune(network, statistics, allocation="measured_joint", batches=batches, **options)
     assert [r.kept for r in without.layers] == [r.kept for r in relative.layers]
-    assert [r.kept for r in measured.layers] == [r.kept for r in joint.layers]
+    assert without.compared_allocations == {}
+    distance = OutputDistance(network, list(batches))
+    for name in ("fisher", "fisher_units", "uniform"):
+        alone = lobs.prune(network, statistics, allocation=name, batches=batches, **options)
+        assert measured.compared_allocations[name] == pytest.approx(distance.of_network(alone.model))
+        if name == measured.shared_by:
+            assert all(torch.equal(measured.masks[layer], mask) for layer, mask in alone.masks.items())
+    compared = measured.compared_allocations
+    assert list(compared) == ["fisher", "fisher_units", "uniform"]
+    assert measured.shared_by == min(compared, key=compared.get)
+    assert f"budget shared out by {measured.shared_by}, outputs compared by kl (fisher" in repr(measured)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_losses_computed_once_serve_many_budgets(network, images, statistics, allocation):
     batches = [(images[:100], None), (images[100:], None)]
     plan = lobs.plan(network, statistics, "exact_obs", batches=batches)
-    losses = plan.losses(allocation)
-    assert (losses is None) == (allocation == "uniform")
+    if allocation == "uniform":
+        with pytest.raises(ValueError, match="unknown allocation with loss curves 'uniform'"):
+            plan.losses(allocation)
     for density in (0.5, 0.2):
         options = {"density": density, "allocation": allocation, "batches": batches}
         expected = lobs.prune(network, statistics, "exact_obs", **options)
-        given = lobs.prune(network, statistics, losses=losses, paths=plan.paths, **options)
-        for found in (given, plan.prune(density=density, allocation=allocation)):
+        results = [plan.prune(density=density, allocation=allocation)]
+        # The others look at several orders of the weights.
+        if allocation not in ("uniform", "global", "fisher_units"):
+            options |= {"losses": plan.losses(allocation), "paths": plan.paths}
+            results.append(lobs.prune(network, statistics, "exact_obs", **options))
+        for found in results:
             assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
-    assert lobs.plan(network, statistics, "apoz", batches=batches).losses(allocation) is None
+            assert found.shared_by == expected.shared_by
+            assert found.compared_allocations == expected.compared_allocations
+    units = lobs.plan(network, statistics, "apoz", batches=batches).prune(density=0.5, allocation=allocation)
+    apoz = lobs.prune(network, statistics, "apoz", density=0.5)
+    assert all(torch.equal(apoz.masks[name], mask) for name, mask in units.masks.items())
+
+
+@pytest.mark.parametrize("allocation", ["global", "fisher_units"])
+def test_losses_of_one_order_are_refused_where_others_are_looked_at(network, images, statistics, allocation):
+    losses = lobs.plan(network, statistics, "magnitude", batches=[images]).losses("fisher")
+    options = {"density": 0.5, "allocation": allocation, "batches": [images]}
+    with pytest.raises(ValueError, match=f"losses= belong to one order of the weights, and '{allocation}' looks at oth"):
+        lobs.prune(network, statistics, "magnitude", losses=losses, **options)
 
 
 def test_a_folder_keeps_orders_and_shares(network, images, statistics, tmp_path, monkeypatch):

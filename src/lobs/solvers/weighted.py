@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lobs.solvers.path import PruningPath
@@ -31,9 +32,8 @@ class WeightedPath(PruningPath):
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask at a count, see `PruningPath.at`."""
         weight, mask = self._scaled.at(count)
-        if count <= self.free:
-            return self.weight.clone().masked_fill_(~mask, 0.0), mask
-        return (weight / self._rows).to(weight.dtype), mask
+        # What the method leaves alone stays to the last bit.
+        return torch.where(weight == self._scaled.weight, self.weight, (weight / self._rows).to(weight.dtype)), mask
 
     def kept(self, count: int) -> Tensor:
         """The mask alone, likewise."""

@@ -204,8 +204,9 @@ def test_batches_do_not_matter_and_the_caller_keeps_the_model(case):
     dense, inputs = case
     dense.train()
     before = {name: value.clone() for name, value in dense.state_dict().items()}
-    one = lobs.prune(dense, density=0.5, sequential=True, batches=[inputs])
-    many = lobs.prune(dense, density=0.5, sequential=True, batches=[(part, None) for part in inputs.split(7)])
+    one = lobs.prune(dense, method="lobs", density=0.5, sequential=True, batches=[inputs])
+    parts = [(part, None) for part in inputs.split(7)]
+    many = lobs.prune(dense, method="lobs", density=0.5, sequential=True, batches=parts)
     for name, value in dense.state_dict().items():
         assert torch.equal(value, before[name])
         torch.testing.assert_close(one.model.state_dict()[name], many.model.state_dict()[name])

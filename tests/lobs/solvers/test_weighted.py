@@ -157,6 +157,17 @@ def test_the_curve_is_the_weighted_sum_of_the_units_errors(name, kind):
         assert path.measured_error(pruned) == pytest.approx(layer_error(pruned - weight, statistics.second_moment))
 
 
+@pytest.mark.parametrize("method", ["magnitude", "random", "wanda", "obd"])
+def test_weights_that_a_method_leaves_alone_stay_to_the_last_bit(method):
+    weight, _, statistics = layer("zeros")
+    weight = weight.float()
+    path = make(method)(weight, statistics).weighted(units())
+    for count in range(path.total + 1):
+        pruned, mask = path.at(count)
+        assert pruned.dtype == weight.dtype
+        assert torch.equal(pruned, weight.masked_fill(~mask, 0.0))
+
+
 @pytest.mark.parametrize("name", ["magnitude", "exact_obs", "lobs"])
 def test_a_tolerance_is_in_the_currency_of_the_curve(name):
     weight, _, statistics = layer()
