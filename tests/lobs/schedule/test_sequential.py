@@ -211,7 +211,7 @@ def test_batches_do_not_matter_and_the_caller_keeps_the_model(case):
         assert torch.equal(value, before[name])
         torch.testing.assert_close(one.model.state_dict()[name], many.model.state_dict()[name])
     assert all(module.training for module in [*dense.modules(), *one.model.modules()])
-    again = lobs.prune(dense, density=0.5, sequential=True, batches=[inputs], in_place=True)
+    again = lobs.prune(dense, method="lobs", density=0.5, sequential=True, batches=[inputs], in_place=True)
     assert again.model is dense
     assert all(torch.equal(value, one.model.state_dict()[name]) for name, value in dense.state_dict().items())
 
