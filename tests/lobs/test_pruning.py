@@ -425,6 +425,7 @@ def test_a_refit_that_cannot_be_made_is_a_note(perceptron):
     assert any("not refitted: a refit moves weights by little steps" in note for note in half.notes)
 
 
+@pytest.mark.filterwarnings("ignore:allocation='global' took 'fisher' unseen")
 def test_a_layer_that_is_too_large_is_done_in_groups_and_that_is_said(perceptron, short, monkeypatch):
     monkeypatch.setattr("lobs.solvers.exact_obs.MOST_OPERATIONS", 3e5)  # the first two layers need 1e5 and 6e5
     monkeypatch.setattr("lobs.solvers.exact_obs.GROUP", 16)
