@@ -288,7 +288,7 @@ def test_losses_computed_once_serve_many_budgets(network, images, statistics, al
 def test_losses_of_one_order_are_refused_where_others_are_looked_at(network, images, statistics, allocation):
     losses = lobs.plan(network, statistics, "magnitude", batches=[images]).losses("fisher")
     options = {"density": 0.5, "allocation": allocation, "batches": [images]}
-    with pytest.raises(ValueError, match=f"losses= belong to one order of the weights, and '{allocation}' looks at oth"):
+    with pytest.raises(ValueError, match=f"losses= belong to one order of the weights, and '{allocation}' looks"):
         lobs.prune(network, statistics, "magnitude", losses=losses, **options)
 
 

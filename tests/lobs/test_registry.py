@@ -46,9 +46,9 @@ def test_what_global_chooses_from_are_allocations_that_measure():
 
 
 def test_global_is_no_allocation_of_its_own():
-    assert {resolved(name, measurable) for name in ALLOCATIONS for measurable in (True, False)} == {
-        *ALLOCATIONS
-    } - {"global"}
+    assert {resolved(name, measurable) for name in ALLOCATIONS for measurable in (True, False)} == {*ALLOCATIONS} - {
+        "global"
+    }
     assert (resolved("global", True), resolved("global", False)) == (GLOBAL_CANDIDATES[0], "relative")
 
 

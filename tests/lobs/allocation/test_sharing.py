@@ -8,18 +8,17 @@ import torch
 import lobs
 from helpers.networks import X, mlp
 from lobs.allocation import sharing as sharing_module
-from lobs.allocation.budget import Budget
-from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.allocate import allocate
+from lobs.allocation.budget import Budget
 from lobs.allocation.loss_curves import fisher_units, loss_curves
+from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import Decision, Sharing, solved
-from lobs.calibration.output_fisher import output_sensitivity
 from lobs.allocation.unit_budget import unit_counts
 from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.output_fisher import output_sensitivity
 from lobs.layers.consumers import consumers_of
 from lobs.layers.network import prunable_layers
 from lobs.solvers.recomputed import RecomputedPath
-
 
 WORST = {"0": 511, "2": 300, "4": 0}
 CANDIDATES = ("fisher", "fisher_units", "uniform")
@@ -103,9 +102,7 @@ def distances(measure, paths, decisions):
 def test_global_takes_the_candidate_whose_outputs_are_nearest(case, method, density):
     model, batches, _ = case
     paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), method)
-    tried = {
-        name: Sharing(Budget(density=density), name, batches).decision(model, paths, {}) for name in CANDIDATES
-    }
+    tried = {name: Sharing(Budget(density=density), name, batches).decision(model, paths, {}) for name in CANDIDATES}
     expected = distances(OutputDistance(model, batches), paths, tried)
     found = Sharing(Budget(density=density), "global", batches).decision(model, paths, {})
     assert found.compared == pytest.approx(expected)
@@ -142,9 +139,7 @@ def test_the_dense_networks_outputs_count_where_the_paths_start_from_another(cas
     sharing = Sharing(Budget(density=0.3), "global", batches)
     tried = {name: replace(sharing, allocation=name).decision(start, paths, {}) for name in CANDIDATES}
     found = sharing.decision(start, paths, {}, None, dense)
-    weights = {
-        layer: found.weighted(layer, path).at(found.counts[layer])[0] for layer, path in paths.items()
-    }
+    weights = {layer: found.weighted(layer, path).at(found.counts[layer])[0] for layer, path in paths.items()}
     measure = OutputDistance(dense, batches)
     assert found.compared[found.shared_by] == pytest.approx(measure.with_weights(weights))
     assert found.compared == pytest.approx(distances(measure, paths, tried))
