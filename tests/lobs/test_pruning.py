@@ -11,6 +11,7 @@ import lobs
 from lobs.allocation.output_distance import OutputDistance
 from lobs.export.sparse_layout import sparse_bytes
 from lobs.registry import ALLOCATIONS
+from lobs.repair import refit as refitting
 
 
 class Mixed(nn.Module):
@@ -342,10 +343,10 @@ def perceptron():
 @pytest.fixture
 def short(monkeypatch):
     """A refit of few steps."""
-    monkeypatch.setattr(lobs.repair.refit.refit.__wrapped__, "__kwdefaults__", {**DEFAULTS, "steps": 20})
+    monkeypatch.setattr(refitting.refit.__wrapped__, "__kwdefaults__", {**DEFAULTS, "steps": 20})
 
 
-DEFAULTS = dict(lobs.repair.refit.refit.__wrapped__.__kwdefaults__)
+DEFAULTS = dict(refitting.refit.__wrapped__.__kwdefaults__)
 BEST = {"allocation": "global", "sequential": True, "stages": 3, "refit": True}
 
 

@@ -86,12 +86,14 @@ def test_stages_that_make_no_sense(budget, stages, kind, message):
         stage_budgets(budget, stages)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "relative", "fisher_units"])
+# Every method once, some with every allocation.
+WAYS = [(method, "relative") for method in METHODS]
+WAYS += [(method, allocation) for method in ("lobs", "exact_obs") for allocation in ("uniform", "fisher_units")]
+
+
 @pytest.mark.parametrize("sequential", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "allocation"), WAYS)
 def test_every_stage_is_a_call_of_its_own_on_what_the_one_before_left(method, sequential, allocation):
-    if method in ("net_trim", "sparsegpt", "wanda") and allocation != "relative":
-        pytest.skip("two cores")
     solver, model = make(method, **METHODS[method]), mlp()
     options = {"method": solver, "allocation": allocation, "keep_samples": 30}
     result = lobs.prune(model, density=0.1, stages=[0.4, 0.2], batches=BATCHES, sequential=sequential, **options)
