@@ -121,7 +121,7 @@ class ExactOBS(Solver):
             found = self._merged_anew(weight, layer, rank.to(weight.device), 2 * g[:, None] * sensitivities.to(g))
             merged |= {f"{prefix}{key}": value for key, value in found.items()}
         scale = unit_weights.sqrt().to(path.weight.device)
-        result = self._scaled_back(path, scale, lambda *scaled: self.restored(*scaled, merged))
+        result = self._scaled_back(path, scale, lambda rows, layer: self.restored(rows, layer, merged))
         result.state = state
         return result
 
