@@ -9,7 +9,16 @@ TOGETHER = {
     **{f"lobs/solvers/{name}": "lobs/solvers/test_contract" for name in ("magnitude", "random", "sparsegpt", "wanda")},
     **{
         f"lobs_paper/networks/{name}": "lobs_paper/networks/test_networks"
-        for name in ("cifarnet", "efficientnet_lite0", "lenet300", "lenet5", "resnet18_cifar", "vgg16_cifar")
+        for name in (
+            "cifarnet",
+            "efficientnet_lite0",
+            "lenet300",
+            "lenet5",
+            "mlpnet",
+            "resnet18_cifar",
+            "resnet20",
+            "vgg16_cifar",
+        )
     },
     **{
         f"lobs_paper/config/{name}": "lobs_paper/config/test_schema"

@@ -221,7 +221,7 @@ def test_sparse_outputs():
         ({"density": 0.3, "exclude": [0]}, "exclude must be a list .* got 0 among them"),
         ({"density": 0.3, "exclude": None}, "exclude must be a list .* got None"),
         ({"density": 0.3, "layers": [None]}, "layers must be a list .* got None among them"),
-        ({"density": 0.3, "method": None}, "method must be a name"),
+        ({"density": 0.3, "method": 3}, "method must be a name"),
         ({"density": 0.3, "progress": True}, "progress must be a function"),
     ],
 )
@@ -232,7 +232,7 @@ def test_arguments_of_the_wrong_type(options, message):
 
 def test_what_shared_the_budget_out_is_said():
     for options, expected in (
-        ({"allocation": "global"}, ("measured_joint", "kl")),
+        ({"allocation": "global"}, ("fisher_units", "kl")),
         ({"allocation": "fisher"}, ("fisher", "kl")),
         ({"allocation": "relative"}, ("relative", None)),
         ({}, (None, None)),

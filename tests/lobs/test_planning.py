@@ -64,13 +64,35 @@ def test_the_layers_are_factorised_once(model, monkeypatch):
 
 def test_losses_are_computed_once_per_allocation(model, monkeypatch):
     calls = []
-    shared = lobs.planning.shared_losses
-    monkeypatch.setattr(lobs.planning, "shared_losses", lambda *rest: calls.append(rest[2]) or shared(*rest))
+    kept, sensitivity = lobs.planning.loss_curves, lobs.planning.output_sensitivity
+
+    def counted(paths, allocation, **rest):
+        calls.append(allocation)
+        return kept(paths, allocation, **rest)
+
+    def measured(*rest, **options):
+        calls.append("sensitivities")
+        return sensitivity(*rest, **options)
+
+    monkeypatch.setattr(lobs.planning, "loss_curves", counted)
+    monkeypatch.setattr(lobs.planning, "output_sensitivity", measured)
+    monkeypatch.setattr("lobs.allocation.sharing.output_sensitivity", None)
     plan = lobs.plan(model, None, batches=BATCHES)
     for density in (0.5, 0.2):
-        plan.prune(density=density, allocation="measured")
-        plan.prune(density=density, allocation="fisher")
-    assert calls == ["measured", "fisher"]
+        for allocation in ("measured", "fisher", "fisher_units", "global", "relative"):
+            plan.prune(density=density, allocation=allocation)
+    assert calls == ["measured", "sensitivities", "relative"]
+
+
+def test_sensitivities_are_those_of_the_first_inputs_and_need_some(model):
+    plan = lobs.plan(model, None, "magnitude", batches=BATCHES)
+    expected = lobs.calibration.output_fisher.output_sensitivity(model, BATCHES)
+    for name, found in plan.sensitivities.items():
+        assert torch.equal(found.together, expected[name].together)
+        assert torch.equal(found.apart, expected[name].apart)
+    alone = lobs.plan(model, lobs.collect_statistics(model, BATCHES), "magnitude")
+    with pytest.raises(ValueError, match="sensitivities are measured on calibration inputs: give batches="):
+        _ = alone.sensitivities
 
 
 def test_the_curve_is_that_of_the_pruned_networks(model):

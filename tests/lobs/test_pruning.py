@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.allocation.output_distance import OutputDistance
 from lobs.export.sparse_layout import sparse_bytes
 from lobs.registry import ALLOCATIONS
+from lobs.repair import refit as refitting
 
 
 class Mixed(nn.Module):
@@ -93,14 +95,14 @@ def test_the_bound_holds_and_adds_up(network, images, statistics):
 
 def test_budgets(network, statistics):
     paths = lobs.layer_paths(network, statistics, "lobs")
-    by_density = lobs.prune(network, statistics, paths=paths, density=0.5)
+    by_density = lobs.prune(network, statistics, "lobs", paths=paths, density=0.5)
     again = lobs.prune(network, statistics, "lobs", density=0.5)
     assert all(torch.equal(by_density.masks[name], again.masks[name]) for name in paths)
 
-    by_tolerance = lobs.prune(network, statistics, paths=paths, tolerance=0.5)
+    by_tolerance = lobs.prune(network, statistics, "lobs", paths=paths, tolerance=0.5)
     assert all(record.error <= 0.25 * (1 + 1e-6) for record in by_tolerance.layers)
     assert any(record.removed for record in by_tolerance.layers)
-    by_score = lobs.prune(network, statistics, paths=paths, tolerance=0.01, tolerance_rule="sensitivity")
+    by_score = lobs.prune(network, statistics, "lobs", paths=paths, tolerance=0.01, tolerance_rule="sensitivity")
     assert all(record.sensitivity_threshold <= 1e-4 for record in by_score.layers)
 
     densities = {"stem": 1.0, "body.0": 0.1, "body.2": 0.5, "head": 0.9}
@@ -245,24 +247,50 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
     without = lobs.prune(network, statistics, allocation="global", **options)
     relative = lobs.prune(network, statistics, allocation="relative", **options)
     measured = lobs.prune(network, statistics, allocation="global", batches=batches, **options)
-    joint = lobs.prune(network, statistics, allocation="measured_joint", batches=batches, **options)
     assert [r.kept for r in without.layers] == [r.kept for r in relative.layers]
-    assert [r.kept for r in measured.layers] == [r.kept for r in joint.layers]
+    assert without.compared_allocations == {}
+    distance = OutputDistance(network, list(batches))
+    for name in ("fisher", "fisher_units", "uniform"):
+        alone = lobs.prune(network, statistics, allocation=name, batches=batches, **options)
+        assert measured.compared_allocations[name] == pytest.approx(distance.of_network(alone.model))
+        if name == measured.shared_by:
+            assert all(torch.equal(measured.masks[layer], mask) for layer, mask in alone.masks.items())
+    compared = measured.compared_allocations
+    assert list(compared) == ["fisher", "fisher_units", "uniform"]
+    assert measured.shared_by == min(compared, key=compared.get)
+    assert f"budget shared out by {measured.shared_by}, outputs compared by kl (fisher" in repr(measured)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_losses_computed_once_serve_many_budgets(network, images, statistics, allocation):
     batches = [(images[:100], None), (images[100:], None)]
     plan = lobs.plan(network, statistics, "exact_obs", batches=batches)
-    losses = plan.losses(allocation)
-    assert (losses is None) == (allocation == "uniform")
+    if allocation == "uniform":
+        with pytest.raises(ValueError, match="unknown allocation with loss curves 'uniform'"):
+            plan.losses(allocation)
     for density in (0.5, 0.2):
         options = {"density": density, "allocation": allocation, "batches": batches}
         expected = lobs.prune(network, statistics, "exact_obs", **options)
-        given = lobs.prune(network, statistics, losses=losses, paths=plan.paths, **options)
-        for found in (given, plan.prune(density=density, allocation=allocation)):
+        results = [plan.prune(density=density, allocation=allocation)]
+        # The others look at several orders of the weights.
+        if allocation not in ("uniform", "global", "fisher_units"):
+            options |= {"losses": plan.losses(allocation), "paths": plan.paths}
+            results.append(lobs.prune(network, statistics, "exact_obs", **options))
+        for found in results:
             assert all(torch.equal(expected.masks[name], mask) for name, mask in found.masks.items())
-    assert lobs.plan(network, statistics, "apoz", batches=batches).losses(allocation) is None
+            assert found.shared_by == expected.shared_by
+            assert found.compared_allocations == expected.compared_allocations
+    units = lobs.plan(network, statistics, "apoz", batches=batches).prune(density=0.5, allocation=allocation)
+    apoz = lobs.prune(network, statistics, "apoz", density=0.5)
+    assert all(torch.equal(apoz.masks[name], mask) for name, mask in units.masks.items())
+
+
+@pytest.mark.parametrize("allocation", ["global", "fisher_units"])
+def test_losses_of_one_order_are_refused_where_others_are_looked_at(network, images, statistics, allocation):
+    losses = lobs.plan(network, statistics, "magnitude", batches=[images]).losses("fisher")
+    options = {"density": 0.5, "allocation": allocation, "batches": [images]}
+    with pytest.raises(ValueError, match=f"losses= belong to one order of the weights, and '{allocation}' looks"):
+        lobs.prune(network, statistics, "magnitude", losses=losses, **options)
 
 
 def test_a_folder_keeps_orders_and_shares(network, images, statistics, tmp_path, monkeypatch):
@@ -300,3 +328,150 @@ def test_budgets_and_limits_that_make_no_sense(network, statistics, options, mes
 def test_excluding_by_a_string_is_refused(network, statistics):
     with pytest.raises(TypeError, match="exclude must be a list of names, got the single string 'head'"):
         lobs.prune(network, statistics, density=0.5, exclude="head")
+
+
+X = torch.randn(256, 16, generator=torch.Generator().manual_seed(5))
+BATCHES = list(X.split(64))
+
+
+@pytest.fixture
+def perceptron():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 4)).eval()
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A refit of few steps."""
+    monkeypatch.setattr(refitting.refit.__wrapped__, "__kwdefaults__", {**DEFAULTS, "steps": 20})
+
+
+DEFAULTS = dict(refitting.refit.__wrapped__.__kwdefaults__)
+BEST = {"allocation": "global", "sequential": True, "stages": 3, "refit": True}
+
+
+def same(one, other):
+    assert all(torch.equal(value, other.model.state_dict()[key]) for key, value in one.model.state_dict().items())
+    assert all(torch.equal(one.masks[name], mask) for name, mask in other.masks.items())
+    kinds = ("notes", "stages", "shared_by", "distance", "compared_allocations")
+    assert [getattr(one, kind) for kind in kinds] == [getattr(other, kind) for kind in kinds]
+
+
+def test_without_a_method_the_best_is_taken(perceptron, short):
+    found = lobs.prune(perceptron, density=0.1, batches=BATCHES)
+    same(found, lobs.prune(perceptron, None, "exact_obs", density=0.1, batches=BATCHES, **BEST))
+    assert found.stages == [str(lobs.Budget(density=share)) for share in (0.4, 0.2, 0.1)]
+    assert found.refit is not None and found.shared_by is not None
+    assert found.density == pytest.approx(0.1, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"allocation": "uniform"},
+        {"sequential": False},
+        {"stages": 1},
+        {"stages": [0.3]},
+        {"refit": False},
+        {"correct": "bias", "refit": False},
+        {"sequential": False, "stages": 1, "refit": False, "allocation": "relative"},
+    ],
+    ids=str,
+)
+def test_what_is_said_stands(perceptron, short, said):
+    found = lobs.prune(perceptron, density=0.1, batches=BATCHES, **said)
+    same(found, lobs.prune(perceptron, None, "exact_obs", density=0.1, batches=BATCHES, **{**BEST, **said}))
+    assert (found.refit is None) == (said.get("refit") is False)
+
+
+def test_with_a_method_nothing_else_is_done(perceptron):
+    found = lobs.prune(perceptron, None, "exact_obs", density=0.1, batches=BATCHES)
+    assert (found.stages, found.refit, found.shared_by, found.correction) == ([], None, None, "none")
+    options = {"allocation": "uniform", "sequential": False, "stages": 1, "refit": False}
+    same(found, lobs.prune(perceptron, None, "exact_obs", density=0.1, batches=BATCHES, **options))
+
+
+def test_statistics_alone_are_pruned_in_one_go(perceptron):
+    statistics = lobs.collect_statistics(perceptron, BATCHES)
+    found = lobs.prune(perceptron, statistics, density=0.1)
+    same(found, lobs.prune(perceptron, statistics, "exact_obs", density=0.1, allocation="relative"))
+    assert (found.shared_by, found.distance, found.stages, found.refit) == ("relative", None, [], None)
+
+
+def test_batches_that_can_be_read_once_are_not_gone_through_again(perceptron):
+    found = lobs.prune(perceptron, density=0.1, batches=(part for part in BATCHES))
+    same(found, lobs.prune(perceptron, None, "exact_obs", density=0.1, batches=BATCHES, allocation="global"))
+    assert (found.stages, found.refit, found.distance) == ([], None, "kl")
+
+
+@pytest.mark.parametrize(
+    ("budget", "stages"),
+    [({"flops": 0.1}, 3), ({"size": 3000}, 0), ({"tolerance": 0.3}, 0), ({"density": 0.7}, 0)],
+    ids=str,
+)
+def test_other_budgets_have_the_stages_that_they_can_have(perceptron, short, budget, stages):
+    found = lobs.prune(perceptron, batches=BATCHES, **budget)
+    assert len(found.stages) == stages
+    assert found.refit is not None
+    asked = {**BEST, "stages": max(stages, 1)}
+    same(found, lobs.prune(perceptron, None, "exact_obs", batches=BATCHES, **budget, **asked))
+
+
+def test_a_refit_that_cannot_be_made_is_a_note(perceptron):
+    found = lobs.prune(perceptron, density=0.1, batches=[X])
+    assert found.refit is None
+    assert found.notes[-1] == "not refitted: a refit holds the last of the batches out: give at least 2, got 1"
+    assert "not refitted" in repr(found)
+    half = lobs.prune(perceptron.bfloat16(), density=0.1, batches=[part.bfloat16() for part in BATCHES])
+    assert any("not refitted: a refit moves weights by little steps" in note for note in half.notes)
+
+
+@pytest.mark.filterwarnings("ignore:allocation='global' took 'fisher' unseen")
+def test_a_layer_that_is_too_large_is_done_in_groups_and_that_is_said(perceptron, short, monkeypatch):
+    monkeypatch.setattr("lobs.solvers.exact_obs.MOST_OPERATIONS", 3e5)  # the first two layers need 1e5 and 6e5
+    monkeypatch.setattr("lobs.solvers.exact_obs.GROUP", 16)
+    statistics = lobs.collect_statistics(perceptron, BATCHES)
+    note = "layer '2': eliminated in 2 groups of 16 inputs"
+    found = lobs.prune(perceptron, statistics, density=0.2)
+    assert found.notes == [note]
+    assert note in repr(found)
+    with pytest.raises(ValueError, match="layer '2': exact_obs of 24 units with 33 inputs in groups of 33 needs"):
+        lobs.prune(perceptron, statistics, "exact_obs", density=0.2)
+    for memory in (None, 1):
+        found = lobs.prune(perceptron, statistics, density=0.2, memory=memory, batches=BATCHES, stages=1, refit=False)
+        assert note in found.notes
+    assert lobs.layer_paths(perceptron, statistics)["2"].note == note.partition(": ")[2]
+    assert note in lobs.plan(perceptron, statistics).prune(density=0.2).notes
+
+
+def test_plans_and_paths_without_a_method_are_those_of_exact_obs(perceptron):
+    statistics = lobs.collect_statistics(perceptron, BATCHES)
+    expected = lobs.layer_paths(perceptron, statistics, "exact_obs")
+    for paths in (lobs.layer_paths(perceptron, statistics), lobs.plan(perceptron, statistics).paths):
+        assert all(torch.equal(path.rank, expected[name].rank) for name, path in paths.items())
+    found = lobs.plan(perceptron, statistics).prune(density=0.2)
+    same(found, lobs.prune(perceptron, statistics, "exact_obs", density=0.2))
+
+
+@pytest.mark.parametrize("stop", [3, 8, 13, 18])
+def test_the_best_way_goes_on_where_it_was_interrupted(perceptron, short, tmp_path, stop):
+    expected = lobs.prune(perceptron, density=0.1, batches=BATCHES)
+    seen = []
+
+    def interrupted(names):
+        for name in names:
+            seen.append(name)
+            if len(seen) > stop:
+                raise KeyboardInterrupt
+            yield name
+
+    with pytest.raises(KeyboardInterrupt):
+        lobs.prune(perceptron, density=0.1, batches=BATCHES, folder=tmp_path, progress=interrupted)
+    same(lobs.prune(perceptron, density=0.1, batches=BATCHES, folder=tmp_path), expected)
+
+
+def test_the_best_way_is_nearer_than_a_single_one(perceptron):
+    best = lobs.prune(perceptron, density=0.1, batches=BATCHES)
+    single = lobs.prune(perceptron, None, "exact_obs", density=0.1, batches=BATCHES)
+    distance = OutputDistance(perceptron, BATCHES)
+    assert distance.of_network(best.model) < 0.5 * distance.of_network(single.model)

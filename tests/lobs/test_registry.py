@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import lobs
+from lobs.allocation.loss_curves import resolved
 from lobs.registry import (
-    ALLOCATION_ALIASES,
-    ALLOCATION_WITH_BATCHES,
     ALLOCATIONS,
+    GLOBAL_CANDIDATES,
     MEASURING_ALLOCATIONS,
     METHODS,
     unknown_name,
@@ -40,11 +40,16 @@ def test_what_is_read_from_a_file_is_what_its_class_says(name):
     assert issubclass(solver, lobs.solvers.Solver)
 
 
-def test_aliases_stand_for_allocations():
-    assert {*ALLOCATION_ALIASES, *ALLOCATION_WITH_BATCHES} == {"global"}
-    named = {*ALLOCATION_ALIASES.values(), *ALLOCATION_WITH_BATCHES.values(), *MEASURING_ALLOCATIONS}
-    assert named <= ALLOCATIONS.keys()
-    assert not named & ALLOCATION_ALIASES.keys()
+def test_what_global_chooses_from_are_allocations_that_measure():
+    assert {*GLOBAL_CANDIDATES} <= {*MEASURING_ALLOCATIONS} <= ALLOCATIONS.keys()
+    assert not {"global", "uniform"} & {*MEASURING_ALLOCATIONS}
+
+
+def test_global_is_no_allocation_of_its_own():
+    assert {resolved(name, measurable) for name in ALLOCATIONS for measurable in (True, False)} == {*ALLOCATIONS} - {
+        "global"
+    }
+    assert (resolved("global", True), resolved("global", False)) == (GLOBAL_CANDIDATES[0], "relative")
 
 
 def test_an_unknown_name_is_shown_with_those_that_are_known():

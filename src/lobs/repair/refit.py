@@ -130,7 +130,6 @@ def refit(
     with torch.no_grad():
         for (parameter, _), value in zip(moved, best_state, strict=True):
             parameter.copy_(value)
-            parameter.grad = None
     return Refit(distance.name, before, lowest, best, sum(measured.input_counts()), time.perf_counter() - start)
 
 
@@ -159,19 +158,21 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
 
 
 class _only:
-    """Gradients for some parameters alone inside the block; what was switched on before is put back."""
+    """Gradients for some parameters alone inside the block; flags and gradients of before are put back."""
 
     def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
-        self._before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        self._before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
         self._wanted = set(parameters)
 
     def __enter__(self) -> None:
         for parameter in self._before:
             parameter.requires_grad_(parameter in self._wanted)
+            parameter.grad = None
 
     def __exit__(self, *_: object) -> None:
-        for parameter, before in self._before.items():
-            parameter.requires_grad_(before)
+        for parameter, (wanted, gradient) in self._before.items():
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient
 
 
 class _Distance:

@@ -67,7 +67,7 @@ def reference_weight(
         rows = enumerate(weight.chunk(statistics.groups))
         return torch.cat([reference_weight(own, statistics.group(index), damping, alpha) for index, own in rows])
     hessian = damp(statistics, damping, alpha)
-    trained = weight.double()
+    trained = weight.double().clone()
     residual = (statistics.target_moment - trained @ statistics.second_moment)[:, hessian.alive] / hessian.scale
     factor = checked_cholesky(hessian.correlation, hessian.damping)
     repair = torch.cholesky_solve(residual.to(factor.dtype).T, factor).T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import ClassVar
 
@@ -75,10 +75,15 @@ class Solver(ABC):
         Returns:
             The path; its curve is in the unit of the sum, its weights and sensitivities are those of the layer.
         """
-        scale = unit_weights.sqrt().to(path.weight.device)
+        return self._scaled_back(path, unit_weights.sqrt().to(path.weight.device), self)
+
+    def _scaled_back(
+        self, path: PruningPath, scale: Tensor, made: Callable[[Tensor, LayerStatistics], PruningPath]
+    ) -> PruningPath:
+        """The path that is ``made`` for the rows times their scale, as one of the layer's own weights."""
         weight = (path.weight * scale[:, None]).to(path.weight.dtype)
         weight[path.weight == 0] = 0.0
-        return WeightedPath(path, self(weight, path.statistics.with_scaled_units(scale)), scale)
+        return self._owned(WeightedPath(path, made(weight, path.statistics.with_scaled_units(scale)), scale))
 
     def _owned(self, path: PruningPath) -> PruningPath:
         path.solver = self

@@ -120,8 +120,9 @@ class ExactOBS(Solver):
             layer = path.statistics.group(index)
             found = self._merged_anew(weight, layer, rank.to(weight.device), 2 * g[:, None] * sensitivities.to(g))
             merged |= {f"{prefix}{key}": value for key, value in found.items()}
-        result = self.restored(path.weight, path.statistics, merged)
-        result.sensitivities, result.state = path.sensitivities, state
+        scale = unit_weights.sqrt().to(path.weight.device)
+        result = self._scaled_back(path, scale, lambda rows, layer: self.restored(rows, layer, merged))
+        result.state = state
         return result
 
     def _merged_anew(
@@ -130,14 +131,15 @@ class ExactOBS(Solver):
         """The state that other increments of the same removals give, ``[out, features]`` like their rank."""
         leaving = int(torch.isfinite(increments).sum()) // len(rank)
         order = rank.argsort(dim=1)[:, :leaving]
+        # A block competes with its whole cost, wherever those of its weights that are zero have gone.
+        whole = increments.unflatten(1, (-1, self.block)).sum(2).repeat_interleave(self.block, dim=1).gather(1, order)
         increments = increments.gather(1, order)
         zero = weight.gather(1, order) == 0
         # Inputs that are always zero leave before all others, as in `_sequence`.
         dead = zero.new_zeros(zero.shape)
         if not self._among_the_others(weight, statistics.bias):
             dead = (statistics.second_moment.diagonal() == 0)[order]
-        whole = increments.masked_fill(dead, 0.0).unflatten(1, (-1, self.block)).sum(2)
-        keys = whole.cummax(dim=1).values.repeat_interleave(self.block, dim=1)
+        keys = whole.masked_fill(dead | zero, 0.0).cummax(dim=1).values
         parts = _merge(order, increments, keys.masked_fill(dead, 0.0).masked_fill(zero, -1.0), statistics.features)
         return dict(zip(("rank", "curve", "sensitivities"), parts, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lobs.solvers.path import PruningPath
@@ -25,14 +26,14 @@ class WeightedPath(PruningPath):
         self._scaled, self._rows = scaled, rows
         self.removes_units = scaled.removes_units
         self.free = scaled.free
+        self.note = scaled.note
         self._knots = scaled._knots
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask at a count, see `PruningPath.at`."""
         weight, mask = self._scaled.at(count)
-        if count <= self.free:
-            return self.weight.clone().masked_fill_(~mask, 0.0), mask
-        return (weight / self._rows).to(weight.dtype), mask
+        # What the method leaves alone stays to the last bit.
+        return torch.where(weight == self._scaled.weight, self.weight, (weight / self._rows).to(weight.dtype)), mask
 
     def kept(self, count: int) -> Tensor:
         """The mask alone, likewise."""
@@ -41,6 +42,9 @@ class WeightedPath(PruningPath):
     def solved_counts(self) -> list[int] | None:
         """As of the path for the scaled rows."""
         return self._scaled.solved_counts()
+
+    def _largest_within(self, error: float) -> int:
+        return self._scaled._largest_within(error)
 
     def _exact_curve(self) -> Tensor | None:
         return self._scaled._exact_curve()

@@ -6,7 +6,8 @@ from torch import nn
 
 import lobs
 from lobs.allocation.allocate import allocate
-from lobs.allocation.loss_curves import fisher, loss_curves, relative, theorem
+from lobs.allocation.loss_curves import fisher, fisher_units, loss_curves, relative, theorem
+from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.solvers import make
 
 
@@ -52,10 +53,44 @@ def test_theorem_is_the_bound_with_dense_norms(pruned):
 
 def test_fisher_is_half_of_sensitivity_times_error(pruned):
     paths = pruned[2]
-    curves = fisher(paths, {"0": 2.0, "3": 0.5, "5": 4.0})
+    units = {name: len(path.weight) for name, path in paths.items()}
+    mean = {"0": 2.0, "3": 0.5, "5": 4.0}
+    # The mean of `together` over the units counts, whatever `apart` is.
+    given = {
+        name: Sensitivity(torch.linspace(0, 2 * value, units[name]).double(), torch.full((units[name],), torch.nan))
+        for name, value in mean.items()
+    }
+    curves = fisher(paths, given)
     for name, scale in (("0", 1.0), ("3", 0.25), ("5", 2.0)):
         counts, losses = curves[name]
         torch.testing.assert_close(losses, scale * paths[name].layer_error()[counts])
+
+
+def test_fisher_by_units_is_half_of_the_weighted_sum_of_their_errors(pruned):
+    paths = pruned[2]
+    g = {name: torch.linspace(0.5, 3, len(path.weight)).double() for name, path in paths.items()}
+    weighted = {name: path.weighted(g[name]) for name, path in paths.items()}
+    for name, (counts, losses) in fisher_units(weighted).items():
+        path = paths[name]
+        changes = [weighted[name].at(int(count))[0] - path.weight for count in counts]
+        moment = path.statistics.second_moment
+        errors = [((change.double() @ moment) * change).sum(1) for change in changes]
+        expected = torch.stack([(g[name] * error).sum() / 2 for error in errors]).cummax(0).values
+        torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_losses_by_name_are_those_of_the_sensitivities(pruned):
+    model, _, paths = pruned
+    batches = [torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(2))]
+    found = output_sensitivity(model, batches, list(paths))
+    by_units = fisher_units({name: path.weighted(found[name].together) for name, path in paths.items()})
+    for allocation, expected in (("fisher", fisher(paths, found)), ("fisher_units", by_units)):
+        given = loss_curves(paths, allocation, model=model, batches=batches)
+        assert list(given) == list(paths)
+        for name, pair in given.items():
+            assert all(torch.equal(one, other) for one, other in zip(pair, expected[name], strict=True))
+    shared = loss_curves(paths, "global", model=model, batches=batches)
+    assert all(torch.equal(shared[name][1], curve[1]) for name, curve in fisher(paths, found).items())
 
 
 def test_names_without_curves_are_refused(pruned):

@@ -1,37 +1,50 @@
 """How a budget is shared out, and whether measuring has helped."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import lobs
 from helpers.networks import X, mlp
 from lobs.allocation import sharing as sharing_module
+from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget
+from lobs.allocation.loss_curves import fisher_units, loss_curves
 from lobs.allocation.output_distance import OutputDistance
-from lobs.allocation.sharing import Decision, Sharing, shared_losses, solved
+from lobs.allocation.sharing import Decision, Sharing, solved
 from lobs.allocation.unit_budget import unit_counts
 from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.output_fisher import output_sensitivity
 from lobs.layers.consumers import consumers_of
 from lobs.layers.network import prunable_layers
 from lobs.solvers.recomputed import RecomputedPath
+
+WORST = {"0": 511, "2": 300, "4": 0}
+CANDIDATES = ("fisher", "fisher_units", "uniform")
 
 
 def test_the_fallback_is_said(monkeypatch):
     """Shares that are worse than uniform ones give way to them."""
     model, options = mlp(), {"batches": list(X.split(64)), "method": "magnitude", "density": 0.3}
-    worst = {"0": 511, "2": 300, "4": 0}
-    kept = lobs.allocation.sharing.Sharing._shared
-
-    def shared(self, model, paths, allocation, progress=None):
-        return dict(worst) if allocation == "global" else kept(self, model, paths, allocation, progress)
-
-    monkeypatch.setattr(lobs.allocation.sharing.Sharing, "_shared", shared)
+    spoil(monkeypatch)
     with pytest.warns(UserWarning, match="allocation='global' gave way to 'uniform'"):
         result = lobs.prune(model, allocation="global", **options)
     assert any("gave way" in note for note in result.notes)
     assert "gave way" in repr(result)
+    assert (result.shared_by, result.distance) == ("uniform", "kl")
     uniform = lobs.prune(model, **options)
     assert all(torch.equal(result.masks[name], mask) for name, mask in uniform.masks.items())
+
+
+def spoil(monkeypatch):
+    """All that is measured shares a budget out badly."""
+    kept = sharing_module.allocate
+
+    def allocated(paths, budget, allocation="uniform", **rest):
+        return kept(paths, budget, allocation, **rest) if allocation == "uniform" else dict(WORST)
+
+    monkeypatch.setattr(sharing_module, "allocate", allocated)
 
 
 @pytest.fixture
@@ -75,32 +88,133 @@ def test_measuring_stops_with_the_batch_that_fills_the_number_of_images(case, mo
     assert Sharing(Budget(density=0.3), batches=case[1]).images.input_counts() == [64, 64]
 
 
-def test_the_decision_is_the_better_one_of_global_and_uniform(case, monkeypatch):
+def distances(measure, paths, decisions):
+    return {
+        name: measure.with_weights(
+            {layer: found.weighted(layer, path).at(found.counts[layer])[0] for layer, path in paths.items()}
+        )
+        for name, found in decisions.items()
+    }
+
+
+@pytest.mark.parametrize("density", [0.6, 0.3, 0.1])
+@pytest.mark.parametrize("method", ["magnitude", "exact_obs"])
+def test_global_takes_the_candidate_whose_outputs_are_nearest(case, method, density):
+    model, batches, _ = case
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), method)
+    tried = {name: Sharing(Budget(density=density), name, batches).decision(model, paths, {}) for name in CANDIDATES}
+    expected = distances(OutputDistance(model, batches), paths, tried)
+    found = Sharing(Budget(density=density), "global", batches).decision(model, paths, {})
+    assert found.compared == pytest.approx(expected)
+    assert list(found.compared) == list(CANDIDATES)
+    best = min(expected, key=expected.get)
+    assert (found.shared_by, found.distance, found.gave_way) == (best, "kl", best == "uniform")
+    assert found.counts == tried[best].counts
+    assert found.unit_weights == tried[best].unit_weights
+    assert found.doubtful == (expected[best] > 0.5 * expected["uniform"])
+
+
+def test_the_last_inputs_decide_what_the_first_ones_have_measured(case, monkeypatch):
+    model, batches, paths = case
+    monkeypatch.setattr(sharing_module, "MEASURED_IMAGES", 64)
+    sharing = Sharing(Budget(density=0.3), "global", batches)
+    assert torch.equal(sharing.images.first(), X[:64])
+    assert torch.equal(sharing.held_out.first(), X[192:])
+    assert sharing.held_out.input_counts() == [64]
+    assert Sharing(Budget(density=0.3)).held_out is None
+    tried = {
+        name: Sharing(Budget(density=0.3), name, CalibrationBatches([X[:64]])).decision(model, paths, {})
+        for name in CANDIDATES
+    }
+    expected = distances(OutputDistance(model, CalibrationBatches([X[192:]])), paths, tried)
+    assert sharing.decision(model, paths, {}).compared == pytest.approx(expected)
+
+
+def test_the_dense_networks_outputs_count_where_the_paths_start_from_another(case):
+    _, batches, _ = case
+    dense, start = mlp(), mlp()
+    with torch.no_grad():
+        start[0].weight[:, :4] = 0
+    paths = lobs.layer_paths(start, lobs.collect_statistics(start, batches), "magnitude")
+    sharing = Sharing(Budget(density=0.3), "global", batches)
+    tried = {name: replace(sharing, allocation=name).decision(start, paths, {}) for name in CANDIDATES}
+    found = sharing.decision(start, paths, {}, None, dense)
+    weights = {layer: found.weighted(layer, path).at(found.counts[layer])[0] for layer, path in paths.items()}
+    measure = OutputDistance(dense, batches)
+    assert found.compared[found.shared_by] == pytest.approx(measure.with_weights(weights))
+    assert found.compared == pytest.approx(distances(measure, paths, tried))
+
+
+def test_a_single_allocation_compares_nothing(case):
     model, batches, paths = case
     even = Sharing(Budget(density=0.3)).decision(model, paths, {})
-    assert (even.ratio, even.note, even.doubtful, even.gave_way) == (None, None, False, False)
-    sharing = Sharing(Budget(density=0.3), "global", batches)
-    measure = OutputDistance(model, batches)
-    found = sharing.decision(model, paths, {})
-    distances = [
-        measure.with_weights({name: path.at(counts[name])[0] for name, path in paths.items()})
-        for counts in (found.counts, even.counts)
-    ]
-    assert found.ratio == pytest.approx(distances[0] / distances[1])
-    assert found.ratio <= 1
-    assert found.doubtful == (found.ratio > 0.5)
+    assert even == Decision(even.counts)
+    assert (even.compared, even.note, even.doubtful, even.gave_way) == ({}, None, False, False)
+    fisher = Sharing(Budget(density=0.3), "fisher", batches).decision(model, paths, {})
+    assert fisher == Decision(fisher.counts, "fisher", "kl")
+    assert not fisher.doubtful
 
-    worst = {"0": 511, "2": 300, "4": 0}
-    compared = sharing._compared(model, paths, dict(worst))
-    assert compared.counts == even.counts
-    assert compared.gave_way and compared.doubtful
-    assert compared.note.startswith("allocation='global' gave way to 'uniform': distance of the outputs")
-    assert sharing._compared(model, paths, even.counts) == Decision(even.counts, 1.0)
-    assert Sharing(Budget(density=0.3), "global")._compared(model, paths, worst) == Decision(worst)
+
+def test_worse_shares_give_way_and_paths_that_are_forgotten_are_not_compared(case, monkeypatch):
+    model, batches, paths = case
+    sharing = Sharing(Budget(density=0.3), "global", batches)
+    even = Sharing(Budget(density=0.3)).decision(model, paths, {})
+    spoil(monkeypatch)
+    found = sharing.decision(model, paths, {})
+    assert found.counts == even.counts
+    assert (found.shared_by, found.gave_way, found.doubtful, found.unit_weights) == ("uniform", True, True, None)
+    assert found.note.startswith("allocation='global' gave way to 'uniform': distance of the outputs")
     forgotten = {name: RecomputedPath(path, lambda path=path: path) for name, path in paths.items()}
-    unseen = sharing._compared(model, forgotten, worst)
-    assert unseen.counts == worst
-    assert "was not compared" in unseen.note and not unseen.gave_way
+    unseen = sharing.decision(model, forgotten, {})
+    assert unseen.counts == WORST
+    assert unseen.note == "allocation='global' took 'fisher' unseen: the paths do not fit into memory"
+    assert (unseen.shared_by, unseen.compared, unseen.gave_way) == ("fisher", {}, False)
+
+
+def test_shares_that_are_uniform_by_themselves_give_way_to_nothing(case, monkeypatch):
+    model, batches, paths = case
+    even = Sharing(Budget(density=0.3)).decision(model, paths, {})
+    monkeypatch.setattr(sharing_module, "allocate", lambda *rest, **more: dict(even.counts))
+    monkeypatch.setattr(sharing_module.OutputDistance, "with_weights", lambda self, weights: next(given))
+    given = iter([2.0, 3.0, 1.0])  # no network can say so: the first and the last are the same
+    found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
+    assert (found.counts, found.shared_by, found.gave_way, found.note) == (even.counts, "fisher", False, None)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "exact_obs"])
+def test_units_decide_on_the_counts_and_on_the_order_within_a_layer(case, method):
+    model, batches, _ = case
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), method)
+    sharing = Sharing(Budget(density=0.2), "fisher_units", batches)
+    found = sharing.decision(model, paths, {})
+    g = {name: units.together for name, units in output_sensitivity(model, batches).items()}
+    assert found.unit_weights == {name: units.tolist() for name, units in g.items()}
+    weighted = {name: path.weighted(g[name]) for name, path in paths.items()}
+    assert found.counts == allocate(weighted, Budget(density=0.2), "fisher_units", losses=fisher_units(weighted))
+    result = lobs.prune(model, None, method, density=0.2, allocation="fisher_units", batches=list(batches))
+    for name, path in weighted.items():
+        weight, mask = path.at(found.counts[name])
+        features = path.statistics.features
+        assert torch.equal(result.masks[name], mask[:, :features])
+        torch.testing.assert_close(result.model.get_submodule(name).weight, weight[:, :features])
+    plain = lobs.prune(model, None, method, density=0.2, batches=list(batches))
+    assert any(not torch.equal(result.masks[name], mask) for name, mask in plain.masks.items())
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("allocation", ["fisher_units", "global"])
+def test_a_folder_gives_the_same_bytes_again(case, tmp_path, allocation, sequential):
+    model, batches, _ = case
+    options = {"density": 0.2, "allocation": allocation, "batches": list(batches), "sequential": sequential}
+    results = [lobs.prune(model, None, "exact_obs", folder=tmp_path, **options) for _ in range(2)]
+    results.append(lobs.prune(model, None, "exact_obs", **options))
+    for result in results[1:]:
+        assert all(
+            torch.equal(value, result.model.state_dict()[key]) for key, value in results[0].model.state_dict().items()
+        )
+        assert [replace(r, seconds=0) for r in result.layers] == [replace(r, seconds=0) for r in results[0].layers]
+        assert (result.shared_by, result.distance) == (results[0].shared_by, results[0].distance)
+        assert result.compared_allocations == results[0].compared_allocations
 
 
 def test_whole_units_take_a_density_alone(case):
@@ -114,15 +228,24 @@ def test_whole_units_take_a_density_alone(case):
             Sharing(budget).decision(model, paths, links)
 
 
-def test_losses_are_computed_once_where_a_budget_is_shared_out_by_them(case):
+def test_what_is_known_is_not_measured_again(case, monkeypatch):
     model, batches, paths = case
-    assert shared_losses(model, paths, "uniform", batches) is None
-    apoz = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "apoz")
-    assert shared_losses(model, apoz, "measured", batches) is None
-    losses = shared_losses(model, paths, "fisher", batches)
-    assert list(losses) == list(paths)
-    given = Sharing(Budget(density=0.3), "fisher", batches, losses).decision(model, paths, {})
-    assert given == Sharing(Budget(density=0.3), "fisher", batches).decision(model, paths, {})
+    budget = Budget(density=0.3)
+    names = ("fisher", "fisher_units", "global")
+    expected = {name: Sharing(budget, name, batches).decision(model, paths, {}) for name in names}
+    losses, found = loss_curves(paths, "fisher", model=model, batches=batches), output_sensitivity(model, batches)
+    monkeypatch.setattr(sharing_module, "output_sensitivity", None)
+    assert Sharing(budget, "fisher", batches, losses).decision(model, paths, {}) == expected["fisher"]
+    for name in names:
+        sharing = Sharing(budget, name, batches, sensitivities=found)
+        assert sharing.decision(model, paths, {}) == expected[name]
+
+
+@pytest.mark.parametrize("allocation", ["global", "fisher_units"])
+def test_losses_of_one_order_are_refused_where_others_are_looked_at(case, allocation):
+    losses = loss_curves(case[2], "relative")
+    with pytest.raises(ValueError, match=f"losses= belong to one order of the weights, and '{allocation}' looks at"):
+        Sharing(Budget(density=0.3), allocation, case[1], losses)
 
 
 def test_solved_weights_are_the_paths_and_what_read_lost_units_is_gone(case):
@@ -144,17 +267,35 @@ def test_solved_weights_are_the_paths_and_what_read_lost_units_is_gone(case):
 
 
 @pytest.mark.parametrize(
-    ("allocation", "measured", "gave_way", "expected"),
+    ("allocation", "measured", "expected"),
     [
-        ("uniform", True, False, ("uniform", None)),
-        ("relative", True, False, ("relative", None)),
-        ("global", False, False, ("relative", None)),
-        ("global", True, False, ("measured_joint", "kl")),
-        ("global", True, True, ("uniform", "kl")),
-        ("fisher", True, False, ("fisher", "kl")),
+        ("uniform", True, {("uniform", None)}),
+        ("relative", True, {("relative", None)}),
+        ("theorem", True, {("theorem", None)}),
+        ("global", False, {("relative", None)}),
+        ("global", True, {("fisher", "kl"), ("fisher_units", "kl"), ("uniform", "kl")}),
+        ("fisher", True, {("fisher", "kl")}),
+        ("fisher_units", True, {("fisher_units", "kl")}),
+        ("measured", True, {("measured", "kl")}),
+        ("measured_joint", True, {("measured_joint", "kl")}),
     ],
 )
-def test_what_was_chosen_is_no_alias(case, allocation, measured, gave_way, expected):
-    model, batches, _ = case
-    sharing = Sharing(Budget(density=0.3), allocation, batches if measured else None)
-    assert sharing.chosen(model, gave_way) == expected
+def test_what_shared_it_out_is_no_alias(case, allocation, measured, expected):
+    model, batches, paths = case
+    found = Sharing(Budget(density=0.3), allocation, batches if measured else None).decision(model, paths, {})
+    assert (found.shared_by, found.distance) in expected
+
+
+def test_what_measures_needs_inputs(case):
+    model, _, paths = case
+    for allocation in ("fisher", "fisher_units", "measured"):
+        with pytest.raises(ValueError, match=f"'{allocation}' needs calibration images: give batches="):
+            Sharing(Budget(density=0.3), allocation).decision(model, paths, {})
+
+
+@pytest.mark.parametrize(
+    ("compared", "doubtful"),
+    [({}, False), ({"fisher": 0.9, "uniform": 2.0}, False), ({"fisher": 1.1, "uniform": 2.0}, True)],
+)
+def test_a_choice_that_barely_helps_is_doubtful(compared, doubtful):
+    assert Decision({}, "fisher", "kl", compared=compared).doubtful == doubtful

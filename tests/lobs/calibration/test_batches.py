@@ -103,6 +103,10 @@ def test_parts_and_the_first_images_are_batches_of_their_own(memory):
     assert same(batches.first_images(5), expected[:2])
     assert same(batches.first_images(4), expected[:1])
     assert same(batches.first_images(99), expected)
+    assert same(batches.last_images(2), expected[2:])
+    assert same(batches.last_images(3), expected[1:])
+    assert same(batches.last_images(99), expected)
+    assert batches.last_images(3).kept
     list(batches)
     assert same(batches.part(0, 1), expected[:1])
     assert batches.part(2, 3).input_counts() == [2]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lobs.calibration.output_fisher import mixed_gradient, output_sensitivity
+from lobs.calibration.output_fisher import Sensitivity, mixed_gradient, output_sensitivity
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers
 
@@ -20,25 +20,43 @@ def network(activation=nn.Tanh):
     return model.double()
 
 
-def plain(model, inputs):
-    """s_l by one gradient per image and label, weighted by the label's probability."""
+def by_label(model, inputs):
+    """g_i together and apart by one gradient per image and label, weighted by the label's probability."""
     modules = prunable_layers(model)
-    sums = dict.fromkeys(modules, 0.0)
+    sums = {name: [0.0, 0.0] for name in modules}
     for image in inputs:
-        outputs = {}
+        calls = []
         handles = [
-            module.register_forward_hook(lambda m, a, output, name=name, seen=outputs: seen.__setitem__(name, output))
+            module.register_forward_hook(lambda m, a, output, name=name, seen=calls: seen.append((name, output)))
             for name, module in modules.items()
         ]
         logs = model(image[None]).log_softmax(dim=1)[0]
         for handle in handles:
             handle.remove()
         for log in logs:
-            gradients = torch.autograd.grad(-log, list(outputs.values()), retain_graph=True)
-            for name, gradient in zip(outputs, gradients, strict=True):
-                units = unit_outputs(modules[name], gradient)
-                sums[name] += float(log.detach().exp() * units.square().sum(0).mean())
-    return {name: total / len(inputs) for name, total in sums.items()}
+            gradients = torch.autograd.grad(-log, [output for _, output in calls], retain_graph=True)
+            positions = {}
+            for (name, _), gradient in zip(calls, gradients, strict=True):
+                positions.setdefault(name, []).append(unit_outputs(modules[name], gradient))
+            for name, parts in positions.items():
+                rows, p = torch.cat(parts), float(log.detach().exp())
+                sums[name][0] += p * rows.sum(0).square() / len(inputs)
+                sums[name][1] += p * rows.square().sum(0) / len(inputs)
+    return {name: Sensitivity(*parts) for name, parts in sums.items()}
+
+
+def over_signs(model, batches, seeds):
+    """Means and standard errors over draws of the signs, by layer: both kinds stacked, ``[2, out]``."""
+    draws = [output_sensitivity(model, batches, seed=seed) for seed in range(seeds)]
+    stacked = {name: torch.stack([torch.stack([d[name].together, d[name].apart]) for d in draws]) for name in draws[0]}
+    return {name: (values.mean(0), values.std(0) / seeds**0.5) for name, values in stacked.items()}
+
+
+def same(one, other):
+    assert list(one) == list(other)
+    for name, found in one.items():
+        torch.testing.assert_close(found.together, other[name].together)
+        torch.testing.assert_close(found.apart, other[name].apart)
 
 
 def test_the_signs_average_to_the_fisher_information_of_the_logits():
@@ -49,16 +67,103 @@ def test_the_signs_average_to_the_fisher_information_of_the_logits():
     torch.testing.assert_close(mean, p.diag() - p.outer(p))
 
 
-def test_it_agrees_with_one_gradient_per_image_and_label():
-    model = network()
-    inputs = 2 * torch.randn(12, 1, 6, 6, dtype=torch.float64)
-    exact = plain(model, inputs)
-    repeated = [output_sensitivity(model, [inputs[:5], (inputs[5:], None)], seed=seed) for seed in range(200)]
-    for name, value in exact.items():
-        draws = torch.tensor([draw[name] for draw in repeated])
-        assert abs(float(draws.mean()) - value) < 4 * float(draws.std()) / len(draws) ** 0.5
-        assert float(draws.std()) < value
-    assert list(repeated[0]) == list(exact)
+class Shared(nn.Module):
+    """A layer that is called twice and one that reads both answers."""
+
+    def __init__(self):
+        super().__init__()
+        self.square, self.head = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.square(torch.tanh(self.square(x)))))
+
+
+class Tokens(nn.Module):
+    """A Linear layer on every token of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.token(x)).mean(1))
+
+
+CASES = {
+    "convolution": (network, (12, 1, 6, 6)),
+    "called twice": (lambda: seeded(Shared), (12, 5)),
+    "tokens": (lambda: seeded(Tokens), (12, 7, 4)),
+}
+
+
+def seeded(kind):
+    torch.manual_seed(0)
+    return kind().double()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_it_agrees_with_one_gradient_per_image_position_and_label(kind):
+    make, shape = CASES[kind]
+    model, inputs = make(), 2 * torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    exact = by_label(model, inputs)
+    found = over_signs(model, [inputs[:5], (inputs[5:], None)], 200)
+    assert list(found) == list(exact)
+    for name, (mean, error) in found.items():
+        expected = torch.stack([exact[name].together, exact[name].apart])
+        assert ((mean - expected).abs() < 4.5 * error).all()
+        assert (error * 200**0.5 < 2 * expected).all()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_positions_are_those_of_one_image(kind):
+    """On one image and with signs that are known, both are sums over the rows of one gradient."""
+    make, shape = CASES[kind]
+    model, inputs = make(), torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(1)).double()
+    modules, calls = prunable_layers(model), []
+    handles = [m.register_forward_hook(lambda m, a, o, n=n: calls.append((n, o))) for n, m in modules.items()]
+    logits = model(inputs)
+    for handle in handles:
+        handle.remove()
+    signs = torch.randint(0, 2, logits.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    gradients = torch.autograd.grad(logits, [o for _, o in calls], mixed_gradient(logits.detach(), signs))
+    for name, found in output_sensitivity(model, [inputs], seed=0).items():
+        pairs = zip(calls, gradients, strict=True)
+        rows = torch.cat([unit_outputs(modules[name], part) for (called, _), part in pairs if called == name])
+        torch.testing.assert_close(found.together, rows.sum(0).square())
+        torch.testing.assert_close(found.apart, rows.square().sum(0))
+
+
+def test_on_a_vector_both_are_the_same():
+    found = output_sensitivity(network(), [torch.randn(9, 1, 6, 6, dtype=torch.float64)])
+    assert not torch.equal(found["0"].together, found["0"].apart)
+    for name in ("3", "5"):
+        torch.testing.assert_close(found[name].together, found[name].apart)
+
+
+class Routed(nn.Module):
+    """Only some rows reach the layer: nothing says which image they are of."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        rows = x.flatten(0, 1)
+        chosen = rows[:, 0] > rows[:, 0].median()
+        answers = rows.new_zeros(len(rows), 6)
+        answers[chosen] = torch.tanh(self.token(rows[chosen]))
+        return self.head(answers.unflatten(0, x.shape[:2]).sum(1))
+
+
+def test_rows_that_do_not_fit_the_images_are_apart():
+    inputs = torch.randn(6, 7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model, seen = seeded(Routed), []
+    handle = model.token.register_forward_hook(lambda m, a, output: seen.append(len(output)))
+    found = output_sensitivity(model, [inputs])
+    handle.remove()
+    assert seen[0] % len(inputs), "the example shows nothing"
+    assert torch.equal(found["token"].together, found["token"].apart)
+    assert (found["token"].apart > 0).all()
 
 
 @pytest.mark.parametrize("layer", ["0", "3", "5"])
@@ -66,7 +171,7 @@ def test_half_of_it_times_the_layer_error_is_the_divergence(layer):
     """Under its assumptions: small errors, the same everywhere, independent of each other and of the image."""
     model = network()
     inputs = torch.randn(300, 1, 6, 6, dtype=torch.float64)
-    s = torch.tensor([output_sensitivity(model, [inputs], seed=seed)[layer] for seed in range(20)]).mean()
+    s = over_signs(model, [inputs], 20)[layer][0][1].mean()  # apart: every position has noise of its own
     dense = model(inputs).log_softmax(1).detach()
     noise = 1e-3
     divergences = []
@@ -80,12 +185,34 @@ def test_half_of_it_times_the_layer_error_is_the_divergence(layer):
     assert float(torch.stack(divergences).mean()) == pytest.approx(float(s) * error / 2, rel=0.05)
 
 
+@pytest.mark.parametrize("unit", [0, 2])
+def test_half_of_a_units_own_times_its_error_is_the_divergence(unit):
+    """Errors that are the same at all positions of an image, and those that have nothing in common."""
+    model, noise = network(), 1e-3
+    inputs = torch.randn(300, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    dense = model(inputs).log_softmax(1).detach()
+    generator = torch.Generator().manual_seed(2)
+    for kind, shape in enumerate([(300, 1, 1), (300, 4, 4)]):
+        divergences = []
+        for _ in range(40):
+
+            def noisy(module, args, output, shape=shape):
+                output[:, unit] += noise * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+            handle = model[0].register_forward_hook(noisy)
+            pruned = model(inputs).log_softmax(1).detach()
+            handle.remove()
+            divergences.append(functional.kl_div(pruned, dense, reduction="batchmean", log_target=True))
+        g = float(over_signs(model, [inputs], 20)["0"][0][kind, unit])
+        assert float(torch.stack(divergences).mean()) == pytest.approx(g * noise**2 / 2, rel=0.06)
+
+
 def test_activations_in_place_and_frozen_weights_change_nothing():
     inputs = torch.randn(20, 1, 6, 6, dtype=torch.float64)
     expected = output_sensitivity(network(nn.ReLU), [inputs])
     model = network(lambda: nn.ReLU(inplace=True)).requires_grad_(False).train()
     with torch.no_grad():
-        assert output_sensitivity(model, [inputs]) == pytest.approx(expected)
+        same(output_sensitivity(model, [inputs]), expected)
     assert model.training
     model = network(nn.ReLU)
     output_sensitivity(model, [inputs])
@@ -95,11 +222,12 @@ def test_activations_in_place_and_frozen_weights_change_nothing():
 def test_chosen_layers_only_and_calls_add_up():
     model = network()
     inputs = torch.randn(8, 1, 6, 6, dtype=torch.float64)
-    assert output_sensitivity(model, [inputs], ["3"]) == {"3": output_sensitivity(model, [inputs])["3"]}
+    same(output_sensitivity(model, [inputs], ["3"]), {"3": output_sensitivity(model, [inputs])["3"]})
     square = nn.Linear(5, 5).double()
     twice = nn.Sequential(square, nn.Tanh(), square)
     inputs = torch.randn(9, 5, dtype=torch.float64)
-    assert output_sensitivity(twice, [inputs])["0"] > output_sensitivity(square, [inputs])[""]
+    once = output_sensitivity(square, [inputs])[""]
+    assert float(output_sensitivity(twice, [inputs])["0"].apart.mean()) > float(once.apart.mean())
 
 
 def test_errors_are_named():

@@ -68,7 +68,7 @@ def test_one_path_is_in_memory_at_a_time_where_shares_are_each_layers_own():
 def test_zeros_count_as_removed_whatever_was_asked_for():
     task = job(sharing=Sharing(Budget(density=1.0)))
     with torch.no_grad():
-        task.dense[0].weight[:, :8] = 0
+        task.pruned[0].weight[:, :8] = 0
     for allocation in ("uniform", "relative"):
         steps = list(prune_at_once(replace(task, sharing=replace(task.sharing, allocation=allocation))))
         assert [int((~step.mask).sum()) for step in steps] == [32 * 8, 0, 0]

@@ -48,7 +48,8 @@ def test_records_agree_with_the_masks_the_weights_and_the_bound():
 def test_zeros_that_a_pattern_keeps_are_no_kept_weights():
     task = job()
     with torch.no_grad():
-        task.dense[0].weight[:, :4] = 0
+        for model in (task.dense, task.pruned):
+            model[0].weight[:, :4] = 0
     task = replace(task, solver=make("magnitude", pattern="2:4"), sharing=Sharing(Budget(density=1.0)))
     result = run(task)
     assert not result.masks["0"][:, :4].any()
@@ -64,7 +65,7 @@ def test_a_correction_comes_last_and_what_it_changed_is_kept():
 
 def test_notes_on_decisions_are_warnings_too(tmp_path):
     task = job(tmp_path)
-    (tmp_path / "counts.json").write_text('{"counts": {"0": 1, "2": 2, "4": 3}, "ratio": null, "note": "Look here."}')
+    (tmp_path / "counts.json").write_text('{"counts": {"0": 1, "2": 2, "4": 3}, "note": "Look here."}')
     with pytest.warns(UserWarning, match=r"Look here\."):
         result = run(task)
     assert result.notes == ["Look here."]
@@ -76,8 +77,13 @@ def doubtful(task, counts):
     task.decisions.clear()
     given = replace(task, sharing=replace(task.sharing, budget=Budget(densities=_densities(counts))))
     result = run(given)
-    task.decisions[:] = [Decision(counts, 0.9)]
+    task.decisions[:] = [compared(0.9, counts)]
     return result
+
+
+def compared(ratio, counts=None):
+    """A decision of ``fisher`` whose distance is this share of that of ``uniform``."""
+    return Decision(counts or {}, "fisher", "kl", compared={"fisher": 2 * ratio, "uniform": 2.0})
 
 
 def _densities(counts):
@@ -88,32 +94,34 @@ def test_where_shares_hardly_help_the_network_of_uniform_ones_is_compared():
     task = job(correct="bias")
     result = doubtful(task, WORST)
     with pytest.warns(UserWarning, match="allocation='global' gave way to 'uniform'"):
-        found = no_worse_than_uniform(task, result)
+        found = no_worse_than_uniform(task, task.dense, result)
     even = run(replace(job(correct="bias"), sharing=replace(task.sharing, allocation="uniform")))
     for name, value in even.model.state_dict().items():
         assert torch.equal(found.model.state_dict()[name], value)
     measure = OutputDistance(task.dense, task.sharing.images)
     assert measure.of_network(found.model) < measure.of_network(result.model)
     assert found.notes == [task.decisions[-1].note]
-    assert task.decisions[-1].gave_way
+    last = task.decisions[-1]
+    assert (last.gave_way, last.shared_by, last.distance, last.unit_weights) == (True, "uniform", "kl", None)
+    assert last.compared == compared(0.9).compared
     assert task.decisions[-1].counts == {record.name: record.removed for record in even.layers}
 
 
 def test_a_network_that_is_nearer_stays():
     task = job(correct="bias")
     result = run(task)
-    task.decisions[:] = [Decision({}, 0.9)]
-    assert no_worse_than_uniform(task, result) is result
+    task.decisions[:] = [compared(0.9)]
+    assert no_worse_than_uniform(task, task.dense, result) is result
     assert len(task.decisions) == 1
 
 
 @pytest.mark.parametrize(
     ("correct", "decision"),
-    [("none", Decision({}, 0.9)), ("bias", Decision({}, 0.4)), ("bias", Decision({}))],
+    [("none", compared(0.9)), ("bias", compared(0.4)), ("bias", Decision({}, "relative"))],
     ids=["one shot", "no doubt", "never compared"],
 )
 def test_nothing_is_compared_where_nothing_can_have_turned_round(monkeypatch, correct, decision):
     task = job(correct=correct)
     task.decisions.append(decision)
     monkeypatch.setattr("lobs.schedule.run.run", None)
-    assert no_worse_than_uniform(task, "the result") == "the result"
+    assert no_worse_than_uniform(task, task.dense, "the result") == "the result"

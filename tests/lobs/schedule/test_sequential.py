@@ -204,13 +204,14 @@ def test_batches_do_not_matter_and_the_caller_keeps_the_model(case):
     dense, inputs = case
     dense.train()
     before = {name: value.clone() for name, value in dense.state_dict().items()}
-    one = lobs.prune(dense, density=0.5, sequential=True, batches=[inputs])
-    many = lobs.prune(dense, density=0.5, sequential=True, batches=[(part, None) for part in inputs.split(7)])
+    one = lobs.prune(dense, method="lobs", density=0.5, sequential=True, batches=[inputs])
+    parts = [(part, None) for part in inputs.split(7)]
+    many = lobs.prune(dense, method="lobs", density=0.5, sequential=True, batches=parts)
     for name, value in dense.state_dict().items():
         assert torch.equal(value, before[name])
         torch.testing.assert_close(one.model.state_dict()[name], many.model.state_dict()[name])
     assert all(module.training for module in [*dense.modules(), *one.model.modules()])
-    again = lobs.prune(dense, density=0.5, sequential=True, batches=[inputs], in_place=True)
+    again = lobs.prune(dense, method="lobs", density=0.5, sequential=True, batches=[inputs], in_place=True)
     assert again.model is dense
     assert all(torch.equal(value, one.model.state_dict()[name]) for name, value in dense.state_dict().items())
 
@@ -385,3 +386,32 @@ def test_an_interrupted_call_goes_on_at_the_layer_where_it_stopped(case, tmp_pat
             assert torch.equal(resumed.model.state_dict()[name], value)
         assert [replace(r, seconds=0) for r in resumed.layers] == [replace(r, seconds=0) for r in expected.layers]
         assert all(torch.equal(resumed.masks[name], mask) for name, mask in expected.masks.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_were_zero_stay_zero_in_any_precision(dtype):
+    model, inputs = mlp(dtype), torch.randn(100, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight[:, ::3] = 0
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    result = lobs.prune(model, method="exact_obs", density=0.6, sequential=True, batches=[inputs])
+    for name, mask in result.masks.items():
+        assert not mask[:, ::3].any()
+        assert not result.model.get_submodule(name).weight[~mask].any()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_reference_weight_is_a_new_one():
+    weight = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight[:, 1] = 0
+    samples = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    targets = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    statistics = lobs.LayerStatistics.from_samples(samples)
+    before = weight.clone()
+    found = reference_weight(weight, replace(statistics, target_moment=targets.T @ samples / 40), 1e-6)
+    assert torch.equal(weight, before)
+    kept = [0, 2, 3, 4]
+    expected = torch.linalg.lstsq(samples[:, kept], targets).solution.T
+    torch.testing.assert_close(found[:, kept], expected, rtol=1e-4, atol=1e-4)
+    assert not found[:, 1].any()

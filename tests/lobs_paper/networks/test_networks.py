@@ -13,9 +13,9 @@ from lobs_paper.networks.lenet300 import LeNet300
 
 NETWORKS = {
     "lobs_paper.networks.cifarnet.CifarNet": (32, 145_376, None),
+    "lobs_paper.networks.resnet20.ResNet20": (32, 268_336, None),
     "lobs_paper.networks.resnet18_cifar.resnet18_cifar": (32, 11_164_352, ["conv1", "layer4.0.*", "fc"]),
     "lobs_paper.networks.vgg16_cifar.vgg16_cifar": (32, 14_715_584, ["features.0", "features.3", "classifier"]),
-    "lobs_paper.networks.resnet20.ResNet20": (32, 268_336, None),
     "torchvision.models.alexnet": (64, 61_090_496, ["features.*", "classifier.6"]),
     "torchvision.models.vgg16": (32, 138_344_128, ["features.0", "features.7", "classifier.6"]),
     "torchvision.models.resnet50": (32, 25_502_912, ["conv1", "layer1.0.*", "layer2.0.downsample.0", "fc"]),
@@ -65,23 +65,40 @@ def test_efficientnet_of_plain_modules_is_the_packages_network():
     assert torch.equal(again._conv_stem[1].weight, theirs._conv_stem.weight)
 
 
-def test_resnet20_has_its_0_27_million_parameters_and_adds_zeros_where_channels_grow():
-    network = build({"_target_": "lobs_paper.networks.resnet20.ResNet20"}).eval()
-    assert sum(parameter.numel() for parameter in network.parameters()) == 269_722
-    block = network.layer2[0]
-    for convolution in (block.conv1, block.conv2):
-        nn.init.zeros_(convolution.weight)
-    x = torch.rand(2, 16, 8, 8)
+def test_mlpnet_has_no_biases_and_reads_flattened_images():
+    network = build({"_target_": "lobs_paper.networks.mlpnet.MLPNet", "inputs": 784, "hidden": [40, 20], "classes": 10})
+    assert [tuple(each.weight.shape) for each in network if isinstance(each, nn.Linear)] == [
+        (40, 784),
+        (20, 40),
+        (10, 20),
+    ]
+    assert all(each.bias is None for each in network if isinstance(each, nn.Linear))
+    images = torch.randn(3, 1, 28, 28)
     with torch.no_grad():
-        given = block(x)
-    assert torch.equal(given[:, 8:24], x[:, :, ::2, ::2])
-    assert not given[:, :8].any() and not given[:, 24:].any()
+        hidden = images.flatten(1)
+        for layer in (network.fc1, network.fc2):
+            hidden = torch.relu(hidden @ layer.weight.T)
+        torch.testing.assert_close(network(images), hidden @ network.fc3.weight.T)
 
 
-def test_mlpnet_has_no_biases():
-    network = build({"_target_": "lobs_paper.networks.mlpnet.MLPNet"})
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    assert shapes == {"fc1.weight": (40, 784), "fc2.weight": (20, 40), "fc3.weight": (10, 20)}
+def test_resnet20_is_that_of_the_publication():
+    """Of He et al. 2016, section 4.2: 0.27 million parameters, shortcuts without weights, three sizes of maps."""
+    torch.manual_seed(0)
+    network, sizes = build({"_target_": "lobs_paper.networks.resnet20.ResNet20"}).eval(), {}
+    assert sum(parameter.numel() for parameter in network.parameters()) == 269_722
+    for name, module in network.named_children():
+        module.register_forward_hook(lambda _, __, output, name=name: sizes.update({name: tuple(output.shape[1:])}))
+    x = torch.randn(2, 3, 32, 32)
+    network(x)
+    assert [sizes[name] for name in ("layer1", "layer2", "layer3")] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    block = network.layer2[0]
+    with torch.no_grad():
+        block.bn2.weight.zero_()
+        block.bn2.bias.zero_()
+        given = torch.randn(2, 16, 8, 8)
+        answer = block(given)
+    torch.testing.assert_close(answer[:, 8:24], torch.relu(given[:, :, ::2, ::2]))
+    assert not answer[:, :8].any() and not answer[:, 24:].any()
 
 
 def test_cifarnet_pools_as_caffe_does():
