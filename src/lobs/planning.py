@@ -140,7 +140,12 @@ class Plan:
         if not sharing.together or all(path.removes_units for path in self.paths.values()):
             return sharing
         if sharing.allocation in ("global", *GLOBAL_CANDIDATES) and self.batches is not None:
-            return replace(sharing, sensitivities=self.sensitivities)
+            try:
+                return replace(sharing, sensitivities=self.sensitivities)
+            except ValueError:
+                if sharing.allocation != "global":  # which can do without, and says so
+                    raise
+                return sharing
         return sharing if sharing.allocation == "uniform" else replace(sharing, losses=self.losses(sharing.allocation))
 
     @outside_modes

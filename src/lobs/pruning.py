@@ -119,7 +119,8 @@ def prune(
         memory: ceiling in bytes on what is kept of many layers at once; None: what is available, less a margin. It
             covers the paths that a shared budget looks at together (their second moments, factors and weights: those
             that do not fit are computed twice) and the statistics that this call collects. One layer's own matrices
-            always have to fit; without a shared budget layers go one by one. Results do not depend on it.
+            always have to fit; without a shared budget layers go one by one. Results do not depend on it, but for
+            ``global``, which compares nothing where paths do not fit, and notes it.
         folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
             as it is finished, and read where it lies here already: the same call made again after an interruption
             goes on where it stopped. A folder belongs to one call: another one's is refused.
@@ -140,7 +141,7 @@ def prune(
     execution = Execution(memory, folder, progress)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
-    best = method is None
+    best = method is None and paths is None
     again = best and batches is not None and not isinstance(batches, Iterator)
     staged = again and budget.divisible and budget.size is None
     way = Way(

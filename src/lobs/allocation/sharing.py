@@ -185,14 +185,19 @@ class Sharing:
 
     def _best(self, model: nn.Module, paths: Mapping[str, PruningPath], dense: nn.Module) -> Decision:
         """The candidate whose network, pruned in one go, has the outputs nearest to the dense one's."""
+        candidates: tuple[str, ...] = GLOBAL_CANDIDATES
+        sharing, note = self, None
         if self.sensitivities is None:
-            found = output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
-            return replace(self, sensitivities=found)._best(model, paths, dense)
-        tried = {name: self._by(name, model, paths) for name in (*GLOBAL_CANDIDATES, "uniform")}
-        first = tried[GLOBAL_CANDIDATES[0]]
+            try:
+                found = output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
+                sharing = replace(self, sensitivities=found)
+            except ValueError as error:
+                candidates, note = ("relative",), f"allocation='global' knew no gradients: {error}"
+        tried = {name: sharing._by(name, model, paths) for name in (*candidates, "uniform")}
+        first = tried[candidates[0]]
         if any(isinstance(path, RecomputedPath) for path in paths.values()):
             unseen = f"allocation='global' took {first.shared_by!r} unseen: the paths do not fit into memory"
-            return replace(first, note=unseen)
+            return replace(first, note=unseen if note is None else f"{unseen}; {note}")
         measure = OutputDistance(dense, cast("CalibrationBatches", self.compared_on))
         compared: dict[str, float] = {}
         for name, decision in tried.items():
@@ -205,8 +210,9 @@ class Sharing:
             compared[name] = measure.with_weights(weights)
         best = min(tried, key=compared.__getitem__)
         gave_way = best == "uniform"
-        note = fallback_note(min(compared[name] for name in GLOBAL_CANDIDATES), compared[best]) if gave_way else None
-        return replace(tried[best], distance=first.distance, compared=compared, note=note, gave_way=gave_way)
+        if gave_way:
+            note = fallback_note(min(compared[name] for name in candidates), compared[best])
+        return replace(tried[best], distance=measure.distance, compared=compared, note=note, gave_way=gave_way)
 
 
 def outputs_distance(model: nn.Module, batches: CalibrationBatches) -> str:

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.base.evaluation_mode import evaluation_mode
-from lobs.calibration.inputs import network_input
+from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers, tied_layers
@@ -107,7 +107,7 @@ def output_sensitivity(
             for batch in batches if progress is None else progress(batches):
                 outputs.clear()
                 inputs = network_input(batch, model)
-                found = model(inputs)
+                found = answer(model, inputs, "a batch, with gradients,")
                 calls = list(outputs)  # a checkpoint calls its layers again, backwards
                 if weigh is None:
                     weigh = _Directions(found, batch, len(inputs), generator)

@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lobs.base.evaluation_mode import evaluation_mode, outside_modes
 from lobs.base.memory import available_bytes
 from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches
-from lobs.calibration.inputs import network_input
+from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.network import bias_columns, prunable_layers
@@ -102,13 +102,13 @@ def refit(
     if parts is None:
         raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs, in two batches")
     learned, measured = parts
-    moved = _moved(pruned, masks)
-    optimizer = torch.optim.Adam([parameter for parameter, _ in moved], learning_rate)
+    moved = _Moved(pruned, masks)
+    optimizer = torch.optim.Adam(moved.parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with evaluation_mode(dense), evaluation_mode(pruned), _only(pruned, [parameter for parameter, _ in moved]):
+    with evaluation_mode(dense), evaluation_mode(pruned), moved:
         distance = _Distance(dense, learned)
         before = lowest = distance.mean(pruned, measured)
-        best, best_state = 0, [parameter.detach().clone() for parameter, _ in moved]
+        best = 0
         inputs = _minibatches(learned, pruned, _fitting(pruned, first_input(pruned, learned)), seed)
         for step in range(1, steps + 1) if progress is None else progress(range(1, steps + 1)):
             with torch.enable_grad():
@@ -117,19 +117,14 @@ def refit(
                 raise ValueError("no gradient reaches the network's weights from its outputs (torch.no_grad, detach)")
             optimizer.zero_grad()
             loss.backward()
-            for parameter, mask in moved:
-                if parameter.grad is not None:
-                    parameter.grad.mul_(mask)
+            moved.mask_gradients()
             optimizer.step()
             schedule.step()
             if step * MEASUREMENTS // steps != (step - 1) * MEASUREMENTS // steps:
                 reached = distance.mean(pruned, measured)
                 if reached < lowest:
                     lowest, best = reached, step
-                    best_state = [parameter.detach().clone() for parameter, _ in moved]
-    with torch.no_grad():
-        for (parameter, _), value in zip(moved, best_state, strict=True):
-            parameter.copy_(value)
+                    moved.keep()
     return Refit(distance.name, before, lowest, best, sum(measured.input_counts()), time.perf_counter() - start)
 
 
@@ -157,22 +152,44 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
     return found
 
 
-class _only:
-    """Gradients for some parameters alone inside the block; flags and gradients of before are put back."""
+class _Moved:
+    """The parameters that move, as a context manager: in the end they have the values that were kept last.
 
-    def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
-        self._before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()}
-        self._wanted = set(parameters)
+    Flags and gradients of the whole network are then what they were before, an interruption included.
+
+    Args:
+        network: the pruned one.
+        masks: as for `refit`.
+    """
+
+    def __init__(self, network: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
+        self._places = _moved(network, masks)
+        self.parameters = [parameter for parameter, _ in self._places]
+        self._before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in network.parameters()}
+        self.keep()
 
     def __enter__(self) -> None:
         for parameter in self._before:
-            parameter.requires_grad_(parameter in self._wanted)
+            parameter.requires_grad_(any(parameter is moved for moved in self.parameters))
             parameter.grad = None
 
+    @torch.no_grad()
     def __exit__(self, *_: object) -> None:
+        for parameter, value in zip(self.parameters, self._kept, strict=True):
+            parameter.copy_(value)
         for parameter, (wanted, gradient) in self._before.items():
             parameter.requires_grad_(wanted)
             parameter.grad = gradient
+
+    def keep(self) -> None:
+        """The values as they are now are the ones to be left behind."""
+        self._kept = [parameter.detach().clone() for parameter in self.parameters]
+
+    def mask_gradients(self) -> None:
+        """Where nothing may move there is no gradient, so that Adam's averages stay at zero there."""
+        for parameter, mask in self._places:
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
 
 
 class _Distance:
@@ -197,7 +214,7 @@ class _Distance:
         """The distances of a minibatch ``[inputs]``."""
         with torch.no_grad():
             wanted = self._dense(inputs.clone())
-        found = network(inputs)
+        found = answer(network, inputs, "a minibatch, with gradients,")
         if self.name == "kl":
             one, other = (class_logits(outputs).float().log_softmax(dim=1) for outputs in (wanted, found))
             return torch.where(one.exp() > 0, one.exp() * (one - other), 0.0).sum(1)

@@ -107,7 +107,7 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
     Raises:
         ValueError: what `lobs.refit` raises, where the job asks for it.
     """
-    if job.refit is False:
+    if job.refit is False or (job.refit is None and all(not record.removed for record in result.layers)):
         return result
     before = {key: value.clone() for key, value in result.model.state_dict().items()}
     batches, held_out = cast("CalibrationBatches", job.sharing.batches), job.sharing.held_out

@@ -39,7 +39,7 @@ _METRICS: dict[str, dict[str, Any]] = {
     },
     "collect": {"images": _NUMBER, "samples": _NUMBER},
     "prune": {
-        **dict.fromkeys(("method", "data", "allocation", "correction"), str),
+        **dict.fromkeys(("method", "data", "allocation", "shared_by", "correction"), str),
         **dict.fromkeys(("density", "error_before_percent", "error_after_pruning_percent"), _NUMBER),
         **dict.fromkeys(("error_after_refit_percent", "samples_kept", "unpruned_share"), _NUMBER),
         **dict.fromkeys((f"corrections.{name}" for name in _CORRECTIONS), _NUMBER),

@@ -33,7 +33,10 @@ _LIMITS = {"useless": 0.9, "fewer": 0.5, "largest_damping": LARGEST_DAMPING}
 # Rule of allocation -> in words, how it shares a budget out between the layers.
 _SHARED_BY = {
     **dict.fromkeys(("global", "relative"), "equal slopes of their relative errors"),
-    "fisher": "equal slopes of their errors times the loss's curvature in their outputs",
+    **dict.fromkeys(
+        ("fisher", "fisher_summed"), "equal slopes of their errors times the loss's curvature in their outputs"
+    ),
+    "fisher_units": "equal slopes of their units' errors times the loss's curvature in their outputs",
     "theorem": "equal slopes of their terms in Theorem 3.2's bound",
     **dict.fromkeys(("measured", "measured_joint"), "what the pruned network's outputs lose"),
 }
@@ -252,7 +255,8 @@ def _facts(row: Any, rows: DataFrame, results: Results) -> dict[str, Any]:
 
 def _shared(row: Any, runs: DataFrame, layers: DataFrame, paths: DataFrame) -> dict[str, Any] | None:
     """How an automatic rule shared the budget of one pruning out, and which layer that spared most."""
-    automatic = runs["prune.allocation"].isin(list(_SHARED_BY)).all() and (runs["rounds"] <= 1).all()
+    rules = runs["prune.shared_by"].fillna(runs["prune.allocation"])
+    automatic = rules.isin(list(_SHARED_BY)).all() and (runs["rounds"] <= 1).all()
     if not automatic or set(runs["seed"]) != set(layers["seed"]):
         return None
     density, error = (
@@ -272,7 +276,7 @@ def _shared(row: Any, runs: DataFrame, layers: DataFrame, paths: DataFrame) -> d
         ends = [f"{100 * end(density.values()):.3g}%" for end in (min, max)]
         listed = f"its {len(density)} layers keep {ends[0]} to {ends[1]}"
     most = max(spared, key=lambda entry: entry[1] - entry[2], default=None)
-    return {"how": _SHARED_BY[runs["prune.allocation"].iloc[0]], "listed": listed, "spared": most}
+    return {"how": _SHARED_BY[rules.iloc[0]], "listed": listed, "spared": most}
 
 
 def _at_once(row: Any, curve: DataFrame) -> str:

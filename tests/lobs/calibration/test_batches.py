@@ -103,10 +103,6 @@ def test_parts_and_the_first_images_are_batches_of_their_own(memory):
     assert same(batches.first_images(5), expected[:2])
     assert same(batches.first_images(4), expected[:1])
     assert same(batches.first_images(99), expected)
-    assert same(batches.last_images(2), expected[2:])
-    assert same(batches.last_images(3), expected[1:])
-    assert same(batches.last_images(99), expected)
-    assert batches.last_images(3).kept
     list(batches)
     assert same(batches.part(0, 1), expected[:1])
     assert batches.part(2, 3).input_counts() == [2]
@@ -154,3 +150,23 @@ def test_an_iterator_that_does_not_fit_can_be_read_once():
     assert len(list(batches)) == 2
     with pytest.raises(ValueError, match="do not fit into memory, and the generator given is used up after one"):
         list(batches)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "held_out"), [([10, 10, 10], 5), ([30], 5), ([14, 14, 2], 5), ([3] * 10, 5), ([12], 2)]
+)
+def test_the_last_sixth_is_held_out_and_kept_batches_are_cut_for_it(sizes, held_out):
+    parts = [(torch.randn(size, 3), torch.arange(size), "said of all") for size in sizes]
+    learned, others = CalibrationBatches(parts).divided()
+    assert sum(others.input_counts()) == held_out
+    for position in (0, 1):
+        together = torch.cat([batch[position] for batch in [*learned, *others]])
+        assert torch.equal(together, torch.cat([part[position] for part in parts]))
+    assert all(batch[2] == "said of all" for batch in [*learned, *others])
+
+
+def test_batches_that_are_read_anew_are_divided_between_two_of_them():
+    learned, others = CalibrationBatches(Parts([4] * 10), memory=0).divided()
+    assert (sum(learned.input_counts()), sum(others.input_counts())) == (32, 8)
+    assert CalibrationBatches(Parts([40]), memory=0).divided() is None
+    assert CalibrationBatches(Parts([4, 4, 3])).divided() is None
