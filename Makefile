@@ -17,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-cifar10 repro-imagenet pipelines test package lint format bench screenshot ui
+.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet pipelines test package lint format bench screenshot ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,10 @@ repro-quick: $(STAMP) ## the same for LeNet-300-100 with one seed: the runs of c
 
 repro-seeds: $(STAMP) ## two more seeds of the methods that `repro` runs once
 	cd pipelines/seeds && dvc repro
+	lobs report
+
+repro-literature: $(STAMP) ## MLPNet, on which papers on pruning at once compare themselves
+	cd pipelines/literature && dvc repro
 	lobs report
 
 # The data's place is handed on in the environment: it must not reach a tracked file.

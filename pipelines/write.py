@@ -42,6 +42,11 @@ PIPELINES = {
         ("resolve", *RUN_STAGES),
         ("data", "runs"),
     ),
+    "literature": Pipeline(
+        "MLPNet, on which papers on pruning at once compare themselves: `make repro-literature`. MNIST is the root's.",
+        ("resolve", "train", "collect", *RUN_STAGES),
+        ("data",),
+    ),
     "cifar10": Pipeline("CIFAR-10: `make repro-cifar10 DATA=<archive or folder>`.", ALL),
     "imagenet": Pipeline("ImageNet: `make repro-imagenet DATA=<archive or folder>`.", ALL),
 }

@@ -157,7 +157,7 @@ class Plan:
         sequential: bool = False,
         stages: int | Sequence[float] = 1,
         correct: str = "none",
-        refit: bool = False,
+        refit: bool | int = False,
         in_place: bool = False,
         **asked: Any,
     ) -> PruneResult:

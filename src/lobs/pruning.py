@@ -63,7 +63,7 @@ def prune(
     held_out: Iterable | None = None,
     keep_samples: int | None = None,
     correct: str = "none",
-    refit: bool | None = None,
+    refit: bool | int | None = None,
     in_place: bool = False,
     progress: Callable[[Iterable], Iterable] | None = None,
     memory: float | None = None,
@@ -112,7 +112,8 @@ def prune(
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
         correct: a correction after pruning (`lobs.correct`): ``none``, ``bias``, ``batch_norm``, ``both``, ``auto``.
-        refit: afterwards move the kept weights, so that the outputs are nearer to the dense network's (`lobs.refit`).
+        refit: afterwards move the kept weights, so that the outputs are nearer to the dense network's (`lobs.refit`);
+            a number: in so many minibatches.
         in_place: change the model itself, to save memory (sequential pruning and corrections still need a copy). Where
             a layer cannot be pruned, those before it are already.
         progress: wraps the iterable of layer names.

@@ -36,7 +36,8 @@ class Job:
         sequential: front to back, or all layers from the dense network's inputs.
         stages: the budgets to prune to, one after the other, the sharing's own the last.
         correct: what is corrected afterwards (`lobs.registry.CORRECTIONS`).
-        refit: whether the kept weights are refitted in the end; None: where that is possible.
+        refit: whether the kept weights are refitted in the end, or in how many minibatches; None: where that is
+            possible.
         keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
         paths: of its layers where they are known already; in sequence they share the budget out.
         decisions: on the shares, noted as they are made.
@@ -52,7 +53,7 @@ class Job:
     sequential: bool = False
     stages: Sequence[Budget] = ()
     correct: str = "none"
-    refit: bool | None = False
+    refit: bool | int | None = False
     keep_samples: int | None = None
     paths: Mapping[str, PruningPath] | None = None
     decisions: list[Decision] = field(default_factory=list)

@@ -17,7 +17,7 @@ from lobs.layers.checks import independent_copy
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
-from lobs.repair.refit import refit
+from lobs.repair.refit import STEPS, refit
 from lobs.result import LayerRecord, PruneResult
 from lobs.schedule.job import Job
 from lobs.schedule.layer_result import LayerResult
@@ -111,9 +111,11 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
         return result
     before = {key: value.clone() for key, value in result.model.state_dict().items()}
     batches, held_out = cast("CalibrationBatches", job.sharing.batches), job.sharing.held_out
-    shown = job.execution.progress
+    shown, steps = job.execution.progress, STEPS if job.refit in (None, True) else int(job.refit or 0)
     try:
-        done = refit(job.dense, result.model, batches, held_out=held_out, masks=result.masks, progress=shown)
+        done = refit(
+            job.dense, result.model, batches, held_out=held_out, masks=result.masks, steps=steps, progress=shown
+        )
     except ValueError as error:
         if job.refit:
             raise

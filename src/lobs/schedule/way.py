@@ -14,13 +14,18 @@ class Way:
         sequential: front to back, or all layers from the dense network's inputs.
         stages: how many, or the shares before the last one.
         correct: a name in `lobs.registry.CORRECTIONS`.
-        refit: whether the kept weights are refitted in the end; None: where that is possible.
+        refit: whether the kept weights are refitted in the end, or in how many minibatches; None: where that is
+            possible.
     """
 
     sequential: bool = False
     stages: int | Sequence[float] = 1
     correct: str = "none"
-    refit: bool | None = False
+    refit: bool | int | None = False
+
+    def __post_init__(self) -> None:
+        if not (self.refit is None or isinstance(self.refit, int)) or (self.refit is not False and self.refit == 0):
+            raise ValueError(f"refit must be True, False or how many minibatches, 1 or more; got {self.refit!r}")
 
     def reads_again(self, stages: int) -> str | None:
         """The option for which the batches are read more than once; None where there is none.

@@ -31,7 +31,7 @@ def runs_network(method: Mapping[str, Any]) -> bool:
 
 def compares(method: Mapping[str, Any]) -> bool:
     """Whether the method compares networks, by calibration images that neither statistics nor weights have seen."""
-    return method["allocation"] == "global" or method["refit"]
+    return method["allocation"] == "global" or bool(method["refit"])
 
 
 def excluded(config: Mapping[str, Any]) -> list[str]:

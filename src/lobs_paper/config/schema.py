@@ -77,6 +77,7 @@ Augmentation: TypeAlias = Annotated[str, _one_of(AUGMENTATIONS)]
 Stages: TypeAlias = Annotated[
     Any, CheckedAs(Count | list[Share], "how many stages, or the densities before the last one, falling")
 ]
+Refit: TypeAlias = Annotated[Any, CheckedAs(Flag | Count, "true, false or a number of minibatches, 1 or more")]
 # One value for all layers, or one per layer or pattern.
 ThresholdScale: TypeAlias = Annotated[
     Any, CheckedAs(AboveZero | dict[str, AboveZero], "a number above 0, or numbers by layer name or pattern")
@@ -177,7 +178,7 @@ class Method(Section):
     sequential: Flag = False
     stages: Stages = 1
     correct: Correction = "none"
-    refit: Flag = False
+    refit: Refit = False
     threshold_scale: ThresholdScale = 1.0
     surgery: Settings = field(default_factory=dict)
 

@@ -43,7 +43,11 @@ CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in r
 BUDGETS = [0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009]
 CURVE_IMAGES = 5000  # training images on which the distance of outputs is measured along it
 AFTER_REFIT = ("test_error_after_refit_percent", "output_error_after_refit")  # columns of the density curve
-COSTLY_BUDGETS = {"sequential": [0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009], "solved": [0.1, 0.05]}
+COSTLY_BUDGETS = {
+    "sequential": [0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009],
+    "refitted": [0.05, 0.035, 0.02, 0.015, 0.009],
+    "solved": [0.1, 0.05],
+}
 # Sensitivities below 1e-20 are counted with the first bin: they belong to inputs that are always zero.
 LOWEST_LOG10 = -20
 BINS_PER_DECADE = 4
@@ -216,6 +220,8 @@ def budgets(method: Mapping[str, Any], paths: Mapping[str, PruningPath]) -> list
     """The densities of `density_curve` for a method where the configuration names none."""
     if any(path.solved_counts() is not None for path in paths.values()):
         return COSTLY_BUDGETS["solved"]
+    if method["refit"]:
+        return COSTLY_BUDGETS["refitted"]
     return COSTLY_BUDGETS["sequential"] if method["sequential"] else BUDGETS
 
 

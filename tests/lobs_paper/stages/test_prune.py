@@ -93,8 +93,9 @@ def test_the_whole_network_is_measured_at_every_density_that_can_be_had(pruned):
 
 def test_costly_methods_are_measured_at_fewer_densities(pruned):
     model, statistics, paths = pruned
-    assert budgets({"sequential": False}, paths) == BUDGETS
-    assert budgets({"sequential": True}, paths) == COSTLY_BUDGETS["sequential"]
+    assert budgets({"sequential": False, "refit": False}, paths) == BUDGETS
+    assert budgets({"sequential": True, "refit": False}, paths) == COSTLY_BUDGETS["sequential"]
+    assert budgets({"sequential": True, "refit": 100}, paths) == COSTLY_BUDGETS["refitted"]
     path = lobs.layer_paths(model, statistics, "magnitude")["1"]
     solved = copy.copy(path)
     solved._cheap = lambda: [0, path.total]
