@@ -318,7 +318,8 @@ class Plan:
         }
         if self.batches is not None and (job.beside or job.sharing.together):
             call["batches"] = self.batches.fingerprint()
-            call["held_out"] = None if self.held_out is None else self.held_out.fingerprint()
+            if self.held_out is not None:
+                call["held_out"] = self.held_out.fingerprint()
             with torch.no_grad(), evaluation_mode(self.model):
                 call["outputs"] = digest(output_tensors(self.model(first_input(self.model, self.batches))))
         return call
