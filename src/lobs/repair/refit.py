@@ -102,6 +102,8 @@ def refit(
     if parts is None:
         raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs, in two batches")
     learned, measured = parts
+    if measured.first() is None:
+        raise ValueError("held_out is empty: a refit stops where the outputs on held-out inputs are nearest")
     moved = _Moved(pruned, masks)
     optimizer = torch.optim.Adam(moved.parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
