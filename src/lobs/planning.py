@@ -128,7 +128,8 @@ class Plan:
         """
         self._check_unchanged()
         if allocation not in self._losses:
-            images = None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
+            sharing = Sharing(Budget(density=1.0), batches=self.batches)
+            images = sharing.seen_backwards if allocation in GLOBAL_CANDIDATES else sharing.images
             with same_buffers(self.model):
                 self._losses[allocation] = loss_curves(
                     self.paths, allocation, model=self.model, batches=images, progress=self.execution.progress

@@ -62,8 +62,9 @@ def test_the_outputs_come_nearer_on_inputs_it_has_not_seen(make, density):
     done = lobs.refit(dense, result.model, BATCHES, **STEPS)
     assert isinstance(done, lobs.Refit)
     assert (done.distance, done.held_out) == ("kl", 42)
-    assert done.before == pytest.approx(before, rel=1e-4)
-    assert done.after == pytest.approx(divergence(dense, result.model, HELD), rel=1e-4)
+    # Logits of float32 leave an error of some 1e-8.
+    assert done.before == pytest.approx(before, rel=1e-4, abs=1e-7)
+    assert done.after == pytest.approx(divergence(dense, result.model, HELD), rel=1e-4, abs=1e-7)
     assert done.after < done.before
     assert 0 < done.steps <= 40
 
@@ -222,7 +223,7 @@ def test_batches_that_do_not_do(batches, message):
     ("held_out", "message"),
     [
         (iter(BATCHES), "a refit reads batches several times, and the list_iterator given is used up after one pass"),
-        ([], "batches is empty|no calibration batch"),
+        ([], "held_out is empty: a refit stops where the outputs on held-out inputs are nearest"),
     ],
 )
 def test_held_out_batches_that_do_not_do(held_out, message):
