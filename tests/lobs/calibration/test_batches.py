@@ -174,7 +174,7 @@ def test_no_more_than_so_many_inputs_are_held_out(sizes, held_out):
 
 @pytest.mark.parametrize(
     ("sizes", "learned"),
-    [([60, 60], 1), ([10] * 12, 10), ([100, 1, 1], 0), ([1, 100, 1], 1), ([1, 1, 100], 2), ([3] * 7, 5)],
+    [([60, 60], 1), ([10] * 12, 10), ([100, 1, 1], 0), ([1, 100, 1], 1), ([1, 1, 100], 2), ([3] * 7, 6), ([3] * 8, 6)],
 )
 def test_batches_that_are_read_anew_are_held_out_whole(sizes, learned):
     found = CalibrationBatches(Parts(sizes), memory=0).divided()
