@@ -215,7 +215,7 @@ class _Distance:
     def of(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """The distances of a minibatch ``[inputs]``."""
         with torch.no_grad():
-            wanted = self._dense(inputs.clone())
+            wanted = answer(self._dense, inputs.clone(), "a batch")
         found = answer(network, inputs, "a minibatch, with gradients,")
         if self.name == "kl":
             one, other = (class_logits(outputs).float().log_softmax(dim=1) for outputs in (wanted, found))
