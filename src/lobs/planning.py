@@ -128,7 +128,8 @@ class Plan:
         """
         self._check_unchanged()
         if allocation not in self._losses:
-            images = None if self.batches is None else self.batches.first_images(MEASURED_IMAGES)
+            sharing = Sharing(Budget(density=1.0), batches=self.batches)
+            images = sharing.seen_backwards if allocation in GLOBAL_CANDIDATES else sharing.images
             with same_buffers(self.model):
                 self._losses[allocation] = loss_curves(
                     self.paths, allocation, model=self.model, batches=images, progress=self.execution.progress
@@ -318,6 +319,8 @@ class Plan:
         }
         if self.batches is not None and (job.beside or job.sharing.together):
             call["batches"] = self.batches.fingerprint()
+            if self.held_out is not None:
+                call["held_out"] = self.held_out.fingerprint()
             with torch.no_grad(), evaluation_mode(self.model):
                 call["outputs"] = digest(output_tensors(self.model(first_input(self.model, self.batches))))
         return call

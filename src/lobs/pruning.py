@@ -155,6 +155,7 @@ def prune(
     reason = way.reads_again(len(stage_budgets(budget, way.stages)))
     if reason:
         batches = require_repeatable(batches, reason, memory)
+    compares = (sharing.allocation == "global" and sharing.together) or way.refit is not False
     # Statistics alone take one reading, of which nothing but the first batch is kept.
     several = reason is not None or sharing.together or folder is not None
     planned = _planned(
@@ -167,7 +168,7 @@ def prune(
         keep_samples,
         execution,
         several,
-        held_out if held_out is not None else sharing.allocation == "global" or way.refit is not False,
+        compares if held_out is None else held_out,
     )
     job = planned.job(replace(sharing, batches=planned.batches, held_out=planned.held_out), way, in_place)
     job = replace(job, paths=None if paths is None else {name: paths[name] for name in planned.names})
@@ -252,7 +253,7 @@ def _planned(
         )
     if not isinstance(statistics, Statistics):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
-    others = calibration_batches(held_out, execution.memory) if isinstance(held_out, Iterable) else None
+    others = None if held_out is None or isinstance(held_out, bool) else calibration_batches(held_out, execution.memory)
     names, excluded = selected(model, statistics, layers, exclude)
     return Plan(model, statistics, solver, names, excluded, readings, others, keep_samples, execution)
 

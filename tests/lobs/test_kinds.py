@@ -170,9 +170,10 @@ KINDS = {
         "outputs are the same for all calibration inputs",
     ),
     "a trunk without gradients": (
-        lambda: brought(no_grad_trunk(), **GLOBAL),
+        lambda: brought(no_grad_trunk(), allocation="fisher"),
         r"layer 'a': no gradient reaches it .* allocation='relative'",
     ),
+    "a trunk without gradients, compared": (lambda: brought(no_grad_trunk(), **GLOBAL), None),
     "a reentrant checkpoint": (
         lambda: brought(checkpointed(True), allocation="fisher"),
         "layer '.': no gradient reaches it",

@@ -175,6 +175,10 @@ def test_a_pattern_does_not_count_what_was_removed_before():
 def test_later_batches():
     with pytest.raises(ValueError, match=r"Sequential cannot be run on a batch of inputs \(4, 9\)"):
         lobs.prune(mlp(), batches=[BATCHES[0], torch.randn(4, 9)], density=0.3)
+    for options in ({"allocation": "global"}, {"refit": True}):
+        for batches in ({"batches": [BATCHES[0], torch.randn(4, 9)]}, {"held_out": [torch.randn(4, 9)]}):
+            with pytest.raises(ValueError, match=r"Sequential cannot be run on a batch of inputs \(4, 9\)"):
+                lobs.prune(mlp(), None, "magnitude", **{"batches": BATCHES, **batches, **options}, density=0.3)
     with pytest.raises(ValueError, match=r"the first batch \(0, 16\) holds no inputs"):
         lobs.prune(mlp(), batches=[X[:0]], density=0.3)
 

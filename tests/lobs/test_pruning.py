@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import lobs
+from lobs import pruning
 from lobs.allocation.output_distance import OutputDistance
 from lobs.export.sparse_layout import sparse_bytes
 from lobs.registry import ALLOCATIONS
@@ -250,20 +251,21 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
     assert [r.kept for r in without.layers] == [r.kept for r in relative.layers]
     assert without.compared_allocations == {}
     distance = OutputDistance(network, list(batches))
-    for name in ("fisher", "fisher_units", "uniform"):
+    names = ["fisher", "fisher_summed", "fisher_units", "uniform"]
+    for name in names:
         alone = lobs.prune(network, statistics, allocation=name, batches=batches, **options)
         assert measured.compared_allocations[name] == pytest.approx(distance.of_network(alone.model))
         if name == measured.shared_by:
             assert all(torch.equal(measured.masks[layer], mask) for layer, mask in alone.masks.items())
     compared = measured.compared_allocations
-    assert list(compared) == ["fisher", "fisher_units", "uniform"]
+    assert list(compared) == names
     assert measured.shared_by == min(compared, key=compared.get)
     assert f"budget shared out by {measured.shared_by}, outputs compared by kl (fisher" in repr(measured)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_losses_computed_once_serve_many_budgets(network, images, statistics, allocation):
-    batches = [(images[:100], None), (images[100:], None)]
+    batches = [(part, None) for part in images.split(50)]  # gradients are taken of half of them
     plan = lobs.plan(network, statistics, "exact_obs", batches=batches)
     if allocation == "uniform":
         with pytest.raises(ValueError, match="unknown allocation with loss curves 'uniform'"):
@@ -417,10 +419,114 @@ def test_other_budgets_have_the_stages_that_they_can_have(perceptron, short, bud
     same(found, lobs.prune(perceptron, None, "exact_obs", batches=BATCHES, **budget, **asked))
 
 
+@pytest.fixture
+def collected(monkeypatch):
+    """The statistics that pruning has collected itself."""
+    found, collect = [], pruning.collect_statistics
+
+    def watched(*args, **options):
+        found.append(collect(*args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(pruning, "collect_statistics", watched)
+    return found
+
+
+# The last 42 of 256 inputs are a sixth.
+LEARNED, HELD_OUT = [*BATCHES[:3], X[192:214]], [X[214:]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"method": "exact_obs", "allocation": "global"}, {"method": "exact_obs", "refit": True}],
+    ids=["best", "global", "refit"],
+)
+def test_a_network_is_decided_on_inputs_that_its_statistics_have_not_seen(perceptron, short, collected, options):
+    options = {"density": 0.1, **options}
+    found = lobs.prune(perceptron, batches=BATCHES, **options)
+    expected = lobs.collect_statistics(perceptron, LEARNED)
+    other = lobs.prune(perceptron, batches=[*LEARNED, 3 * HELD_OUT[0]], **options)
+    assert len(collected) == 2
+    for statistics in collected:
+        for name, layer in expected.items():
+            assert statistics[name].samples == layer.samples == 214
+            torch.testing.assert_close(statistics[name].second_moment, layer.second_moment, rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(one.second_moment, collected[1][name].second_moment) for name, one in collected[0].items())
+    by_hand = lobs.prune(perceptron, collected[0], batches=LEARNED, held_out=HELD_OUT, **options)
+    same(found, by_hand)
+    if options.get("allocation", "global" if "method" not in options else "uniform") == "global":
+        # In the first stage alone the candidates would be the same; what they are measured by is not.
+        assert found.compared_allocations != other.compared_allocations
+    if found.refit is not None:
+        assert found.refit.held_out == by_hand.refit.held_out == 42
+        assert found.refit.before != other.refit.before
+
+
+@pytest.mark.filterwarnings("ignore:allocation='global' gave way")
+def test_what_the_statistics_have_not_seen_chooses_the_candidate(perceptron, collected):
+    """Candidates are the same whatever is held out, and it alone decides between them."""
+    options = {"method": "exact_obs", "density": 0.1, "allocation": "global"}
+    chosen = set()
+    for held_out in (X[214:], -X[214:], 4 * X[214:], X[214:] + 2, X[214:] - 2):
+        batches = [*LEARNED, held_out]
+        found = lobs.prune(perceptron, batches=batches, **options)
+        statistics = collected[-1]
+        distance = OutputDistance(perceptron, [held_out])
+        for name, compared in found.compared_allocations.items():
+            alone = lobs.prune(perceptron, statistics, "exact_obs", density=0.1, allocation=name, batches=LEARNED)
+            assert compared == pytest.approx(distance.of_network(alone.model))
+        assert found.shared_by == min(found.compared_allocations, key=found.compared_allocations.get)
+        chosen.add(found.shared_by)
+    assert len(chosen) > 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "exact_obs", "density": 0.3},
+        {"method": "exact_obs", "density": 0.3, "allocation": "fisher"},
+        {"method": "exact_obs", "tolerance": 0.3, "allocation": "global"},
+        {"tolerance": 0.3, "refit": False},
+        {"method": "exact_obs", "density": 0.3, "sequential": True},
+    ],
+    ids=str,
+)
+def test_where_nothing_is_compared_nothing_is_held_out(perceptron, collected, options):
+    lobs.prune(perceptron, batches=BATCHES, **options)
+    assert {layer.samples for layer in collected[0].values()} == {256}
+
+
+def test_inputs_that_can_be_read_once_do_where_nothing_is_compared(perceptron):
+    found = lobs.prune(perceptron, tolerance=0.3, batches=iter(BATCHES))
+    same(found, lobs.prune(perceptron, None, "exact_obs", tolerance=0.3, batches=BATCHES))
+
+
+def test_held_out_inputs_are_looked_at_and_belong_to_the_folder(perceptron, tmp_path):
+    options = {"density": 0.3, "allocation": "global", "batches": LEARNED}
+    for held_out in (3, X):
+        with pytest.raises(TypeError, match="batches must be an iterable of batches"):
+            lobs.prune(perceptron, None, "magnitude", held_out=held_out, **options)
+    first = lobs.prune(perceptron, None, "magnitude", held_out=HELD_OUT, folder=tmp_path, **options)
+    same(lobs.prune(perceptron, None, "magnitude", held_out=HELD_OUT, folder=tmp_path, **options), first)
+    for others in ([X[200:]], None):
+        statistics = lobs.collect_statistics(perceptron, LEARNED)
+        with pytest.raises(ValueError, match="holds parts of another call: held_out differ"):
+            lobs.prune(perceptron, statistics, "magnitude", held_out=others, folder=tmp_path, **options)
+
+
+def test_given_paths_are_a_method(perceptron, collected):
+    paths = lobs.layer_paths(perceptron, lobs.collect_statistics(perceptron, BATCHES), "magnitude")
+    found = lobs.prune(perceptron, paths=paths, density=0.3, batches=BATCHES)
+    same(found, lobs.prune(perceptron, None, "magnitude", density=0.3, batches=BATCHES))
+    assert (found.stages, found.shared_by, found.refit) == ([], None, None)
+    assert {layer.samples for layer in collected[0].values()} == {256}
+
+
 def test_a_refit_that_cannot_be_made_is_a_note(perceptron):
-    found = lobs.prune(perceptron, density=0.1, batches=[X])
+    found = lobs.prune(perceptron, density=0.1, batches=[X[:11]])
     assert found.refit is None
-    assert found.notes[-1] == "not refitted: a refit holds the last of the batches out: give at least 2, got 1"
+    reason = "a refit holds a sixth of the inputs out: give at least 12 inputs, in two batches"
+    assert found.notes[-1] == f"not refitted: {reason}"
     assert "not refitted" in repr(found)
     half = lobs.prune(perceptron.bfloat16(), density=0.1, batches=[part.bfloat16() for part in BATCHES])
     assert any("not refitted: a refit moves weights by little steps" in note for note in half.notes)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lobs.allocation.budget import Problem
 from lobs.allocation.knapsack import Curve, equal_slopes
 from lobs.base.evaluation_mode import evaluation_mode
-from lobs.calibration.inputs import network_input
+from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.checks import independent_copy
 from lobs.layers.matrix import set_weight_matrix
@@ -64,7 +64,7 @@ class OutputDistance:
         if not self._inputs:
             raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
         with torch.no_grad(), evaluation_mode(self.model):
-            outputs = [self.model(inputs.clone()) for inputs in self._inputs]
+            outputs = [answer(self.model, inputs.clone(), "a batch") for inputs in self._inputs]
         self.distance = fitting_distance(outputs[0], batches[0]) if distance == "auto" else distance
         self._dense = [self._target(output) for output in outputs]
         self._scales = [1.0] * len(self._dense[0])

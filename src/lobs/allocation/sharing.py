@@ -211,7 +211,8 @@ class Sharing:
         best = min(tried, key=compared.__getitem__)
         gave_way = best == "uniform"
         if gave_way:
-            note = fallback_note(min(compared[name] for name in candidates), compared[best])
+            fallback = fallback_note(min(compared[name] for name in candidates), compared[best])
+            note = fallback if note is None else f"{fallback}; {note}"
         return replace(tried[best], distance=measure.distance, compared=compared, note=note, gave_way=gave_way)
 
 

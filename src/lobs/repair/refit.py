@@ -103,6 +103,8 @@ def refit(
     if parts is None:
         raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs, in two batches")
     learned, measured = parts
+    if measured.first() is None:
+        raise ValueError("held_out is empty: a refit stops where the outputs on held-out inputs are nearest")
     moved = _Moved(pruned, masks)
     optimizer = torch.optim.Adam(moved.parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -214,7 +216,7 @@ class _Distance:
     def of(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """The distances of a minibatch ``[inputs]``."""
         with torch.no_grad():
-            wanted = self._dense(inputs.clone())
+            wanted = answer(self._dense, inputs.clone(), "a batch")
         found = answer(network, inputs, "a minibatch, with gradients,")
         if self.name == "kl":
             one, other = (class_logits(outputs).float().log_softmax(dim=1) for outputs in (wanted, found))

@@ -55,15 +55,17 @@ def test_fisher_is_half_of_sensitivity_times_error(pruned):
     paths = pruned[2]
     units = {name: len(path.weight) for name, path in paths.items()}
     mean = {"0": 2.0, "3": 0.5, "5": 4.0}
-    # The mean of `together` over the units counts, whatever `apart` is.
-    given = {
-        name: Sensitivity(torch.linspace(0, 2 * value, units[name]).double(), torch.full((units[name],), torch.nan))
-        for name, value in mean.items()
-    }
-    curves = fisher(paths, given)
-    for name, scale in (("0", 1.0), ("3", 0.25), ("5", 2.0)):
-        counts, losses = curves[name]
-        torch.testing.assert_close(losses, scale * paths[name].layer_error()[counts])
+    # The mean over the units counts: of `apart` whatever `together` is, and the other way round.
+    for summed in (False, True):
+        given = {}
+        for name, value in mean.items():
+            looked_at = torch.linspace(0, 2 * value, units[name]).double()
+            other = torch.full((units[name],), torch.nan)
+            given[name] = Sensitivity(looked_at, other) if summed else Sensitivity(other, looked_at)
+        curves = fisher(paths, given, summed=summed)
+        for name, scale in (("0", 1.0), ("3", 0.25), ("5", 2.0)):
+            counts, losses = curves[name]
+            torch.testing.assert_close(losses, scale * paths[name].layer_error()[counts])
 
 
 def test_fisher_by_units_is_half_of_the_weighted_sum_of_their_errors(pruned):
@@ -84,7 +86,9 @@ def test_losses_by_name_are_those_of_the_sensitivities(pruned):
     batches = [torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(2))]
     found = output_sensitivity(model, batches, list(paths))
     by_units = fisher_units({name: path.weighted(found[name].together) for name, path in paths.items()})
-    for allocation, expected in (("fisher", fisher(paths, found)), ("fisher_units", by_units)):
+    assert not torch.allclose(found["0"].together, found["0"].apart)
+    named = {"fisher": fisher(paths, found), "fisher_summed": fisher(paths, found, True), "fisher_units": by_units}
+    for allocation, expected in named.items():
         given = loss_curves(paths, allocation, model=model, batches=batches)
         assert list(given) == list(paths)
         for name, pair in given.items():

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import lobs
-from helpers.networks import X, mlp
+from helpers.networks import X, conv, mlp, no_grad_trunk
 from lobs.allocation import sharing as sharing_module
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget
-from lobs.allocation.loss_curves import fisher_units, loss_curves
+from lobs.allocation.loss_curves import fisher, fisher_units, loss_curves
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import Decision, Sharing, solved
 from lobs.allocation.unit_budget import unit_counts
@@ -21,7 +21,7 @@ from lobs.layers.network import prunable_layers
 from lobs.solvers.recomputed import RecomputedPath
 
 WORST = {"0": 511, "2": 300, "4": 0}
-CANDIDATES = ("fisher", "fisher_units", "uniform")
+CANDIDATES = ("fisher", "fisher_summed", "fisher_units", "uniform")
 
 
 def test_the_fallback_is_said(monkeypatch):
@@ -88,6 +88,23 @@ def test_measuring_stops_with_the_batch_that_fills_the_number_of_images(case, mo
     assert Sharing(Budget(density=0.3), batches=case[1]).images.input_counts() == [64, 64]
 
 
+@pytest.mark.parametrize(("most", "seen"), [(2000, 2), (128, 2), (65, 2), (64, 1)])
+def test_gradients_are_taken_of_half_the_inputs_and_of_no_more_than_are_measured(case, monkeypatch, most, seen):
+    assert Sharing(Budget(density=0.3)).seen_backwards is None
+    monkeypatch.setattr(sharing_module, "MEASURED_IMAGES", most)
+    found = list(Sharing(Budget(density=0.3), batches=case[1]).seen_backwards)
+    assert len(found) == seen
+    assert all(torch.equal(one, other) for one, other in zip(found, X.split(64), strict=False))
+
+
+def test_candidates_are_compared_on_what_is_held_out_and_else_on_the_first_inputs(case, monkeypatch):
+    assert Sharing(Budget(density=0.3)).compared_on is None
+    monkeypatch.setattr(sharing_module, "MEASURED_IMAGES", 64)
+    assert torch.equal(torch.cat(list(Sharing(Budget(density=0.3), batches=case[1]).compared_on)), X[:64])
+    sharing = Sharing(Budget(density=0.3), batches=case[1].part(0, 2), held_out=case[1].part(2, 4))
+    assert torch.equal(torch.cat(list(sharing.compared_on)), X[128:192])
+
+
 def distances(measure, paths, decisions):
     return {
         name: measure.with_weights(
@@ -99,8 +116,10 @@ def distances(measure, paths, decisions):
 
 @pytest.mark.parametrize("density", [0.6, 0.3, 0.1])
 @pytest.mark.parametrize("method", ["magnitude", "exact_obs"])
-def test_global_takes_the_candidate_whose_outputs_are_nearest(case, method, density):
-    model, batches, _ = case
+@pytest.mark.parametrize("network", [mlp, conv])
+def test_global_takes_the_candidate_whose_outputs_are_nearest(network, method, density):
+    inputs = X.reshape(-1, 1, 4, 4) if network is conv else X
+    model, batches = network(), CalibrationBatches(list(inputs.split(64)))
     paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), method)
     tried = {name: Sharing(Budget(density=density), name, batches).decision(model, paths, {}) for name in CANDIDATES}
     expected = distances(OutputDistance(model, batches), paths, tried)
@@ -114,20 +133,84 @@ def test_global_takes_the_candidate_whose_outputs_are_nearest(case, method, dens
     assert found.doubtful == (expected[best] > 0.5 * expected["uniform"])
 
 
-def test_the_last_inputs_decide_what_the_first_ones_have_measured(case, monkeypatch):
+def test_positions_of_an_image_are_together_in_one_candidate_and_apart_in_the_other():
+    model, batches = conv(), CalibrationBatches(list(X.reshape(-1, 1, 4, 4).split(64)))
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "exact_obs")
+    units = output_sensitivity(model, list(batches)[:2])
+    assert not torch.allclose(units["0"].together, units["0"].apart)
+    for name, summed in (("fisher", False), ("fisher_summed", True)):
+        found = Sharing(Budget(density=0.3), name, batches).decision(model, paths, {})
+        losses = fisher(paths, units, summed)
+        assert found == Decision(allocate(paths, Budget(density=0.3), name, losses=losses), name, "kl")
+
+
+def test_candidates_that_remove_the_same_weights_are_measured_once(case, monkeypatch):
+    """In a network without positions ``fisher`` and ``fisher_summed`` are the same."""
     model, batches, paths = case
-    monkeypatch.setattr(sharing_module, "MEASURED_IMAGES", 64)
-    sharing = Sharing(Budget(density=0.3), "global", batches)
-    assert torch.equal(sharing.images.first(), X[:64])
-    assert torch.equal(sharing.held_out.first(), X[192:])
-    assert sharing.held_out.input_counts() == [64]
-    assert Sharing(Budget(density=0.3)).held_out is None
-    tried = {
-        name: Sharing(Budget(density=0.3), name, CalibrationBatches([X[:64]])).decision(model, paths, {})
-        for name in CANDIDATES
-    }
-    expected = distances(OutputDistance(model, CalibrationBatches([X[192:]])), paths, tried)
-    assert sharing.decision(model, paths, {}).compared == pytest.approx(expected)
+    measure, seen = OutputDistance.with_weights, []
+
+    def watched(self, weights):
+        seen.append(weights)
+        return measure(self, weights)
+
+    monkeypatch.setattr(OutputDistance, "with_weights", watched)
+    found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
+    assert list(found.compared) == list(CANDIDATES)
+    assert found.compared["fisher"] == found.compared["fisher_summed"]
+    assert len(seen) == 3
+
+
+def test_held_out_inputs_decide_on_what_others_have_measured(case):
+    model, _, paths = case
+    learned, others = (CalibrationBatches(list(part.split(64))) for part in (X[:192], X[192:] + 1))
+    tried = {name: Sharing(Budget(density=0.3), name, learned).decision(model, paths, {}) for name in CANDIDATES}
+    for held_out, looked_at in ((others, others), (None, learned)):
+        expected = distances(OutputDistance(model, looked_at), paths, tried)
+        found = Sharing(Budget(density=0.3), "global", learned, held_out).decision(model, paths, {})
+        assert found.compared == pytest.approx(expected)
+        assert found.shared_by == min(expected, key=expected.get)
+        assert found.counts == tried[found.shared_by].counts
+
+
+def test_global_without_gradients_compares_relative_and_uniform_and_says_so():
+    model, batches = no_grad_trunk(), CalibrationBatches(list(X.split(64)))
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "exact_obs")
+    budget, note = Budget(density=0.3), "allocation='global' knew no gradients: layer 'a': no gradient reaches it"
+    tried = {name: Sharing(budget, name, batches).decision(model, paths, {}) for name in ("relative", "uniform")}
+    assert tried["relative"].counts != tried["uniform"].counts
+    on_either = set()
+    for inputs in X.split(16):  # now the one is nearer, now the other
+        held_out = CalibrationBatches([inputs])
+        expected = distances(OutputDistance(model, held_out), paths, tried)
+        found = Sharing(budget, "global", batches, held_out).decision(model, paths, {})
+        assert found.compared == pytest.approx(expected)
+        assert found.shared_by == min(expected, key=expected.get)
+        assert (found.counts, found.distance) == (tried[found.shared_by].counts, "kl")
+        assert note in found.note
+        assert ("gave way to 'uniform'" in found.note) == found.gave_way == (found.shared_by == "uniform")
+        on_either.add(found.shared_by)
+    assert on_either == {"relative", "uniform"}
+    forgotten = {name: RecomputedPath(path, lambda path=path: path) for name, path in paths.items()}
+    unseen = Sharing(budget, "global", batches).decision(model, forgotten, {})
+    assert unseen.counts == tried["relative"].counts
+    assert unseen.note.startswith("allocation='global' took 'relative' unseen") and note in unseen.note
+    for name in ("fisher", "fisher_summed", "fisher_units"):
+        with pytest.raises(ValueError, match="no gradient reaches it from the network's outputs"):
+            Sharing(budget, name, batches).decision(model, paths, {})
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.filterwarnings("ignore:allocation='global'")
+def test_a_network_without_gradients_is_pruned_all_the_same(planned):
+    model, options = no_grad_trunk(), {"density": 0.3, "allocation": "global"}
+    if planned:
+        result = lobs.plan(model, None, "exact_obs", batches=list(X.split(64))).prune(**options)
+    else:
+        result = lobs.prune(model, None, "exact_obs", batches=list(X.split(64)), **options)
+    assert any("allocation='global' knew no gradients: layer 'a'" in note for note in result.notes)
+    assert set(result.compared_allocations) == {"relative", "uniform"}
+    assert result.shared_by in result.compared_allocations
+    assert result.density == pytest.approx(0.3, abs=0.01)
 
 
 def test_the_dense_networks_outputs_count_where_the_paths_start_from_another(case):
@@ -176,9 +259,10 @@ def test_shares_that_are_uniform_by_themselves_give_way_to_nothing(case, monkeyp
     even = Sharing(Budget(density=0.3)).decision(model, paths, {})
     monkeypatch.setattr(sharing_module, "allocate", lambda *rest, **more: dict(even.counts))
     monkeypatch.setattr(sharing_module.OutputDistance, "with_weights", lambda self, weights: next(given))
-    given = iter([2.0, 3.0, 1.0])  # no network can say so: the first and the last are the same
+    given = iter([2.0, 3.0])  # of fisher and fisher_units: the two others remove what fisher does
     found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
     assert (found.counts, found.shared_by, found.gave_way, found.note) == (even.counts, "fisher", False, None)
+    assert found.compared == {"fisher": 2.0, "fisher_summed": 2.0, "fisher_units": 3.0, "uniform": 2.0}
 
 
 @pytest.mark.parametrize("method", ["magnitude", "exact_obs"])
@@ -187,7 +271,7 @@ def test_units_decide_on_the_counts_and_on_the_order_within_a_layer(case, method
     paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), method)
     sharing = Sharing(Budget(density=0.2), "fisher_units", batches)
     found = sharing.decision(model, paths, {})
-    g = {name: units.together for name, units in output_sensitivity(model, batches).items()}
+    g = {name: units.together for name, units in output_sensitivity(model, list(batches)[:2]).items()}
     assert found.unit_weights == {name: units.tolist() for name, units in g.items()}
     weighted = {name: path.weighted(g[name]) for name, path in paths.items()}
     assert found.counts == allocate(weighted, Budget(density=0.2), "fisher_units", losses=fisher_units(weighted))
@@ -231,11 +315,12 @@ def test_whole_units_take_a_density_alone(case):
 def test_what_is_known_is_not_measured_again(case, monkeypatch):
     model, batches, paths = case
     budget = Budget(density=0.3)
-    names = ("fisher", "fisher_units", "global")
+    names = ("fisher", "fisher_summed", "fisher_units", "global")
     expected = {name: Sharing(budget, name, batches).decision(model, paths, {}) for name in names}
-    losses, found = loss_curves(paths, "fisher", model=model, batches=batches), output_sensitivity(model, batches)
+    seen = list(batches)[:2]
+    losses, found = loss_curves(paths, "fisher", model=model, batches=seen), output_sensitivity(model, seen)
     monkeypatch.setattr(sharing_module, "output_sensitivity", None)
-    assert Sharing(budget, "fisher", batches, losses).decision(model, paths, {}) == expected["fisher"]
+    assert Sharing(budget, "fisher", batches, losses=losses).decision(model, paths, {}) == expected["fisher"]
     for name in names:
         sharing = Sharing(budget, name, batches, sensitivities=found)
         assert sharing.decision(model, paths, {}) == expected[name]
@@ -245,7 +330,7 @@ def test_what_is_known_is_not_measured_again(case, monkeypatch):
 def test_losses_of_one_order_are_refused_where_others_are_looked_at(case, allocation):
     losses = loss_curves(case[2], "relative")
     with pytest.raises(ValueError, match=f"losses= belong to one order of the weights, and '{allocation}' looks at"):
-        Sharing(Budget(density=0.3), allocation, case[1], losses)
+        Sharing(Budget(density=0.3), allocation, case[1], losses=losses)
 
 
 def test_solved_weights_are_the_paths_and_what_read_lost_units_is_gone(case):
@@ -273,8 +358,9 @@ def test_solved_weights_are_the_paths_and_what_read_lost_units_is_gone(case):
         ("relative", True, {("relative", None)}),
         ("theorem", True, {("theorem", None)}),
         ("global", False, {("relative", None)}),
-        ("global", True, {("fisher", "kl"), ("fisher_units", "kl"), ("uniform", "kl")}),
+        ("global", True, {(name, "kl") for name in CANDIDATES}),
         ("fisher", True, {("fisher", "kl")}),
+        ("fisher_summed", True, {("fisher_summed", "kl")}),
         ("fisher_units", True, {("fisher_units", "kl")}),
         ("measured", True, {("measured", "kl")}),
         ("measured_joint", True, {("measured_joint", "kl")}),
@@ -288,7 +374,7 @@ def test_what_shared_it_out_is_no_alias(case, allocation, measured, expected):
 
 def test_what_measures_needs_inputs(case):
     model, _, paths = case
-    for allocation in ("fisher", "fisher_units", "measured"):
+    for allocation in ("fisher", "fisher_summed", "fisher_units", "measured"):
         with pytest.raises(ValueError, match=f"'{allocation}' needs calibration images: give batches="):
             Sharing(Budget(density=0.3), allocation).decision(model, paths, {})
 

@@ -165,6 +165,28 @@ def test_the_last_sixth_is_held_out_and_kept_batches_are_cut_for_it(sizes, held_
     assert all(batch[2] == "said of all" for batch in [*learned, *others])
 
 
+@pytest.mark.parametrize(("sizes", "held_out"), [([5000, 5000, 40_000], 5000), ([40_000], 5000), ([25_000], 4166)])
+def test_no_more_than_so_many_inputs_are_held_out(sizes, held_out):
+    learned, others = CalibrationBatches([torch.zeros(size, 1) for size in sizes]).divided()
+    assert sum(others.input_counts()) == held_out
+    assert sum(learned.input_counts()) == sum(sizes) - held_out
+
+
+@pytest.mark.parametrize(
+    ("sizes", "learned"),
+    [([60, 60], 1), ([10] * 12, 10), ([100, 1, 1], 0), ([1, 100, 1], 1), ([1, 1, 100], 2), ([3] * 7, 6), ([3] * 8, 6)],
+)
+def test_batches_that_are_read_anew_are_held_out_whole(sizes, learned):
+    found = CalibrationBatches(Parts(sizes), memory=0).divided()
+    if not learned:  # nothing would be left to learn from
+        assert found is None
+        return
+    assert [part.input_counts() for part in found] == [sizes[:learned], sizes[learned:]]
+    for part, expected in zip(found, (slice(0, learned), slice(learned, None)), strict=True):
+        for _ in range(2):
+            assert same(part, list(Parts(sizes))[expected])
+
+
 def test_batches_that_are_read_anew_are_divided_between_two_of_them():
     learned, others = CalibrationBatches(Parts([4] * 10), memory=0).divided()
     assert (sum(learned.input_counts()), sum(others.input_counts())) == (32, 8)

@@ -102,7 +102,8 @@ def test_a_clean_checkout_has_tables_from_the_metrics_alone(tmp_path: Path) -> N
 def test_layer_errors_that_mean_something_else_are_said_to(tmp_path: Path) -> None:
     reports = tmp_path / "reports"
     write_report(bare(write_every(tmp_path / "runs")), reports)
-    sentence = "E of exact OBS sequential and of Net-Trim (cascade) is measured on the inputs that the pruned layers"
+    named = "exact OBS sequential and of exact OBS staged and of Net-Trim (cascade)"
+    sentence = f"E of {named} is measured on the inputs that the pruned layers"
     for name in ("lenet300.md", "table3.md"):
         assert sentence in (reports / name).read_text()
     assert "\n## exact OBS sequential\n" in (reports / "table3.md").read_text()
