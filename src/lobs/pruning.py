@@ -87,8 +87,8 @@ def prune(
         size: bytes of a sparse file, biases included (likewise).
         allocation: how density, flops or size are shared out between layers (`lobs.registry.ALLOCATIONS`); on the dense
             network, in sequence too. Those that measure use the first 2,000 of ``batches``. ``global``
-            chooses from ``fisher``, ``fisher_units`` and ``uniform`` by the outputs on the last 2,000, with a warning
-            where that is ``uniform``.
+            chooses from ``fisher``, ``fisher_summed``, ``fisher_units`` and ``uniform`` by the outputs on held-out
+            inputs, with a warning where that is ``uniform``.
         limits: (least, most) density by layer name or pattern: ``{"fc3": (0.05, 1.0)}`` keeps at least 5% of it. A
             layer that no limit names keeps at least one weight, unless the budget itself is 0.
         tolerance_rule: ``"error"``: the accumulated sqrt(E) stays <= tolerance; ``"sensitivity"``: every removed
@@ -186,7 +186,7 @@ def plan(
     layers: Iterable[str] | None = None,
     exclude: Iterable[str] = (),
     batches: Iterable | None = None,
-    held_out: Iterable | None = None,
+    held_out: Iterable | bool | None = None,
     keep_samples: int | None = None,
     execution: Execution | None = None,
 ) -> Plan:
@@ -199,9 +199,8 @@ def plan(
         layers: names or patterns of the layers to prune; None takes all that have statistics.
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
         batches: calibration inputs, or tuples that start with them, for whatever measures the network.
-        held_out: more of them, which ``statistics`` have not seen: what ``global`` chooses from is compared by them,
-            and a refit stops by them. None: where this call collects the statistics, the last sixth of ``batches``
-            where one of both is wanted; else what is compared has been seen.
+        held_out: more of them, which ``statistics`` have not seen, for what is compared; True: the last sixth of
+            ``batches``, where the statistics are collected here; None: what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some).
         execution: memory, folder and progress.
 

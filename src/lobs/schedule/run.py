@@ -82,7 +82,7 @@ def no_worse_than_uniform(job: Job, start: nn.Module, result: PruneResult) -> Pr
     pruned = independent_copy(start)
     execution = job.execution.inside("uniform")
     rival = run(replace(job, pruned=pruned, sharing=plain, execution=execution, decisions=[]))
-    measure = OutputDistance(job.dense, cast("CalibrationBatches", job.sharing.images))
+    measure = OutputDistance(job.dense, cast("CalibrationBatches", job.sharing.compared_on))
     ours, theirs = (measure.of_network(network) for network in (result.model, rival.model))
     if ours <= theirs:
         return result

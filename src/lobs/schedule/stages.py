@@ -101,7 +101,7 @@ def run_in_stages(job: Job, budgets: Sequence[Budget]) -> PruneResult:
         stage = replace(stage, sharing=sharing, execution=execution, correct=correct)
         result = no_worse_than_uniform(stage, start, run(stage))
         notes += result.notes
-    return replace(_against(trained, job, cast("PruneResult", result)), notes=notes)
+    return replace(_against(trained, job, cast("PruneResult", result)), notes=list(dict.fromkeys(notes)))
 
 
 def layer_samples(statistics: Statistics, name: str) -> int:
