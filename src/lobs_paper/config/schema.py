@@ -164,7 +164,8 @@ class Method(Section):
     """Group `method`: a solver, its options, and how it is applied.
 
     `threshold_scale` and `surgery` (`Surgery`) are read where thresholds decide between the layers (`THRESHOLDS`);
-    `retrain` holds keys of `Retrain`.
+    `retrain` holds keys of `Retrain`; `images` is how many calibration images a method that compares networks or refits
+    takes, null: all of `collect.images`.
     """
 
     name: Name
@@ -179,6 +180,7 @@ class Method(Section):
     stages: Stages = 1
     correct: Correction = "none"
     refit: Refit = False
+    images: Count | None = None
     threshold_scale: ThresholdScale = 1.0
     surgery: Settings = field(default_factory=dict)
 
@@ -205,6 +207,7 @@ class Tuned(Section):
     stages: Any
     correct: Any
     refit: Any
+    images: Any
     rounds: Any
     retrain: Any
     threshold_scale: Any

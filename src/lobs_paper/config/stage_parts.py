@@ -21,6 +21,7 @@ _SOLVER = (
         "method.stages",
         "method.correct",
         "method.refit",
+        "method.images",
         "method.limits",
         "method.exclude",
     ),

@@ -50,19 +50,20 @@ def calibration_batches(train: Split, collect: Mapping[str, Any], repeated: bool
     return calibration_split(train, {"images": images, "augmented_copies": views}).batches(collect["batch_size"])
 
 
-def learned_and_held_out(train: Split, collect: Mapping[str, Any]) -> tuple[Batches, Batches]:
-    """All calibration images in all their views but for the last sixth, and that, each as it is.
+def learned_and_held_out(train: Split, collect: Mapping[str, Any], most: int | None = None) -> tuple[Batches, Batches]:
+    """The calibration images in all their views but for the last sixth, and that, each as it is.
 
     For methods that compare networks or stop a refit by images that neither statistics nor weights have seen.
 
     Args:
         train: the training images.
         collect: the key's values.
+        most: of the images; None: all of them.
 
     Returns:
         Batches of both.
     """
-    images = min(collect["images"] or len(train), len(train))
+    images = min(collect["images"] or len(train), most or len(train), len(train))
     first = images - min(images // HELD_OUT, MOST_HELD_OUT)
     learned = calibration_split(train, {**collect, "images": first}).batches(collect["batch_size"])
     return learned, train.part(first, images).batches(collect["batch_size"])

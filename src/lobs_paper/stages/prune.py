@@ -74,7 +74,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     method = config["method"]
     batches, held_out = None, None
     if compares(method):
-        batches, held_out = learned_and_held_out(train, config["collect"])
+        batches, held_out = learned_and_held_out(train, config["collect"], method["images"])
         keep = config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else 0
         ceiling = ceiling_bytes(config)
         statistics = lobs.collect_statistics(

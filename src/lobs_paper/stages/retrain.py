@@ -164,7 +164,7 @@ def prune_again(
     network = network.to(device)
     batches, held_out, statistics = None, None, None
     if compares(method):
-        batches, held_out = learned_and_held_out(train, config["collect"])
+        batches, held_out = learned_and_held_out(train, config["collect"], method["images"])
     else:
         statistics = calibrate(network, train, config["collect"], solver=method["solver"])
         if runs_network(method):

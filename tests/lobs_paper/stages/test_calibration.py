@@ -33,3 +33,5 @@ def test_what_is_held_out_is_learned_from_in_no_view():
     assert torch.equal(found[:20], images[:20, None].float() / 255)
     learned, held_out = learned_and_held_out(train, {**collect, "images": None})
     assert (len(inputs_of(learned)), len(inputs_of(held_out))) == (25 * 3, 5)
+    learned, held_out = learned_and_held_out(train, collect, 12)
+    assert (len(inputs_of(learned)), len(inputs_of(held_out))) == (10 * 3, 2)
