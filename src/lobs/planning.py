@@ -111,7 +111,9 @@ class Plan:
             raise ValueError("sensitivities are measured on calibration inputs: give batches=")
         images = cast("Iterable", Sharing(Budget(density=1.0), batches=self.batches).seen_backwards)
         with same_buffers(self.model):
-            return output_sensitivity(self.model, images, self.names, progress=self.execution.progress)
+            return output_sensitivity(
+                independent_copy(self.model), images, self.names, progress=self.execution.progress
+            )
 
     @outside_modes
     def losses(self, allocation: str) -> Mapping[str, Curve]:
@@ -132,7 +134,11 @@ class Plan:
             images = sharing.seen_backwards if allocation in GLOBAL_CANDIDATES else sharing.images
             with same_buffers(self.model):
                 self._losses[allocation] = loss_curves(
-                    self.paths, allocation, model=self.model, batches=images, progress=self.execution.progress
+                    self.paths,
+                    allocation,
+                    model=independent_copy(self.model),
+                    batches=images,
+                    progress=self.execution.progress,
                 )
         return self._losses[allocation]
 
@@ -295,6 +301,8 @@ class Plan:
         """Run a job and account for its result."""
         with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
             result = refitted(job, run_in_stages(job, job.stages))
+        if result.model is not self.model:
+            _put_back_buffers(result.model, self.model)
         if in_place and job.beside:
             self.model.load_state_dict(result.model.state_dict())
             result = replace(result, model=self.model)
@@ -321,7 +329,7 @@ class Plan:
             call["batches"] = self.batches.fingerprint()
             if self.held_out is not None:
                 call["held_out"] = self.held_out.fingerprint()
-            with torch.no_grad(), evaluation_mode(self.model):
+            with torch.no_grad(), evaluation_mode(self.model), same_buffers(self.model):
                 call["outputs"] = digest(output_tensors(self.model(first_input(self.model, self.batches))))
         return call
 
@@ -377,6 +385,20 @@ def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
 def _versions(model: nn.Module) -> list[tuple[int, int]]:
     """Changes when a weight is replaced or written to: its place in memory, and torch's count of writes to it."""
     return [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+
+
+@torch.no_grad()
+def _put_back_buffers(network: nn.Module, dense: nn.Module) -> None:
+    """What forward passes wrote into a pruned network's buffers is not part of the result; batch norms' own is."""
+    modules = dict(dense.named_modules())
+    for name, module in network.named_modules():
+        for key, buffer in module._buffers.items():
+            kept = modules[name]._buffers[key]
+            if buffer is not None and kept is not None and not isinstance(module, _BatchNorm):
+                if buffer.shape == kept.shape:
+                    buffer.copy_(kept)
+                else:
+                    module._buffers[key] = kept.clone()
 
 
 def _paths_digest(paths: Mapping[str, PruningPath]) -> str:

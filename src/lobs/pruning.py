@@ -107,7 +107,7 @@ def prune(
             once and kept where they fit into memory; else they must be the same each time they are iterated, which is
             checked.
         held_out: more of them, which ``statistics`` have not seen: what ``global`` chooses from is compared by them,
-            and a refit stops by them. None: where this call collects the statistics, the last sixth of ``batches``
+            and a refit stops by them. None: where this call collects the statistics, a sixth of ``batches``
             where one of both is wanted; else what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some); None: as
             many as ``statistics`` hold.
@@ -143,6 +143,8 @@ def prune(
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
     best = method is None and paths is None
+    if held_out is not None and batches is None:
+        raise ValueError("held_out= are further inputs beside batches=, and there are none")
     again = best and batches is not None and not isinstance(batches, Iterator)
     staged = again and budget.divisible and budget.size is None
     way = Way(
@@ -174,7 +176,11 @@ def prune(
     job = replace(job, paths=None if paths is None else {name: paths[name] for name in planned.names})
     if execution.place is not None:
         claim_folder(execution.place, planned.call(job))
-    return planned.carry_out(job, in_place)
+    result = planned.carry_out(job, in_place)
+    if best and not again:
+        without = "batches" if batches is None else "batches that can be read again"
+        return replace(result, notes=[*result.notes, f"without {without}: one shot, in one stage, not refitted"])
+    return result
 
 
 @outside_modes
@@ -199,7 +205,7 @@ def plan(
         layers: names or patterns of the layers to prune; None takes all that have statistics.
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
         batches: calibration inputs, or tuples that start with them, for whatever measures the network.
-        held_out: more of them, which ``statistics`` have not seen, for what is compared; True: the last sixth of
+        held_out: more of them, which ``statistics`` have not seen, for what is compared; True: a sixth of
             ``batches``, where the statistics are collected here; None: what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some).
         execution: memory, folder and progress.
@@ -253,6 +259,8 @@ def _planned(
     if not isinstance(statistics, Statistics):
         raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
     others = None if held_out is None or isinstance(held_out, bool) else calibration_batches(held_out, execution.memory)
+    if others is not None and not sum(others.input_counts()):
+        raise ValueError("held_out is empty: give inputs that the statistics have not seen")
     names, excluded = selected(model, statistics, layers, exclude)
     return Plan(model, statistics, solver, names, excluded, readings, others, keep_samples, execution)
 

@@ -262,3 +262,94 @@ def test_a_folder_of_an_older_version_is_refused(tmp_path):
     options = {"method": "exact_obs", "density": 0.3, "allocation": "global", "batches": BATCHES}
     with pytest.raises(ValueError, match=r"holds files and no call.json"):
         lobs.prune(mlp(), folder=tmp_path, **options)
+
+
+def test_a_layer_that_nothing_depends_on_is_pruned_first():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
+    model[2].bias.data.fill_(-100.0)
+    result = lobs.prune(model, batches=[torch.randn(64, 8)], density=0.5)
+    assert result.density == pytest.approx(0.5, abs=0.01)
+    assert result.layers[0].density < 0.2 and result.layers[1].density < 0.2
+
+
+def test_what_forward_passes_write_is_not_part_of_the_result(tmp_path):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return self.b(self.a(x).relu())
+
+    model, batches = Counting(), [torch.randn(64, 8)]
+    assert lobs.prune(model, batches=batches, density=0.3, folder=tmp_path).model.calls == 0
+    other = copy.deepcopy(model)
+    lobs.refit(model, other, batches, steps=3)
+    assert (model.calls, other.calls) == (0, 0)
+    lobs.prune(model, batches=batches, density=0.3, in_place=True)
+    assert model.calls == 0
+
+
+def test_a_plan_measures_a_copy_of_a_network_that_keeps_its_activations():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 12), nn.Linear(12, 3)
+
+        def forward(self, x):
+            self.last = self.a(x).relu()
+            return self.b(self.last)
+
+    model = Keeping()
+    for allocation in ("fisher", "fisher_units", "global"):
+        lobs.plan(model, batches=[torch.randn(64, 8)]).prune(density=0.3, allocation=allocation)
+    copy.deepcopy(model)
+
+
+def test_a_network_that_loses_nothing_more_is_not_refitted():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight.mul_(torch.rand_like(layer.weight) < 0.4)
+    batches = [torch.randn(64, 8)]
+    result = lobs.prune(model, batches=batches, density=0.9)
+    for name, value in result.model.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-5, atol=1e-6)
+    assert lobs.refit(model, copy.deepcopy(model), batches, steps=20).steps == 0
+
+
+def test_inputs_that_a_network_computed_are_inputs_like_others():
+    encoder, model = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    lobs.prune(model, batches=[encoder(torch.randn(64, 8))], density=0.3)
+    leaf = torch.randn(64, 8, requires_grad=True)
+    lobs.prune(model, batches=[leaf], density=0.3)
+    assert leaf.grad is None
+
+
+def test_an_order_of_the_data_does_no_harm():
+    """Sorted by class, the held-out inputs and the minibatches still hold all classes."""
+    labels = torch.arange(6).repeat_interleave(20)
+    batches = CalibrationBatches(list(labels.float()[:, None].split(20)))
+    learned, held_out = batches.divided()
+    assert [len(set(torch.cat(list(part)).flatten().tolist())) for part in (learned, held_out)] == [6, 6]
+    seen = next(_minibatches(learned, nn.Linear(1, 1), 48, seed=0))
+    assert len(set(seen.flatten().tolist())) == 6
+
+
+@pytest.mark.parametrize("stages", [(s for s in (0.8, 0.5)), torch.tensor([0.75, 0.5]), [0.8, 0.5]])
+def test_stages_may_come_in_any_sequence(stages):
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    assert len(lobs.prune(model, batches=[torch.randn(64, 8)], density=0.3, stages=stages).stages) == 3
+
+
+def test_what_the_best_had_to_leave_out_is_a_note():
+    model, batches = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)), [torch.randn(64, 8)]
+    statistics = lobs.collect_statistics(model, batches)
+    assert "one shot" in lobs.prune(model, statistics, density=0.3).notes[-1]
+    assert "read again" in lobs.prune(model, batches=iter(batches), density=0.3).notes[-1]
+    with pytest.raises(ValueError, match="further inputs beside batches="):
+        lobs.prune(model, statistics, density=0.3, held_out=batches)

@@ -21,6 +21,7 @@ from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import fitting_distance
+from lobs.layers.checks import independent_copy
 from lobs.layers.consumers import Consumer, drop_columns
 from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, MEASURING_ALLOCATIONS, unknown_name
 from lobs.solvers.path import PruningPath
@@ -174,7 +175,8 @@ class Sharing:
         if allocation == self.allocation:
             losses = self.losses
         if allocation in GLOBAL_CANDIDATES and self.images is not None and losses is None:
-            found = self.sensitivities or output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
+            seen = cast("Iterable", self.seen_backwards)
+            found = self.sensitivities or output_sensitivity(independent_copy(model), seen, list(paths))
             if allocation == "fisher_units":
                 unit_weights = {name: found[name].together.tolist() for name in paths}
                 paths = {name: path.weighted(found[name].together) for name, path in paths.items()}
@@ -189,7 +191,7 @@ class Sharing:
         sharing, note = self, None
         if self.sensitivities is None:
             try:
-                found = output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
+                found = output_sensitivity(independent_copy(model), cast("Iterable", self.seen_backwards), list(paths))
                 sharing = replace(self, sensitivities=found)
             except ValueError as error:
                 candidates, note = ("relative",), f"allocation='global' knew no gradients: {error}"

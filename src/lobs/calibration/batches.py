@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -21,7 +22,7 @@ from lobs.calibration.inputs import check_batches, raw_input
 # Share of the machine's free memory that batches may take which are kept for further readings.
 MEMORY_SHARE = 0.25
 # One input of so many is held out where something is compared, of at least so many inputs and at most so many of them.
-HELD_OUT, FEWEST, MOST_HELD_OUT = 6, 12, 5000
+HELD_OUT, FEWEST, MOST_HELD_OUT = 6, 48, 5000
 
 
 class CalibrationBatches:
@@ -112,26 +113,34 @@ class CalibrationBatches:
         return CalibrationBatches(taken)
 
     def divided(self) -> tuple[CalibrationBatches, CalibrationBatches] | None:
-        """The batches without their last inputs, and those: a sixth of all, at most `MOST_HELD_OUT`.
+        """The batches without some of their inputs, and those: a sixth of all, at most `MOST_HELD_OUT`.
 
-        Batches that are kept in memory are cut where need be, others only between two of them.
+        Of batches that are kept in memory every sixth input, so that an order of the data does no harm; of others the
+        last ones.
 
         Returns:
-            Both parts; None where there are fewer than `FEWEST` inputs, or one batch that cannot be cut.
+            Both parts; None where there are fewer than `FEWEST` inputs, or one batch that is not kept.
         """
         counts = self.input_counts()
-        wanted = min(sum(counts) // HELD_OUT, MOST_HELD_OUT)
-        index, rest = len(counts), wanted
+        total = sum(counts)
+        if total < FEWEST:
+            return None
+        if self.kept:
+            every = max(HELD_OUT, -(-total // MOST_HELD_OUT))
+            parts: tuple[list, list] = ([], [])
+            start = 0
+            for batch, count in zip(self._kept or [], counts, strict=True):
+                chosen = (torch.arange(start, start + count) + 1) % every == 0
+                for part, places in zip(parts, (~chosen, chosen), strict=True):
+                    if places.any():
+                        part.append(_cut(batch, count, places.nonzero()[:, 0]))
+                start += count
+            return CalibrationBatches(parts[0]), CalibrationBatches(parts[1])
+        index, rest = len(counts), min(total // HELD_OUT, MOST_HELD_OUT)
         while index and rest > 0:
             index -= 1
             rest -= counts[index]
-        if sum(counts) < FEWEST or (not self.kept and not index):
-            return None
-        if not self.kept or not rest:
-            return self.part(0, index), self.part(index, len(counts))
-        kept = self._kept or []
-        first = [_cut(kept[index], counts[index], 0, -rest), _cut(kept[index], counts[index], -rest, counts[index])]
-        return CalibrationBatches([*kept[:index], first[0]]), CalibrationBatches([first[1], *kept[index + 1 :]])
+        return (self.part(0, index), self.part(index, len(counts))) if index else None
 
     def fingerprint(self) -> str:
         """A digest of everything that the batches hold; reads all of them where that has not been done yet."""
@@ -210,11 +219,13 @@ def _different(what: str) -> str:
     )
 
 
-def _cut(batch: object, count: int, start: int, stop: int) -> object:
+def _cut(batch: object, count: int, places: Tensor) -> object:
     """Some inputs of a batch, with what belongs to them."""
-    return tree_map(
-        lambda leaf: leaf[start:stop] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf, batch
-    )
+
+    def taken(leaf: object) -> object:
+        return leaf[places.to(leaf.device)] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf
+
+    return tree_map(taken, batch)
 
 
 def _tensors(batch: object) -> list[Tensor]:

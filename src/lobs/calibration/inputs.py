@@ -27,7 +27,8 @@ def network_input(batch: object, model: nn.Module) -> Tensor:
     inputs = raw_input(batch)
     parameter = next(model.parameters(), None)
     moved = inputs if parameter is None else inputs.to(parameter.device, non_blocking=True)
-    return moved.clone() if moved is inputs or moved.is_inference() else moved
+    moved = moved.detach()  # whatever made the inputs is not part of the network
+    return moved.clone() if moved.data_ptr() == inputs.data_ptr() or moved.is_inference() else moved
 
 
 def raw_input(batch: object) -> Tensor:

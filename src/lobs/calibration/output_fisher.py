@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.base.evaluation_mode import evaluation_mode
+from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.matrix import unit_outputs
@@ -69,7 +70,7 @@ def output_sensitivity(
     Args:
         model: the network. Where its outputs are no class logits (`fitting_distance`), the squared distance over
             their spread takes KL's place. Parameters' gradients stay as they are.
-        batches: inputs, or tuples of which the first entry is the input; read once.
+        batches: inputs, or tuples of which the first entry is the input; read once, or twice for their spread.
         layers: names or patterns; None takes every Linear and Conv2d that is called.
         seed: of the signs.
         progress: wraps the iterable.
@@ -100,6 +101,7 @@ def output_sensitivity(
 
     handles = [m.register_forward_hook(hook_of(name)) for name in modules for m in members[name].values()]
     generator = torch.Generator().manual_seed(seed)
+    batches = calibration_batches(batches)
     sums: dict[str, _Sums] = {}
     images, weigh = 0, None
     try:
@@ -110,7 +112,7 @@ def output_sensitivity(
                 found = answer(model, inputs, "a batch, with gradients,")
                 calls = list(outputs)  # a checkpoint calls its layers again, backwards
                 if weigh is None:
-                    weigh = _Directions(found, batch, len(inputs), generator)
+                    weigh = _Directions(model, batches, found, generator)
                 gradients = _gradients(weigh.of(found), calls)
                 units: dict[str, list[Tensor]] = {}
                 for (name, _), gradient in zip(calls, gradients, strict=True):
@@ -150,17 +152,17 @@ class _Directions:
     """Random directions v of the outputs with E[v v^T] the curvature of the distance in them.
 
     Args:
-        outputs: of the first batch.
-        batch: it.
-        images: in it.
+        model: in evaluation mode.
+        batches: that it is run on.
+        outputs: of the first one.
         generator: of the signs.
     """
 
-    def __init__(self, outputs: object, batch: object, images: int, generator: torch.Generator) -> None:
-        self.distance, self.generator = fitting_distance(outputs, batch), generator
-        self.scales: list[float] = []
-        if self.distance == "relative":
-            self.scales = spreads([[part.detach().double() for part in output_tensors(outputs)]], images)
+    def __init__(
+        self, model: nn.Module, batches: CalibrationBatches, outputs: object, generator: torch.Generator
+    ) -> None:
+        self.distance, self.generator = fitting_distance(outputs, batches.first()), generator
+        self.scales = output_spreads(model, batches) if self.distance == "relative" else []
 
     def of(self, outputs: object) -> list[tuple[Tensor, Tensor]]:
         """Output tensors with their directions."""
@@ -176,6 +178,21 @@ class _Directions:
 
     def _signs(self, like: Tensor) -> Tensor:
         return torch.randint(0, 2, like.shape, generator=self.generator) * 2 - 1
+
+
+@torch.no_grad()
+def output_spreads(model: nn.Module, batches: CalibrationBatches) -> list[float]:
+    """The `spreads` of a network's outputs over batches.
+
+    Args:
+        model: in evaluation mode.
+        batches: of its inputs.
+
+    Returns:
+        One number per output tensor.
+    """
+    found = [[part.double() for part in output_tensors(model(network_input(batch, model)))] for batch in batches]
+    return spreads(found, sum(batches.input_counts()))
 
 
 def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tensor]]) -> list[Tensor]:

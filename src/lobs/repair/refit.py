@@ -14,18 +14,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.base.evaluation_mode import evaluation_mode, outside_modes
+from lobs.base.arguments import check_number
+from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
 from lobs.base.memory import available_bytes
 from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
-from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
+from lobs.calibration.output_fisher import output_spreads
+from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors
 from lobs.layers.network import bias_columns, prunable_layers
 
 # Chosen on held-out training images of LeNet-300-100 at 1.5% of the weights.
@@ -33,7 +36,9 @@ STEPS = 600
 LEARNING_RATE = 3e-3
 # Of a minibatch: a sixteenth of the inputs, within these bounds.
 FEWEST_INPUTS, MOST_INPUTS = 16, 512
+MIXED = 16  # batches whose inputs are mixed
 MEASUREMENTS = 20
+LEAST_GAIN = 1e-3  # of the distance at the start: less is rounding
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def refit(
         dense: the trained network; not changed.
         pruned: the same network with pruned weights.
         batches: calibration inputs, or tuples that start with them; read several times.
-        held_out: more of them, best of all inputs that pruning has not seen either; None: the last of ``batches``.
+        held_out: more of them, best of all inputs that pruning has not seen either; None: some of ``batches``.
         masks: by layer, True where a weight is kept; None: where it is not zero. Other layers stay as they are.
         steps: minibatches of a sixteenth of the inputs each, at most `MOST_INPUTS`.
         learning_rate: at the start.
@@ -94,22 +99,29 @@ def refit(
     Raises:
         ValueError: batches that are missing, a one-shot iterator or too few, a number out of range, a network
             whose outputs no gradient leaves or whose weights are of 16 bits, or that has nothing to be moved.
+        TypeError: the networks are no modules, or a number is none.
     """
     start = time.perf_counter()
-    if steps < 1 or not learning_rate > 0:
+    for network in (dense, pruned):
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"a refit takes two torch.nn.Modules, got {type(network).__name__}")
+    check_number("steps", steps, "how many minibatches")
+    check_number("learning_rate", learning_rate, "Adam's step at the start")
+    if steps < 1 or steps != int(steps) or not 0 < learning_rate < float("inf"):
         raise ValueError(f"steps must be at least 1 and learning_rate above 0, got {steps} and {learning_rate}")
+    steps = int(steps)
     learned = require_repeatable(batches, "a refit")
     parts = (learned, require_repeatable(held_out, "a refit")) if held_out is not None else learned.divided()
     if parts is None:
-        raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs, in two batches")
+        raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs")
     learned, measured = parts
-    if measured.first() is None:
+    if not sum(measured.input_counts()):
         raise ValueError("held_out is empty: a refit stops where the outputs on held-out inputs are nearest")
     moved = _Moved(pruned, masks)
     optimizer = torch.optim.Adam(moved.parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with evaluation_mode(dense), evaluation_mode(pruned), moved:
-        distance = _Distance(dense, learned)
+    with evaluation_mode(dense), evaluation_mode(pruned), same_buffers(dense), same_buffers(pruned), moved:
+        distance = _Distance(dense, measured)
         before = lowest = distance.mean(pruned, measured)
         best = 0
         inputs = _minibatches(learned, pruned, _size(pruned, learned), seed)
@@ -125,7 +137,7 @@ def refit(
             schedule.step()
             if step * MEASUREMENTS // steps != (step - 1) * MEASUREMENTS // steps:
                 reached = distance.mean(pruned, measured)
-                if reached < lowest:
+                if reached < lowest - LEAST_GAIN * before:
                     lowest, best = reached, step
                     moved.keep()
     return Refit(distance.name, before, lowest, best, sum(measured.input_counts()), time.perf_counter() - start)
@@ -138,7 +150,10 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
     own_bias = bias_columns(pruned)
     found: list[tuple[nn.Parameter, Tensor]] = []
     for name, mask in masks.items():
-        layer = layers[name]
+        layer = layers.get(name)
+        if layer is None or mask.shape != layer.weight.shape or mask.dtype != torch.bool:
+            shape = "no such layer" if layer is None else tuple(layer.weight.shape)
+            raise ValueError(f"masks of layer {name!r}: {mask.dtype} {tuple(mask.shape)} for {shape}, bool is expected")
         weight, bias = cast("nn.Parameter", layer.weight), cast("nn.Parameter | None", layer.bias)
         found.append((weight, mask & (weight != 0)))
         if bias is not None and own_bias[name]:
@@ -200,18 +215,14 @@ class _Distance:
 
     Args:
         dense: in evaluation mode.
-        batches: of inputs; the spread of outputs that are no class logits is that of the first batch.
+        batches: of inputs; over them the spread of outputs that are no class logits is taken.
     """
 
     def __init__(self, dense: nn.Module, batches: CalibrationBatches) -> None:
         self._dense = dense
         with torch.no_grad():
-            inputs = first_input(dense, batches)
-            outputs = dense(inputs)
-        self.name = fitting_distance(outputs, batches.first())
-        self._scales: list[float] = []
-        if self.name == "relative":
-            self._scales = spreads([[part.double() for part in output_tensors(outputs)]], len(inputs))
+            self.name = fitting_distance(dense(first_input(dense, batches)), batches.first())
+        self._scales = output_spreads(dense, batches) if self.name == "relative" else []
 
     def of(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """The distances of a minibatch ``[inputs]``."""
@@ -219,7 +230,7 @@ class _Distance:
             wanted = answer(self._dense, inputs.clone(), "a batch")
         found = answer(network, inputs, "a minibatch, with gradients,")
         if self.name == "kl":
-            one, other = (class_logits(outputs).float().log_softmax(dim=1) for outputs in (wanted, found))
+            one, other = (class_logits(outputs).double().log_softmax(dim=1) for outputs in (wanted, found))
             return torch.where(one.exp() > 0, one.exp() * (one - other), 0.0).sum(1)
         pairs = zip(output_tensors(wanted), output_tensors(found), self._scales, strict=True)
         terms = [
@@ -233,7 +244,7 @@ class _Distance:
     def mean(self, network: nn.Module, batches: CalibrationBatches) -> float:
         """The mean distance over batches."""
         parts = [self.of(network, network_input(batch, network)).double() for batch in batches]
-        return float(torch.cat(parts).nan_to_num(nan=float("inf")).mean())
+        return float(torch.cat(parts).nan_to_num(nan=float("inf")).mean().clamp_min(0.0))
 
 
 def _size(network: nn.Module, batches: CalibrationBatches) -> int:
@@ -254,11 +265,25 @@ def _size(network: nn.Module, batches: CalibrationBatches) -> int:
 
 
 def _minibatches(batches: CalibrationBatches, model: nn.Module, most: int, seed: int) -> Iterator[Tensor]:
-    """Without end: the batches in their order, each one's inputs at random, at most so many of them at once."""
+    """Without end: inputs at random, at most so many of them at once; batches that are not kept come in their order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
-        for batch in batches:
-            inputs = network_input(batch, model)
-            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-            for chosen in order.chunk(-(-len(inputs) // most)):
-                yield inputs[chosen]
+        source: Iterable = batches
+        if batches.kept:
+            kept = list(batches)
+            source = [kept[place] for place in torch.randperm(len(kept), generator=generator).tolist()]
+        for group in batched(source, MIXED):
+            parts = [network_input(batch, model) for batch in group]
+            if len({(part.shape[1:], part.dtype) for part in parts}) == 1:
+                parts = [torch.cat(parts)]
+            for inputs in parts:
+                order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+                for chosen in order.chunk(-(-len(inputs) // most)):
+                    yield inputs[chosen]
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of so many items (`itertools.batched` of Python 3.12)."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

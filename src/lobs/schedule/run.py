@@ -107,11 +107,13 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
     Raises:
         ValueError: what `lobs.refit` raises, where the job asks for it.
     """
-    if job.refit is False or (job.refit is None and all(not record.removed for record in result.layers)):
+    layers = prunable_layers(job.dense)
+    lost = any((layers[name].weight != 0)[~mask].any() for name, mask in result.masks.items())
+    if job.refit is False or (job.refit is None and not lost):
         return result
     before = {key: value.clone() for key, value in result.model.state_dict().items()}
     batches, held_out = cast("CalibrationBatches", job.sharing.batches), job.sharing.held_out
-    shown, steps = job.execution.progress, STEPS if job.refit in (None, True) else int(job.refit or 0)
+    shown, steps = job.execution.progress, STEPS if job.refit is None or job.refit is True else int(job.refit)
     try:
         done = refit(
             job.dense, result.model, batches, held_out=held_out, masks=result.masks, steps=steps, progress=shown
@@ -122,7 +124,6 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
         return replace(result, notes=[*result.notes, f"not refitted: {error}"])
     after = result.model.state_dict()
     moved = {key: value for key, value in before.items() if not torch.equal(value, after[key])}
-    layers = prunable_layers(job.dense)
     trained = {name: weight_matrix(layers[name], job.statistics[name].bias) for name in job.names}
     bound = bound_from_weights(trained, result.model, job.statistics)
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in result.layers]

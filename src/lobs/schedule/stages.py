@@ -57,7 +57,7 @@ def stage_budgets(budget: Budget, stages: int | Sequence[float]) -> list[Budget]
     if isinstance(stages, int):
         if stages < 1:
             raise ValueError(f"stages must be at least 1, got {stages}")
-        shares = [share for power in range(stages - 1, 0, -1) if (share := last * 2**power) < 1]
+        shares = [share for power in range(stages - 1, 0, -1) if last < (share := last * 2**power) < 1]
     else:
         shares = list(stages)
         if any(not isinstance(share, (int, float)) for share in shares):
@@ -85,7 +85,7 @@ def run_in_stages(job: Job, budgets: Sequence[Budget]) -> PruneResult:
     layers = prunable_layers(job.dense)
     trained = {name: weight_matrix(layers[name], job.statistics[name].bias) for name in job.names}
     keep = max(layer_samples(job.statistics, name) for name in job.names)
-    start, result, notes = job.dense, None, []
+    start, result, notes = job.dense, None, list[str]()
     for index, budget in enumerate(budgets):
         execution = job.execution.inside(f"stage{index + 1}")
         sharing, stage = replace(job.sharing, budget=budget), job
@@ -98,10 +98,11 @@ def run_in_stages(job: Job, budgets: Sequence[Budget]) -> PruneResult:
             sharing = replace(sharing, losses=None, sensitivities=None)
             stage = replace(job, pruned=independent_copy(start), statistics=found, paths=None)
         correct = job.correct if index == last else "none"
-        stage = replace(stage, sharing=sharing, execution=execution, correct=correct)
+        stage = replace(stage, sharing=sharing, execution=execution, correct=correct, decisions=[])
         result = no_worse_than_uniform(stage, start, run(stage))
-        notes += result.notes
-    return replace(_against(trained, job, cast("PruneResult", result)), notes=list(dict.fromkeys(notes)))
+        job.decisions.extend(stage.decisions)
+        notes += [f"at {budget}: {note}" for note in result.notes]
+    return replace(_against(trained, job, cast("PruneResult", result)), notes=notes)
 
 
 def layer_samples(statistics: Statistics, name: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,13 @@ class Way:
     refit: bool | int | None = False
 
     def __post_init__(self) -> None:
-        if not (self.refit is None or isinstance(self.refit, int)) or (self.refit is not False and self.refit == 0):
+        for name in ("stages", "refit"):
+            if isinstance(value := getattr(self, name), Integral) and not isinstance(value, bool):
+                object.__setattr__(self, name, int(value))
+        if isinstance(self.stages, Iterable) and not isinstance(self.stages, (str, bytes)):
+            shares = [share.item() if hasattr(share, "item") else share for share in self.stages]
+            object.__setattr__(self, "stages", tuple(shares))
+        if not (self.refit is None or isinstance(self.refit, bool) or (isinstance(self.refit, int) and self.refit > 0)):
             raise ValueError(f"refit must be True, False or how many minibatches, 1 or more; got {self.refit!r}")
 
     def reads_again(self, stages: int) -> str | None:

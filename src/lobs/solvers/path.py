@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # A curve is measured at every count up to here, at about this many knots for larger layers.
 KNOTS = 64
+# The smallest weight of a unit, whose square root float32 still multiplies without loss.
+NEXT_TO_NOTHING = 1e-16
 
 
 class PruningPath(ABC):
@@ -204,23 +206,24 @@ class PruningPath(ABC):
         change. Only the ratios of the weights count for the order.
 
         Args:
-            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean are raised to it.
+            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean or below `NEXT_TO_NOTHING` are raised
+                to it: units that nothing depends on leave first.
 
         Returns:
             The path; `layer_error` is in units of the sum, `measured_error` and the sensitivities in those of E.
 
         Raises:
-            ValueError: g has another shape, is negative, not finite or all zero, or this is only part of a path.
+            ValueError: g has another shape, is negative, not finite or or this is only part of a path.
         """
         g = unit_weights.double().cpu()
-        if g.shape != self.weight.shape[:1] or not bool(g.isfinite().all() and (g >= 0).all() and g.any()):
+        if g.shape != self.weight.shape[:1] or not bool(g.isfinite().all() and (g >= 0).all()):
             raise ValueError(
-                f"unit weights must be {len(self.weight)} finite numbers >= 0, not all of them 0; got {tuple(g.shape)} "
+                f"unit weights must be {len(self.weight)} finite numbers >= 0; got {tuple(g.shape)} "
                 f"from {float(g.min()) if g.numel() else 0:.3g} to {float(g.max()) if g.numel() else 0:.3g}"
             )
         if self.solver is None:
             raise ValueError(f"this {type(self).__name__} was made by no solver: weight the units of a solver's path")
-        return self.solver.weighted(self, g.clamp_min(1e-6 * float(g.mean())))
+        return self.solver.weighted(self, g.clamp_min(max(NEXT_TO_NOTHING, 1e-6 * float(g.mean()))))
 
     def measured_error(self, weight: Tensor) -> float:
         """Psi's E of any weight for this layer, without damping."""
