@@ -1,5 +1,6 @@
 """What stands around a network: its buffers, modes, folders, files, statistics and arguments."""
 
+import copy
 import warnings
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.calibration.batches import CalibrationBatches
+from lobs.repair.refit import _minibatches
 
 torch.manual_seed(0)
 X = torch.randn(256, 16)

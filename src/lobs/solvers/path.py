@@ -206,8 +206,8 @@ class PruningPath(ABC):
         change. Only the ratios of the weights count for the order.
 
         Args:
-            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean or below `NEXT_TO_NOTHING` are raised
-                to it: units that nothing depends on leave first.
+            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean or `NEXT_TO_NOTHING` are raised to
+                it: units that nothing depends on leave first.
 
         Returns:
             The path; `layer_error` is in units of the sum, `measured_error` and the sensitivities in those of E.
