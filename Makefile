@@ -36,7 +36,7 @@ repro-quick: $(STAMP) ## the same for LeNet-300-100 with one seed: the runs of c
 	dvc repro $$(python -c '$(QUICK)')
 	lobs report
 
-repro-seeds: $(STAMP) ## two more seeds of the methods that `repro` runs once
+repro-seeds: $(STAMP) ## two more seeds of what `repro` runs once, and the staged method
 	cd pipelines/seeds && dvc repro
 	lobs report
 

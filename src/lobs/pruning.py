@@ -102,7 +102,8 @@ def prune(
         sequential: front to back, each layer's inputs from the network pruned so far and the dense network's outputs
             as target (`lobs.schedule.sequential`).
         stages: prune to the budget over looser ones, measuring the network anew each time
-            (`lobs.schedule.stages`): how many, each twice as loose as the next, or the shares before the last one.
+            (`lobs.schedule.stages`): how many, each twice as loose as the next (those of 1 and more fall away), or the
+            shares before the last one. With a density or flops.
         batches: calibration inputs, or tuples that start with them, for whatever measures the network. They are read
             once and kept where they fit into memory; else they must be the same each time they are iterated, which is
             checked.
@@ -177,10 +178,13 @@ def prune(
     if execution.place is not None:
         claim_folder(execution.place, planned.call(job))
     result = planned.carry_out(job, in_place)
+    left_out = []
     if best and not again:
         without = "batches" if batches is None else "batches that can be read again"
-        return replace(result, notes=[*result.notes, f"without {without}: one shot, in one stage, not refitted"])
-    return result
+        left_out.append(f"without {without}: one shot, in one stage, not refitted")
+    elif best and not staged and stages is None:
+        left_out.append(f"in one stage: stages go with a density or flops, not with {budget}")
+    return replace(result, notes=[*result.notes, *left_out])
 
 
 @outside_modes

@@ -102,7 +102,7 @@ def write_method(folder: Path, experiment: str, seed: int, name: str, method: Me
     asked = {"solver": method.solver, "requested": {"density": density}}
     asked |= {"allocation": "uniform"}
     counts: dict[str, Any] = {"density": density, "removable_weights": 266200, "kept_weights": round(266200 * density)}
-    counts |= {"stages": [], "refit": None, "compared_allocations": {"global": 0.5}, "shared_by": "global"}
+    counts |= {"stages": [], "refit": None, "compared_allocations": {"global": 0.5}, "shared_by": None}
     if method.refit:
         counts["stages"] = ["density=0.26", "density=0.07"]
         counts["refit"] = {"distance": "kl", "before": 0.2, "after": 0.1, "steps": 570, "held_out": 5000}

@@ -21,6 +21,11 @@ def counts(rows: DataFrame) -> dict[str, int]:
     return {word: number for word in VERDICTS if (number := int((words == word).sum()))}
 
 
+def counted(number: int, thing: str) -> str:
+    """Give "1 thread" or "2 threads"."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def what_was_run(results: Results) -> list[str]:
     """Give a sentence per network: its data, its dense error, how many methods and seeds."""
     texts = []
@@ -29,14 +34,15 @@ def what_was_run(results: Results) -> list[str]:
         seeds = set(own.runs.groupby("label").size()) or {len(own.dense)}
         count = " to ".join(map(str, sorted({min(seeds), max(seeds)}))) + f" seed{'s' * (max(seeds) > 1)}"
         dense = f", dense error {fixed(error)}%" if error else ""
-        texts.append(f"{own.title}: {own.runs['label'].nunique()} methods, {count} each{dense}.")
+        texts.append(f"{own.title}: {counted(own.runs['label'].nunique(), 'method')}, {count} each{dense}.")
     return texts
 
 
 def machine(results: Results) -> str:
     """Say in general words where the runs were made, "CPU, 2 threads"; empty where no timing tells."""
     known = results.timings[["device", "threads"]].dropna().drop_duplicates()
-    return " and ".join(sorted(f"{row.device.upper()}, {row.threads:.0f} threads" for row in known.itertuples()))
+    texts = (f"{row.device.upper()}, {counted(int(row.threads), 'thread')}" for row in known.itertuples())
+    return " and ".join(sorted(texts))
 
 
 def headlines(results: Results, rows: DataFrame) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,7 @@ def style_of(method: str, folder: str | None = None) -> MethodStyle:
     """
     if method.endswith(REFIT):
         plain = style_of(method.removesuffix(REFIT), folder.removesuffix(REFIT) if folder else None)
-        return replace(plain, label=f"{plain.label}, refitted", line="--", filled=False)
+        return replace(plain, label=f"{plain.label}, refit", line="--", filled=False)
     style = STYLES.get(method)
     if style is None:
         spare = sum(method.encode()) % len(_SPARE_COLORS)

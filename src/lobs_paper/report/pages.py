@@ -63,7 +63,7 @@ _LINKS = {
     "methods.md": "Seconds and memory",
     "storage.md": "Bytes and milliseconds",
 }
-FRONTIER = "Without labels and without training"
+FRONTIER = "Without labels, without retraining"
 LITERATURE = "One-shot pruning in the literature, and ours"
 # So many layers stand for a network of many.
 _EXAMPLES = 3

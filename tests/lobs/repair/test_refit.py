@@ -13,7 +13,7 @@ from lobs.calibration.batches import calibration_batches
 from lobs.repair import refit as module
 
 BATCHES = list(X.split(32))
-HELD = X[-42:]  # a sixth of 256 inputs; the batch of 32 before the last one is cut for it
+HELD = X[5::6]  # every sixth of 256 inputs
 STEPS = {"steps": 40}
 
 
@@ -368,18 +368,18 @@ def test_minibatches_are_as_large_as_what_a_backward_pass_needs_leaves_room_for(
     found = {}
     for megabytes in (1e-6, 0.01, 0.1, 1.0, 1000.0):
         free[0] = megabytes * 2**20
-        found[megabytes] = module._fitting(network, torch.zeros(8, 10))
+        found[megabytes] = module._size(network, calibration_batches([torch.zeros(8, 10), torch.zeros(9000, 10)]))
     assert found[1e-6] == 1  # one there always is
-    assert found[1000.0] == module.BATCH_SIZE
-    assert 1 < found[0.01] < found[0.1] < module.BATCH_SIZE
+    assert found[1000.0] == module.MOST_INPUTS
+    assert 1 < found[0.01] < found[0.1] < module.MOST_INPUTS
     assert found[0.1] == pytest.approx(10 * found[0.01], abs=10)
-    assert module._fitting(network, torch.zeros(1, 10)) >= 1
+    assert module._size(network, calibration_batches([torch.zeros(1, 10)])) == module.FEWEST_INPUTS
 
 
 def test_a_refit_with_little_memory_takes_small_minibatches(monkeypatch):
     dense, seen = mlp(), []
     network = pruned(dense).model
-    monkeypatch.setattr(module, "_fitting", lambda *_: 5)
+    monkeypatch.setattr(module, "_size", lambda *_: 5)
     handle = network.register_forward_pre_hook(lambda _, args: seen.append((torch.is_grad_enabled(), len(args[0]))))
     done = lobs.refit(dense, network, BATCHES, **STEPS)
     handle.remove()
@@ -389,9 +389,8 @@ def test_a_refit_with_little_memory_takes_small_minibatches(monkeypatch):
 
 def test_pruning_asks_for_it_and_what_it_moved_can_be_put_back():
     dense = normed().eval()
-    # The last sixth is held out of the statistics where a refit wants it.
-    learned = [*BATCHES[:6], BATCHES[6][:-10]]
-    assert torch.equal(torch.cat(learned), X[:-42])
+    # A sixth is held out of the statistics where a refit wants it.
+    learned = list(calibration_batches(BATCHES).divided()[0])
     statistics = lobs.collect_statistics(dense, learned)
     plain = lobs.prune(dense, statistics, "exact_obs", density=0.3)
     result = pruned(dense, "exact_obs", refit=True)

@@ -20,7 +20,7 @@ def task(config):
     [
         (["method=lobs,magnitude", "density=0.05,0.1", "seed=3"], 4),
         (["seed=range(0,3)", "density=range(0.1,0.3,step=0.1)"], 6),
-        (["method=glob(exact_obs*,exclude=*_fisher)", "seed=choice(2,1)"], 6),
+        (["method=glob(exact_obs*,exclude=*_fisher)", "seed=choice(2,1)"], 8),
         (["name='one','two, three'", "density=0.1"], 2),
         (["method='lobs',\"obd\"", "seed=sort(3,1,2)"], 6),
         (["model.hidden=[16,8],[8,4]", "method.options.damping=1,2"], 4),

@@ -35,7 +35,7 @@ def test_every_measured_density_has_a_column_and_the_refit_a_row(tmp_path: Path)
         ("exact OBS", "2", "2.00", "4.50 ± 0.71"),
         ("exact OBS sequential", "2", "-", "3.00"),
         ("exact OBS staged", "2", "-", "3.00"),
-        ("exact OBS staged, refitted", "2", "-", "2.50 ± 0.71"),
+        ("exact OBS staged, refit", "2", "-", "2.50 ± 0.71"),
     ]
     last = frontier_records(results).iloc[-1]
     assert (last["method"], last["density_percent"], last["test_error_percent"]) == (

@@ -37,7 +37,7 @@ def test_published_accuracies_stand_above_ours_and_are_marked_as_recalled(tmp_pa
     assert lines[4:] == [
         ("LWC (magnitude, one shot)", "2", "98.30", "79.50 ± 0.71", "-", "-", "this pipeline"),
         ("exact OBS staged", "2", "98.30", "97.00", "-", "-", "this pipeline"),
-        ("exact OBS staged, refitted", "2", "98.30", "98.00", "-", "-", "this pipeline"),
+        ("exact OBS staged, refit", "2", "98.30", "98.00", "-", "-", "this pipeline"),
     ]
 
 

@@ -84,7 +84,7 @@ def test_the_top_five_of_a_refitted_network_stand_under_the_refit(runs: Path) ->
 def test_the_refitted_curve_is_a_series_of_its_own(runs: Path) -> None:
     results = load_results(runs)
     curve = with_refitted(results.density_curve)
-    labels = ["L-OBS", LABEL, f"{LABEL}, refitted"]
+    labels = ["L-OBS", LABEL, f"{LABEL}, refit"]
     assert list(curve["label"].unique()) == labels
     pairs = [curve.loc[curve["label"] == label, "test_error_percent"].to_numpy() for label in labels[1:]]
     assert pairs[1] == pytest.approx(0.5 * pairs[0])
@@ -96,7 +96,7 @@ def test_the_refitted_curve_is_a_series_of_its_own(runs: Path) -> None:
     line = drawn[labels[2]]
     assert (line.get_color(), line.get_linestyle()) == (STYLES["exact_obs_staged"].color, "--")
     assert "test_error_after_refit_percent" in drawing.data
-    assert style_of("exact_obs_staged+refit", "few+refit").label == f"{LABEL} [few], refitted"
+    assert style_of("exact_obs_staged+refit", "few+refit").label == f"{LABEL} [few], refit"
 
 
 def test_the_first_page_says_what_the_refit_reaches(runs: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_first_page_says_what_the_refit_reaches(runs: Path) -> None:
     own = write_runs(runs, "own", methods=STAGED)
     results = load_results(own)
     (ends,) = (entry["ends"] for entry in findings.headlines(results.of("own"), table1.compare(results)))
-    assert [errors[0][0] for _, errors in ends] == [f"{LABEL}, refitted"] * 2
+    assert [errors[0][0] for _, errors in ends] == [f"{LABEL}, refit"] * 2
 
 
 def test_without_a_refit_its_keys_change_nothing(tmp_path: Path) -> None:
