@@ -176,11 +176,11 @@ def test_a_pattern_does_not_count_what_was_removed_before():
 
 
 def test_later_batches():
-    with pytest.raises(ValueError, match=r"Sequential cannot be run on a batch of inputs \(4, 9\)"):
+    with pytest.raises(ValueError, match=r"Sequential cannot be run on a batch of inputs \(\d, 9\)"):
         lobs.prune(mlp(), batches=[BATCHES[0], torch.randn(4, 9)], density=0.3)
     for options in ({"allocation": "global"}, {"refit": True}):
         for batches in ({"batches": [BATCHES[0], torch.randn(4, 9)]}, {"held_out": [torch.randn(4, 9)]}):
-            with pytest.raises(ValueError, match=r"Sequential cannot be run on a batch of inputs \(4, 9\)"):
+            with pytest.raises(ValueError, match=r"Sequential cannot be run on a .*of inputs \(\d, 9\)"):
                 lobs.prune(mlp(), None, "magnitude", **{"batches": BATCHES, **batches, **options}, density=0.3)
     with pytest.raises(ValueError, match=r"the first batch \(0, 16\) holds no inputs"):
         lobs.prune(mlp(), batches=[X[:0]], density=0.3)
@@ -271,9 +271,9 @@ def test_a_layer_that_nothing_depends_on_is_pruned_first():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
     model[2].bias.data.fill_(-100.0)
-    result = lobs.prune(model, batches=[torch.randn(64, 8)], density=0.5)
-    assert result.density == pytest.approx(0.5, abs=0.01)
-    assert result.layers[0].density < 0.2 and result.layers[1].density < 0.2
+    result = lobs.prune(model, batches=[torch.randn(64, 8)], density=0.1)
+    assert result.density == pytest.approx(0.1, abs=0.01)
+    assert result.layers[2].density > 0.5 > result.layers[0].density
 
 
 def test_what_forward_passes_write_is_not_part_of_the_result(tmp_path):

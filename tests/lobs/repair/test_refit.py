@@ -156,7 +156,9 @@ def test_an_interruption_leaves_the_best_weights_so_far_and_flags_and_gradients_
     for step in range(0, at, 2):
         probe.load_state_dict(stop.seen[step])
         reached[step] = divergence(dense, probe, HELD)
-    best = min(reached, key=reached.get)
+    best = 0
+    for step, value in reached.items():  # less than a thousandth of what there was is rounding
+        best = step if value < reached[best] - 1e-3 * reached[0] else best
     assert (best == 0) == (at == 2 or rate == 1e6)
     assert all(torch.equal(value, stop.seen[best][key]) for key, value in network.state_dict().items())
 
@@ -208,8 +210,8 @@ def test_it_is_the_same_each_time_and_the_modes_around_do_not_matter():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([X[:11]], "a refit holds a sixth of the inputs out: give at least 12 inputs, in two batches"),
-        ([X[:6], X[6:11]], "a refit holds a sixth of the inputs out: give at least 12 inputs, in two batches"),
+        ([X[:11]], "a refit holds a sixth of the inputs out: give at least 48 inputs"),
+        ([X[:6], X[6:11]], "a refit holds a sixth of the inputs out: give at least 48 inputs"),
         (iter(BATCHES), "a refit reads batches several times, and the list_iterator given is used up after one pass"),
         (None, "a refit needs batches=, the calibration inputs, and got none"),
     ],
@@ -238,8 +240,9 @@ def test_held_out_batches_that_do_not_do(held_out, message):
 def test_one_batch_in_memory_is_cut():
     dense = mlp()
     networks = [pruned(dense).model for _ in range(2)]
+    learned, _ = calibration_batches([X]).divided()
     done = [lobs.refit(dense, networks[0], [X], **STEPS)]
-    done.append(lobs.refit(dense, networks[1], [X[:-42]], held_out=[X[-42:]], **STEPS))
+    done.append(lobs.refit(dense, networks[1], [torch.cat(list(learned))], held_out=[HELD], **STEPS))
     assert [each.held_out for each in done] == [42, 42]
     assert (done[0].before, done[0].after, done[0].steps) == (done[1].before, done[1].after, done[1].steps)
     assert torch.equal(networks[0][0].weight, networks[1][0].weight)
@@ -298,8 +301,8 @@ def test_outputs_that_are_no_class_logits_are_compared_by_their_own_spread(targe
     batches = [(part, dense(part).detach()) for part in BATCHES]
     result = lobs.prune(dense, None, "magnitude", density=0.3, batches=batches)
     with torch.no_grad():
-        first = dense(BATCHES[0])
-        spread = (first - first.mean(0)).square().sum(1).mean()
+        given = dense(HELD)
+        spread = (given - given.mean(0)).square().sum(1).mean()
 
         def distance():
             return float((dense(HELD) - result.model(HELD)).square().sum(1).mean() / spread)
@@ -354,8 +357,8 @@ def test_minibatches_are_even_and_hold_every_input_once():
     network = nn.Linear(1, 1)
     batches = calibration_batches([torch.arange(50.0)[:, None], torch.arange(50.0, 60)[:, None]])
     inputs = module._minibatches(batches, network, 20, seed=0)
-    first, second = ([next(inputs) for _ in range(4)] for _ in range(2))
-    assert [len(part) for part in first] == [17, 17, 16, 10]
+    first, second = ([next(inputs) for _ in range(3)] for _ in range(2))
+    assert [len(part) for part in first] == [20, 20, 20]
     assert torch.cat(first).flatten().sort().values.tolist() == list(range(60))
     assert not torch.equal(torch.cat(first), torch.cat(second))
     with torch.no_grad():
@@ -415,9 +418,7 @@ def test_a_refit_that_was_asked_for_and_cannot_be_made_is_an_error():
     with pytest.raises(ValueError, match="refit=True reads batches several times"):
         lobs.prune(mlp(), statistics, "magnitude", density=0.3, refit=True, batches=iter(BATCHES))
     for given in (statistics, None):
-        with pytest.raises(
-            ValueError, match="a refit holds a sixth of the inputs out: give at least 12 inputs, in two"
-        ):
+        with pytest.raises(ValueError, match="a refit holds a sixth of the inputs out: give at least 48 inputs"):
             lobs.prune(mlp(), given, "magnitude", density=0.3, refit=True, batches=[X[:11]])
 
 
@@ -448,8 +449,8 @@ def test_pruning_hands_held_out_inputs_on():
 def test_a_plan_refits_too_and_in_place_is_in_place():
     dense = mlp()
     expected = pruned(dense, "exact_obs", refit=True)
-    learned = [*BATCHES[:6], BATCHES[6][:-10]]
-    planned = lobs.plan(dense, None, "exact_obs", batches=learned, held_out=[X[-42:]]).prune(density=0.3, refit=True)
+    learned, held_out = calibration_batches(BATCHES).divided()
+    planned = lobs.plan(dense, None, "exact_obs", batches=learned, held_out=held_out).prune(density=0.3, refit=True)
     assert planned.refit.held_out == 42
     for key, value in expected.model.state_dict().items():
         assert torch.equal(planned.model.state_dict()[key], value)

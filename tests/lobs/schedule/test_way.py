@@ -11,7 +11,7 @@ from lobs.schedule.way import Way
         (Way(), 1, None),
         (Way(sequential=True, stages=3, correct="bias", refit=True), 3, "sequential=True"),
         (Way(stages=3, correct="bias"), 3, "stages=3"),
-        (Way(stages=[0.5]), 2, "stages=[0.5]"),
+        (Way(stages=[0.5]), 2, "stages=(0.5,)"),
         (Way(stages=3), 1, None),
         (Way(correct="bias", refit=True), 1, "correct='bias'"),
         (Way(refit=True), 1, "refit=True"),

@@ -207,8 +207,8 @@ def test_weights_that_make_no_sense_are_refused(wrong):
     weight, _, statistics = layer()
     for method in ("magnitude", "exact_obs"):
         path = make(method)(weight, statistics)
-        for g in (wrong, torch.zeros(4), torch.tensor([1.0, torch.inf, 1, 1])):
-            with pytest.raises(ValueError, match="unit weights must be 4 finite numbers >= 0, not all of them 0; got"):
+        for g in (wrong, torch.tensor([1.0, torch.inf, 1, 1])):
+            with pytest.raises(ValueError, match="unit weights must be 4 finite numbers >= 0; got"):
                 path.weighted(g)
 
 
@@ -253,3 +253,13 @@ def test_targets_of_a_sequence_are_scaled_with_the_units():
     assert scaled.second_moment is statistics.second_moment
     bare = replace(statistics, loss_curvature=None).with_scaled_units(scale)
     assert (bare.target_moment, bare.target_sample, bare.loss_curvature) == (None, None, None)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "exact_obs"])
+def test_units_that_nothing_depends_on_may_be_all_of_a_layer(method):
+    weight, _, statistics = layer()
+    plain = make(method)(weight, statistics)
+    nothing = plain.weighted(torch.zeros(len(weight)))
+    assert float(nothing.layer_error(nothing.total)) < 1e-10 * float(plain.layer_error(plain.total))
+    half = plain.total // 2
+    assert torch.equal(nothing.kept(half), plain.weighted(torch.ones(len(weight))).kept(half))
