@@ -191,7 +191,10 @@ def output_spreads(model: nn.Module, batches: CalibrationBatches) -> list[float]
     Returns:
         One number per output tensor.
     """
-    found = [[part.double() for part in output_tensors(model(network_input(batch, model)))] for batch in batches]
+    found = [
+        [part.double() for part in output_tensors(answer(model, network_input(batch, model), "a batch"))]
+        for batch in batches
+    ]
     return spreads(found, sum(batches.input_counts()))
 
 

@@ -221,7 +221,7 @@ class _Distance:
     def __init__(self, dense: nn.Module, batches: CalibrationBatches) -> None:
         self._dense = dense
         with torch.no_grad():
-            self.name = fitting_distance(dense(first_input(dense, batches)), batches.first())
+            self.name = fitting_distance(answer(dense, first_input(dense, batches), "a batch"), batches.first())
         self._scales = output_spreads(dense, batches) if self.name == "relative" else []
 
     def of(self, network: nn.Module, inputs: Tensor) -> Tensor:
