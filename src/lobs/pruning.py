@@ -71,9 +71,10 @@ def prune(
 ) -> PruneResult:
     """Prune a network's Linear and Conv2d layers from calibration data, without labels and without retraining.
 
-    Without a ``method`` it is done as well as we know: ``exact_obs``, ``allocation="global"`` and, where there are
-    batches that can be read again, in sequence, in stages and with a refit. What is said stands; whatever had to be
-    left out is in the result's notes. With a ``method`` that alone is done: what is not said is ``uniform`` and off.
+    Without a ``method`` it is done as well as we know: ``exact_obs``, ``allocation="global"`` (without batches that is
+    ``relative``) and, where there are batches that can be read again, in sequence, in stages and with a refit. What is
+    said stands; whatever had to be left out is in the result's notes. With a ``method`` that alone is done: what is
+    not said is ``uniform`` and off.
 
     Args:
         model: the trained network; left untouched unless ``in_place``.
