@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.allocation.budget import Budget
+from lobs.allocation.density_curve import DENSITIES, CurvePoint, curve_point
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
-from lobs.allocation.sharing import MEASURED_IMAGES, Decision, Sharing, solved
-from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
+from lobs.allocation.sharing import MEASURED_IMAGES, Sharing
+from lobs.base.evaluation_mode import copy_buffers, evaluation_mode, outside_modes, same_buffers
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder, digest
 from lobs.base.warning import warn
@@ -25,7 +26,7 @@ from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import output_tensors
-from lobs.calibration.statistics import Statistics, layer_error
+from lobs.calibration.statistics import Statistics
 from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
@@ -38,27 +39,6 @@ from lobs.schedule.run import refitted
 from lobs.schedule.stages import run_in_stages, stage_budgets
 from lobs.schedule.way import Way
 from lobs.solvers import PruningPath, Solver
-from lobs.solvers.recomputed import whole
-
-# Densities of `Plan.curve` where none are named; those that a method cannot reach are left out.
-CURVE = (0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.02, 0.015, 0.01)
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """What one density costs, all layers pruned from the dense network's inputs.
-
-    Attributes:
-        density: share of weights kept over all layers.
-        relative_error: E over ||Z||_F^2 / n, the mean over the layers.
-        layers: by layer its density and its relative error.
-        distance: of the network's outputs from the dense network's (`OutputDistance`), where there are batches.
-    """
-
-    density: float
-    relative_error: float
-    layers: dict[str, tuple[float, float]]
-    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,9 +91,7 @@ class Plan:
             raise ValueError("sensitivities are measured on calibration inputs: give batches=")
         images = cast("Iterable", Sharing(Budget(density=1.0), batches=self.batches).seen_backwards)
         with same_buffers(self.model):
-            return output_sensitivity(
-                independent_copy(self.model), images, self.names, progress=self.execution.progress
-            )
+            return output_sensitivity(self.model, images, self.names, progress=self.execution.progress)
 
     @outside_modes
     def losses(self, allocation: str) -> Mapping[str, Curve]:
@@ -134,11 +112,7 @@ class Plan:
             images = sharing.seen_backwards if allocation in GLOBAL_CANDIDATES else sharing.images
             with same_buffers(self.model):
                 self._losses[allocation] = loss_curves(
-                    self.paths,
-                    allocation,
-                    model=independent_copy(self.model),
-                    batches=images,
-                    progress=self.execution.progress,
+                    self.paths, allocation, model=self.model, batches=images, progress=self.execution.progress
                 )
         return self._losses[allocation]
 
@@ -223,7 +197,7 @@ class Plan:
         if self.batches is not None:
             measure = OutputDistance(self.model, self.batches.first_images(MEASURED_IMAGES))
         points = []
-        for density in self.execution.shown(CURVE if densities is None else list(densities)):
+        for density in self.execution.shown(DENSITIES if densities is None else list(densities)):
             sharing = self._with_measured(Sharing(Budget(density=density), allocation, self.batches, self.held_out))
             try:
                 with same_buffers(self.model):
@@ -232,29 +206,8 @@ class Plan:
                 if densities is not None:
                     raise
                 continue
-            points.append(self._point(decision, consumers, measure))
+            points.append(curve_point(self.paths, decision, consumers, measure))
         return points
-
-    def _point(
-        self, decision: Decision, consumers: Mapping[str, Consumer], measure: OutputDistance | None
-    ) -> CurvePoint:
-        layers, kept, counts, paths = {}, 0, decision.counts, self.paths
-        if not consumers:
-            paths = {name: decision.weighted(name, path) for name, path in paths.items()}
-            counts = {name: path.at_least(counts[name]) for name, path in paths.items()}
-        pairs = solved(paths, counts, consumers)
-        for name, (weight, mask) in pairs.items():
-            path = whole(self.paths[name])
-            left = int((mask & (path.weight != 0))[:, : path.statistics.features].sum())
-            kept += left
-            power = layer_error(path.weight, path.statistics.second_moment)
-            error = path.measured_error(weight)
-            layers[name] = left / path.removable, error / power if power else 0.0
-        distance = None
-        if measure is not None:
-            distance = measure.with_weights({name: pair[0] for name, pair in pairs.items()})
-        density = kept / sum(path.removable for path in self.paths.values())
-        return CurvePoint(density, sum(error for _, error in layers.values()) / len(layers), layers, distance)
 
     def _check_unchanged(self) -> None:
         if self._versions != _versions(self.model):
@@ -302,7 +255,7 @@ class Plan:
         with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
             result = refitted(job, run_in_stages(job, job.stages))
         if result.model is not self.model:
-            _put_back_buffers(result.model, self.model)
+            copy_buffers(self.model, result.model, but=_BatchNorm)
         if in_place and job.beside:
             self.model.load_state_dict(result.model.state_dict())
             result = replace(result, model=self.model)
@@ -359,6 +312,8 @@ class Plan:
             result = replace(
                 result, shared_by=last.shared_by, distance=last.distance, compared_allocations=last.compared
             )
+        if self.held_out is not None and (result.compared_allocations or result.refit):
+            result = replace(result, held_out=sum(self.held_out.input_counts()))
         unasked = sum(entry.weights for entry in left if not entry.by_choice)
         if unasked > WORTH_A_WARNING * result.weights:
             warn(
@@ -385,20 +340,6 @@ def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
 def _versions(model: nn.Module) -> list[tuple[int, int]]:
     """Changes when a weight is replaced or written to: its place in memory, and torch's count of writes to it."""
     return [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
-
-
-@torch.no_grad()
-def _put_back_buffers(network: nn.Module, dense: nn.Module) -> None:
-    """What forward passes wrote into a pruned network's buffers is not part of the result; batch norms' own is."""
-    modules = dict(dense.named_modules())
-    for name, module in network.named_modules():
-        for key, buffer in module._buffers.items():
-            kept = modules[name]._buffers[key]
-            if buffer is not None and kept is not None and not isinstance(module, _BatchNorm):
-                if buffer.shape == kept.shape:
-                    buffer.copy_(kept)
-                else:
-                    module._buffers[key] = kept.clone()
 
 
 def _paths_digest(paths: Mapping[str, PruningPath]) -> str:

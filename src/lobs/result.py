@@ -73,6 +73,8 @@ class PruneResult:
             (`lobs.calibration.outputs.fitting_distance`).
         compared_allocations: that distance on held-out calibration inputs with each allocation that ``global`` chose
             from.
+        held_out: calibration inputs that were held out for comparing or refitting; statistics that the call collected
+            itself have not seen them.
     """
 
     model: nn.Module
@@ -90,6 +92,7 @@ class PruneResult:
     shared_by: str | None = None
     distance: str | None = None
     compared_allocations: dict[str, float] = field(default_factory=dict)
+    held_out: int = 0
 
     @property
     def unpruned_share(self) -> float:
@@ -120,7 +123,8 @@ class PruneResult:
         if self.unpruned:
             lines.append(f"not pruned, {100 * self.unpruned_share:.1f}% of all weights: {shown(self.unpruned)}")
         if self.shared_by:
-            compared = f", outputs compared by {self.distance}" if self.distance else ""
+            on = f" on {self.held_out} held-out inputs" if self.held_out and self.compared_allocations else ""
+            compared = f", outputs compared by {self.distance}{on}" if self.distance else ""
             tried = ", ".join(f"{name} {value:.3g}" for name, value in self.compared_allocations.items())
             lines.append(f"budget shared out by {self.shared_by}{compared}{f' ({tried})' if tried else ''}")
         if self.stages:

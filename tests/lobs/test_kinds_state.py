@@ -333,6 +333,14 @@ def test_inputs_that_a_network_computed_are_inputs_like_others():
     assert leaf.grad is None
 
 
+def test_how_many_inputs_were_held_out_is_said():
+    model, batches = mlp(), [X[:120]]
+    found = lobs.prune(model, None, "magnitude", batches=batches, density=0.3, allocation="global")
+    assert found.held_out == 20
+    assert "on 20 held-out inputs" in repr(found)
+    assert lobs.prune(model, None, "magnitude", batches=batches, density=0.3).held_out == 0
+
+
 def test_an_order_of_the_data_does_no_harm():
     """Sorted by class, the held-out inputs and the minibatches still hold all classes."""
     labels = torch.arange(6).repeat_interleave(20)

@@ -21,7 +21,6 @@ from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import fitting_distance
-from lobs.layers.checks import independent_copy
 from lobs.layers.consumers import Consumer, drop_columns
 from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, MEASURING_ALLOCATIONS, unknown_name
 from lobs.solvers.path import PruningPath
@@ -156,10 +155,13 @@ class Sharing:
                 raise ValueError("a method that removes whole units takes a density alone: no other budget, no limits")
             return Decision(unit_counts(paths, consumers, self.budget.density))
         if not self.together:
-            return self._by("uniform", model, paths)
+            return self._by("uniform", model, paths)[0]
         if self.allocation == "global" and self.batches is not None:
             return self._best(model, paths, model if dense is None else dense)
-        return self._by(resolved(self.allocation, self.batches is not None), model, paths, progress)
+        decision, _ = self._by(resolved(self.allocation, self.batches is not None), model, paths, progress)
+        if decision.shared_by in MEASURING_ALLOCATIONS and self.images is not None:
+            return replace(decision, distance=outputs_distance(model, self.images))
+        return decision
 
     def _by(
         self,
@@ -167,23 +169,20 @@ class Sharing:
         model: nn.Module,
         paths: Mapping[str, PruningPath],
         progress: Callable[[Iterable], Iterable] | None = None,
-    ) -> Decision:
-        """The decision of one allocation."""
-        losses, unit_weights, distance = None, None, None
-        if allocation in MEASURING_ALLOCATIONS and self.images is not None:
-            distance = outputs_distance(model, self.images)
-        if allocation == self.allocation:
-            losses = self.losses
+    ) -> tuple[Decision, Mapping[str, PruningPath]]:
+        """The decision of one allocation, and the paths that it is about."""
+        unit_weights = None
+        losses = self.losses if allocation == self.allocation else None
         if allocation in GLOBAL_CANDIDATES and self.images is not None and losses is None:
             seen = cast("Iterable", self.seen_backwards)
-            found = self.sensitivities or output_sensitivity(independent_copy(model), seen, list(paths))
+            found = self.sensitivities or output_sensitivity(model, seen, list(paths))
             if allocation == "fisher_units":
                 unit_weights = {name: found[name].together.tolist() for name in paths}
                 paths = {name: path.weighted(found[name].together) for name, path in paths.items()}
             losses = fisher_units(paths) if unit_weights else fisher(paths, found, allocation == "fisher_summed")
         images = None if allocation == "uniform" else self.images
         counts = allocate(paths, self.budget, allocation, losses=losses, model=model, batches=images, progress=progress)
-        return Decision(counts, allocation, distance, unit_weights)
+        return Decision(counts, allocation, unit_weights=unit_weights), paths
 
     def _best(self, model: nn.Module, paths: Mapping[str, PruningPath], dense: nn.Module) -> Decision:
         """The candidate whose network, pruned in one go, has the outputs nearest to the dense one's."""
@@ -191,23 +190,23 @@ class Sharing:
         sharing, note = self, None
         if self.sensitivities is None:
             try:
-                found = output_sensitivity(independent_copy(model), cast("Iterable", self.seen_backwards), list(paths))
+                found = output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
                 sharing = replace(self, sensitivities=found)
             except ValueError as error:
                 candidates, note = ("relative",), f"allocation='global' knew no gradients: {error}"
         tried = {name: sharing._by(name, model, paths) for name in (*candidates, "uniform")}
-        first = tried[candidates[0]]
+        first, _ = tried[candidates[0]]
         if any(isinstance(path, RecomputedPath) for path in paths.values()):
             unseen = f"allocation='global' took {first.shared_by!r} unseen: the paths do not fit into memory"
-            return replace(first, note=unseen if note is None else f"{unseen}; {note}")
+            distance = outputs_distance(model, cast("CalibrationBatches", self.images))
+            return replace(first, distance=distance, note=unseen if note is None else f"{unseen}; {note}")
         measure = OutputDistance(dense, cast("CalibrationBatches", self.compared_on))
         compared: dict[str, float] = {}
-        for name, decision in tried.items():
-            same = next((other for other in compared if tried[other].same_as(decision)), None)
+        for name, (decision, chosen) in tried.items():
+            same = next((other for other in compared if tried[other][0].same_as(decision)), None)
             if same is not None:
                 compared[name] = compared[same]
                 continue
-            chosen = {layer: decision.weighted(layer, path) for layer, path in paths.items()}
             weights = {layer: path.at(decision.counts[layer])[0] for layer, path in chosen.items()}
             compared[name] = measure.with_weights(weights)
         best = min(tried, key=compared.__getitem__)
@@ -215,7 +214,7 @@ class Sharing:
         if gave_way:
             fallback = fallback_note(min(compared[name] for name in candidates), compared[best])
             note = fallback if note is None else f"{fallback}; {note}"
-        return replace(tried[best], distance=measure.distance, compared=compared, note=note, gave_way=gave_way)
+        return replace(tried[best][0], distance=measure.distance, compared=compared, note=note, gave_way=gave_way)
 
 
 def outputs_distance(model: nn.Module, batches: CalibrationBatches) -> str:

@@ -61,3 +61,23 @@ def same_buffers(model: nn.Module, but: type[nn.Module] | tuple[type[nn.Module],
                 buffer = module._buffers.get(name)
                 if buffer is not None and buffer.shape == value.shape and not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+@torch.no_grad()
+def copy_buffers(source: nn.Module, target: nn.Module, but: type[nn.Module] | tuple[type[nn.Module], ...] = ()) -> None:
+    """Give a network the buffers of another one of the same kind.
+
+    Args:
+        source: where they come from.
+        target: where they go.
+        but: classes of modules whose buffers stay.
+    """
+    modules = dict(source.named_modules())
+    for name, module in target.named_modules():
+        for key, buffer in module._buffers.items():
+            wanted = modules[name]._buffers[key]
+            if wanted is not None and not isinstance(module, but):
+                if buffer is not None and buffer.shape == wanted.shape:
+                    buffer.copy_(wanted)
+                else:
+                    module._buffers[key] = wanted.clone()

@@ -33,6 +33,7 @@ from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
+from lobs.layers.checks import independent_copy
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers, tied_layers
 
@@ -68,8 +69,8 @@ def output_sensitivity(
     so g = J^T v has the same expected square and far less noise.
 
     Args:
-        model: the network. Where its outputs are no class logits (`fitting_distance`), the squared distance over
-            their spread takes KL's place. Parameters' gradients stay as they are.
+        model: the network; a copy is run. Where its outputs are no class logits (`fitting_distance`), the squared
+            distance over their spread takes KL's place.
         batches: inputs, or tuples of which the first entry is the input; read once, or twice for their spread.
         layers: names or patterns; None takes every Linear and Conv2d that is called.
         seed: of the signs.
@@ -84,6 +85,7 @@ def output_sensitivity(
         ValueError: there is no batch, a layer asked for is never called, no gradient reaches a layer, or the outputs
             hold nothing that could be compared.
     """
+    model = independent_copy(model)  # a network may keep its activations, with their graph
     modules = prunable_layers(model, layers)
     members = tied_layers(model)
     outputs: list[tuple[str, Tensor]] = []

@@ -76,6 +76,11 @@ class LayerStatistics:
         """Blocks of a grouped convolution, 1 for everything else."""
         return self.second_moment.shape[0] if self.second_moment.dim() == 3 else 1
 
+    @property
+    def kept_samples(self) -> int:
+        """How many input vectors are kept."""
+        return 0 if self.inputs_sample is None else self.inputs_sample.shape[-2]
+
     def group(self, index: int) -> LayerStatistics:
         """The statistics of one group, as those of a layer of its own."""
         if self.groups == 1:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import fallback_note
 from lobs.base.warning import warn
-from lobs.bounds import bound_from_weights
+from lobs.bounds import bound_from_weights, error_bound
 from lobs.calibration.batches import CalibrationBatches
 from lobs.layers.checks import independent_copy
-from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
 from lobs.repair.refit import STEPS, refit
@@ -124,10 +123,22 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
         return replace(result, notes=[*result.notes, f"not refitted: {error}"])
     after = result.model.state_dict()
     moved = {key: value for key, value in before.items() if not torch.equal(value, after[key])}
-    trained = {name: weight_matrix(layers[name], job.statistics[name].bias) for name in job.names}
-    bound = bound_from_weights(trained, result.model, job.statistics)
+    return with_bounds(job, replace(result, refit=done, before_refit=moved))
+
+
+def with_bounds(job: Job, result: PruneResult) -> PruneResult:
+    """The result with the bounds of its network as it is now.
+
+    Args:
+        job: whose dense network is another object than the result's.
+        result: with records.
+
+    Returns:
+        The result, its records' bounds anew.
+    """
+    bound = error_bound(job.dense, result.model, job.statistics)
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in result.layers]
-    return replace(result, refit=done, before_refit=moved, layers=records)
+    return replace(result, layers=records)
 
 
 def _record(step: LayerResult, mask: Tensor) -> LayerRecord:

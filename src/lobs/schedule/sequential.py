@@ -184,7 +184,7 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
             start = time.perf_counter()
             module, base = copies[name], job.statistics[name]
             check_fit(name, module, base)
-            keep = _samples_held(base) if job.keep_samples is None else job.keep_samples
+            keep = base.kept_samples if job.keep_samples is None else job.keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
             path = _path(job.solver, name, module, layer)
             path = path if decision is None else decision.weighted(name, path)
@@ -226,7 +226,3 @@ def _finished(job: Job, layers: Mapping[str, Prunable]) -> Iterator[LayerResult]
         if step is None:
             return
         yield step
-
-
-def _samples_held(statistics: LayerStatistics) -> int:
-    return 0 if statistics.inputs_sample is None else statistics.inputs_sample.shape[-2]

@@ -13,19 +13,16 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import cast
 
-from torch import Tensor
-
 from lobs.allocation.budget import Budget
-from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.collect import collect_statistics
-from lobs.calibration.statistics import Statistics, layer_error
+from lobs.calibration.statistics import layer_error
 from lobs.layers.checks import independent_copy
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.result import PruneResult
 from lobs.schedule.job import Job
-from lobs.schedule.run import no_worse_than_uniform, run
+from lobs.schedule.run import no_worse_than_uniform, run, with_bounds
 
 # Stages where their number is not said: one at four times the budget, one at twice, one at it.
 STAGES = 3
@@ -82,9 +79,9 @@ def run_in_stages(job: Job, budgets: Sequence[Budget]) -> PruneResult:
     if not last:
         return no_worse_than_uniform(job, job.dense, run(job))
     batches = cast("CalibrationBatches", job.sharing.batches)
-    layers = prunable_layers(job.dense)
-    trained = {name: weight_matrix(layers[name], job.statistics[name].bias) for name in job.names}
-    keep = max(layer_samples(job.statistics, name) for name in job.names)
+    keep = job.keep_samples
+    if keep is None:
+        keep = max(job.statistics[name].kept_samples for name in job.names)
     start, result, notes = job.dense, None, list[str]()
     for index, budget in enumerate(budgets):
         execution = job.execution.inside(f"stage{index + 1}")
@@ -102,26 +99,18 @@ def run_in_stages(job: Job, budgets: Sequence[Budget]) -> PruneResult:
         result = no_worse_than_uniform(stage, start, run(stage))
         job.decisions.extend(stage.decisions)
         notes += [f"at {budget}: {note}" for note in result.notes]
-    return replace(_against(trained, job, cast("PruneResult", result)), notes=notes)
+    return replace(_against_dense(job, cast("PruneResult", result)), notes=notes)
 
 
-def layer_samples(statistics: Statistics, name: str) -> int:
-    """How many input vectors the statistics hold of a layer."""
-    sample = statistics[name].inputs_sample
-    return 0 if sample is None else sample.shape[-2]
-
-
-def _against(trained: dict[str, Tensor], job: Job, result: PruneResult) -> PruneResult:
+def _against_dense(job: Job, result: PruneResult) -> PruneResult:
     """The records with errors and bounds against the dense network; in sequence the errors are that already."""
-    layers = prunable_layers(result.model)
-    bound = bound_from_weights(trained, result.model, job.statistics)
-    records = []
-    for record in result.layers:
-        statistics = job.statistics[record.name]
-        if not job.sequential:
-            change = weight_matrix(layers[record.name], statistics.bias) - trained[record.name]
-            error = layer_error(change, statistics.second_moment)
-            power = layer_error(trained[record.name], statistics.second_moment)
-            record = replace(record, error=error, relative_error=error / power if power else 0.0)
-        records.append(replace(record, bound_contribution=bound.layers[record.name]))
-    return replace(result, layers=records)
+    if not job.sequential:
+        before, after = prunable_layers(job.dense), prunable_layers(result.model)
+        records = []
+        for record in result.layers:
+            layer = job.statistics[record.name]
+            trained, found = (weight_matrix(layers[record.name], layer.bias) for layers in (before, after))
+            error, power = (layer_error(part, layer.second_moment) for part in (found - trained, trained))
+            records.append(replace(record, error=error, relative_error=error / power if power else 0.0))
+        result = replace(result, layers=records)
+    return with_bounds(job, result)

@@ -79,10 +79,10 @@ class ExactOBS(Solver):
             SingularStatisticsError: the damped second moment cannot be inverted.
             ValueError: an option is out of range, options exclude each other, or the layer is too large.
         """
+        if self.group_size == "auto":
+            return self._sized(len(weight), statistics).path(weight, statistics)
         self._check(statistics)
         hessian = damp(statistics, self.damping)
-        if self.group_size == "auto":
-            return self._sized(len(weight), len(hessian.alive)).path(weight, statistics)
         self._check_size(len(weight), len(hessian.alive))
         parts = self._parts(weight, hessian)
         sequences = [self._sequence(weight[:, columns], part) for columns, part in parts]
@@ -98,13 +98,14 @@ class ExactOBS(Solver):
 
     def restore(self, weight: Tensor, statistics: LayerStatistics, state: Mapping[str, Tensor]) -> PruningPath:
         """The path without the elimination: order, errors and sensitivities of all removals are known."""
-        hessian = damp(statistics, self.damping)
         if self.group_size == "auto":
-            return self._sized(len(weight), len(hessian.alive)).restore(weight, statistics, state)
+            return self._sized(len(weight), statistics).restore(weight, statistics, state)
+        hessian = damp(statistics, self.damping)
         return self._found(weight, statistics, hessian, self._parts(weight, hessian), state)
 
-    def _sized(self, rows: int, size: int) -> ExactOBS:
+    def _sized(self, rows: int, statistics: LayerStatistics) -> ExactOBS:
         """The solver for one layer: whole rows where they are feasible, else groups."""
+        size = int(statistics.second_moment.diagonal().count_nonzero())
         small = rows * 2 / 3 * size**3 <= MOST_OPERATIONS and size <= WIDEST
         return replace(self, group_size=None if small or self.block > 1 or self.refine else GROUP)
 

@@ -213,7 +213,7 @@ class PruningPath(ABC):
             The path; `layer_error` is in units of the sum, `measured_error` and the sensitivities in those of E.
 
         Raises:
-            ValueError: g has another shape, is negative, not finite or or this is only part of a path.
+            ValueError: g has another shape, is negative or not finite, or this is only part of a path.
         """
         g = unit_weights.double().cpu()
         if g.shape != self.weight.shape[:1] or not bool(g.isfinite().all() and (g >= 0).all()):

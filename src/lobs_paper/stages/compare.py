@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import BUDGETS
-from lobs_paper.files import write_csv, write_text
+from lobs_paper.files import read_object, write_csv, write_text
 from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.printing import cell, print_table
 
@@ -128,9 +127,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, dict)
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} is no metrics file: expected a JSON object, got {type(value).__name__}")
-    return value
+        raise ConfigError(str(error)) from None

@@ -306,6 +306,7 @@ def _metrics(config: Mapping[str, Any], dense: nn.Module, result: PruneResult, m
         "shared_by": result.shared_by,
         "distance": result.distance,
         "compared_allocations": result.compared_allocations,
+        "held_out": result.held_out,
         "stages": result.stages,
         "refit": _refit(result),
         **errors(dense, measured).named("error_before_percent"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
+from lobs.base.evaluation_mode import copy_buffers, evaluation_mode, outside_modes, same_buffers
 
 
 def test_every_modules_flag_comes_back_even_after_an_error():
@@ -74,3 +74,21 @@ def test_the_callers_modes_do_not_reach_a_function():
         with pytest.raises(TypeError):
             product(torch.eye(2))
         assert torch.is_inference_mode_enabled() and torch.is_autocast_enabled("cpu")
+
+
+def test_buffers_are_copied_but_for_those_of_some_classes():
+    def network(value):
+        model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+        model[1].register_buffer("count", torch.full((), value))
+        model[1].register_buffer("history", torch.full((int(value),), value))
+        model[0].running_mean.fill_(value)
+        return model
+
+    source, target = network(3.0), network(5.0)
+    copy_buffers(source, target, but=nn.BatchNorm1d)
+    assert target[1].count == 3
+    assert target[1].history.tolist() == [3.0, 3.0, 3.0]
+    assert target[0].running_mean.tolist() == [5.0, 5.0]
+    copy_buffers(source, target)
+    assert target[0].running_mean.tolist() == [3.0, 3.0]
+    assert source[1].history.data_ptr() != target[1].history.data_ptr()

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import lobs
+from helpers.interrupted import interrupted
 from helpers.networks import X, conv, mlp
 from lobs.allocation.budget import Budget
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
-from lobs.schedule.stages import STAGES, layer_samples, stage_budgets
+from lobs.schedule.stages import STAGES, stage_budgets
 from lobs.solvers import make
 
 BATCHES = list(X.split(64))
@@ -170,17 +171,9 @@ def test_an_interrupted_call_goes_on_in_the_stage_where_it_stopped(tmp_path, seq
     expected = lobs.prune(model, **options)
 
     for stop in (2, 5, 8):
-        folder, seen = tmp_path / str(stop), []
-
-        def interrupted(names, seen=seen, stop=stop):
-            for name in names:
-                seen.append(name)
-                if len(seen) > stop:
-                    raise KeyboardInterrupt
-                yield name
-
+        folder = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):
-            lobs.prune(model, folder=folder, progress=interrupted, **options)
+            lobs.prune(model, folder=folder, progress=interrupted(stop), **options)
         same(lobs.prune(model, folder=folder, **options), expected)
         same(lobs.prune(model, folder=folder, **options), expected)
 
@@ -248,8 +241,8 @@ def test_what_stages_need_is_said():
 
 def test_samples_are_kept_for_all_stages():
     statistics = lobs.collect_statistics(mlp(), BATCHES, keep_samples=17)
-    assert layer_samples(statistics, "0") == 17
-    assert layer_samples(lobs.collect_statistics(mlp(), BATCHES), "0") == 0
+    assert statistics["0"].kept_samples == 17
+    assert lobs.collect_statistics(mlp(), BATCHES)["0"].kept_samples == 0
     solver = make("net_trim", iterations=5, bisections=2)
     result = lobs.prune(mlp(), statistics, solver, **STAGED)
     assert result.density == pytest.approx(0.1, abs=2e-3)

@@ -99,7 +99,7 @@ def test_a_mistake_ends_on_one_line_and_writes_nothing(swept, capsys, words, mes
 def test_a_broken_metrics_file_is_named(tmp_path, capsys):
     file = tmp_path / "x/seed0/lobs/prune/metrics.json"
     file.parent.mkdir(parents=True)
-    for text, message in (("{", "is no JSON"), ("[]", "expected a JSON object, got list"), ("{}", "'experiment'")):
+    for text, message in (("{", "not valid JSON"), ("[]", "expected an object, got []"), ("{}", "'experiment'")):
         file.write_text(text)
         assert main(["compare", str(tmp_path)]) == 2
         shown = capsys.readouterr().err
