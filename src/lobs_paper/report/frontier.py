@@ -6,9 +6,10 @@ import pandas as pd
 from pandas import DataFrame
 
 from lobs_paper.report.curves import steps_of, with_refitted
-from lobs_paper.report.frame import METHOD, Results
+from lobs_paper.report.frame import METHOD, Results, by_method
 from lobs_paper.report.method_tables import at_densities, by_density, density_numbers
-from lobs_paper.report.methods import REFIT
+from lobs_paper.report.methods import REFIT, REFIT_LABEL
+from lobs_paper.report.statistic import fixed
 
 METHODS = ("exact_obs", "exact_obs_sequential", "exact_obs_staged")
 
@@ -16,7 +17,11 @@ METHODS = ("exact_obs", "exact_obs_sequential", "exact_obs_staged")
 def frontier_table(results: Results) -> DataFrame:
     """Give the test errors of one network at every density that was measured; without rows where none was."""
     curve = _curve(results)
-    return by_density(curve, at_every_density(curve))
+    table = by_density(curve, at_every_density(curve))
+    # Of the networks that each method was run on: not all methods were run on the same ones.
+    dense = by_method(results.runs, ["original_error"]).set_index("label")["original_error"].map(fixed)
+    table.insert(2, "dense", dense.reindex(table["method"].str.removesuffix(REFIT_LABEL)).to_list())
+    return table
 
 
 def frontier_records(results: Results) -> DataFrame:

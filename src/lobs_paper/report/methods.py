@@ -72,6 +72,7 @@ _SPARE_COLORS = ("#AA4499", "#F0E442", "#332288", "#44AA99")
 _SPARE_MARKERS = ("H", "p", "8", "d")
 # Ends the names of method and folder where a curve is that of the refitted networks (curves.with_refitted).
 REFIT = "+refit"
+REFIT_LABEL = ", refit"
 
 
 def style_of(method: str, folder: str | None = None) -> MethodStyle:
@@ -86,7 +87,7 @@ def style_of(method: str, folder: str | None = None) -> MethodStyle:
     """
     if method.endswith(REFIT):
         plain = style_of(method.removesuffix(REFIT), folder.removesuffix(REFIT) if folder else None)
-        return replace(plain, label=f"{plain.label}, refit", line="--", filled=False)
+        return replace(plain, label=plain.label + REFIT_LABEL, line="--", filled=False)
     style = STYLES.get(method)
     if style is None:
         spare = sum(method.encode()) % len(_SPARE_COLORS)

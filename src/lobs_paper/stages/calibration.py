@@ -16,6 +16,7 @@ from lobs.calibration.inputs import network_input
 from lobs.calibration.loss_hessian import LossCurvature
 from lobs.calibration.statistics import Statistics
 from lobs.registry import METHODS
+from lobs_paper.config.requested import compares, runs_network
 from lobs_paper.data.splits import Batches, Split
 
 
@@ -67,6 +68,25 @@ def learned_and_held_out(train: Split, collect: Mapping[str, Any], most: int | N
     first = images - min(images // HELD_OUT, MOST_HELD_OUT)
     learned = calibration_split(train, {**collect, "images": first}).batches(collect["batch_size"])
     return learned, train.part(first, images).batches(collect["batch_size"])
+
+
+def inputs_for_pruning(
+    method: Mapping[str, Any], train: Split, collect: Mapping[str, Any]
+) -> tuple[Batches | None, Batches | None]:
+    """What a method runs the network on, beyond the statistics of `collect`.
+
+    Args:
+        method: group `method`.
+        train: the training images.
+        collect: the key's values.
+
+    Returns:
+        Batches, and those held out by methods that compare, whose statistics must not have seen them; None where the
+        method needs none.
+    """
+    if compares(method):
+        return learned_and_held_out(train, collect, method["images"])
+    return (calibration_batches(train, collect, repeated=True), None) if runs_network(method) else (None, None)
 
 
 def own_share(batches: Batches) -> Batches:

@@ -20,10 +20,10 @@ from lobs.result import PruneResult
 from lobs.solvers import make
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import whole
-from lobs_paper.config.requested import compares, excluded, needs_curvature, requested, runs_network
+from lobs_paper.config.requested import excluded, needs_curvature, requested
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import save_tensors, write_csv, write_json
-from lobs_paper.stages.calibration import calibration_batches, learned_and_held_out, with_curvature
+from lobs_paper.stages.calibration import inputs_for_pruning, with_curvature
 from lobs_paper.stages.correction_errors import corrections
 from lobs_paper.stages.environment import ceiling_bytes, prepare
 from lobs_paper.stages.folders import Folders
@@ -72,16 +72,13 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
     watch = Stopwatch()
     method = config["method"]
-    batches, held_out = None, None
-    if compares(method):
-        batches, held_out = learned_and_held_out(train, config["collect"], method["images"])
+    batches, held_out = inputs_for_pruning(method, train, config.get("collect", {}))
+    if batches is not None and held_out is not None:
         keep = config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else 0
         ceiling = ceiling_bytes(config)
         statistics = lobs.collect_statistics(
             dense, batches, progress=progress("statistics"), keep_samples=keep, memory=ceiling
         )
-    elif runs_network(method):
-        batches = calibration_batches(train, config["collect"], repeated=True)
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
     folder = folders.output("prune")
@@ -165,9 +162,16 @@ def prune_to(plan: lobs.Plan, method: Mapping[str, Any], budget: Mapping[str, An
         **({"densities": densities} if densities else {**budget, "limits": method["limits"]}),
         allocation="uniform" if densities else method["allocation"],
         sequential=method["sequential"],
-        stages=method["stages"],
+        stages=_stages(method["stages"], budget),
         correct=method["correct"],
         refit=method["refit"],
+    )
+
+
+def _stages(stages: int | Sequence[float], budget: Mapping[str, Any]) -> int | Sequence[float]:
+    """Of the shares that the method goes through, those above a budget: a curve's other points need fewer."""
+    return (
+        stages if isinstance(stages, int) else [share for share in stages if share > next(iter(budget.values()))] or 1
     )
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lobs.pruning import prune
+from lobs.registry import METHODS
 from lobs.solvers import make
-from lobs_paper.config.requested import compares, excluded, runs_network
+from lobs_paper.config.requested import excluded
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import load_tensors, save_tensors, write_csv, write_json
-from lobs_paper.stages.calibration import calibrate, calibration_batches, learned_and_held_out
+from lobs_paper.stages.calibration import calibrate, inputs_for_pruning
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.folders import Folders
@@ -162,13 +163,10 @@ def prune_again(
     """
     method = config["method"]
     network = network.to(device)
-    batches, held_out, statistics = None, None, None
-    if compares(method):
-        batches, held_out = learned_and_held_out(train, config["collect"], method["images"])
-    else:
+    batches, held_out = inputs_for_pruning(method, train, config["collect"])
+    statistics = None
+    if held_out is None:
         statistics = calibrate(network, train, config["collect"], solver=method["solver"])
-        if runs_network(method):
-            batches = calibration_batches(train, config["collect"], repeated=True)
     result = prune(
         network,
         statistics,
@@ -183,6 +181,7 @@ def prune_again(
         refit=method["refit"],
         batches=batches,
         held_out=held_out,
+        keep_samples=config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else None,
         in_place=True,
     )
     return result.model.cpu(), {name: mask.cpu() for name, mask in result.masks.items()}

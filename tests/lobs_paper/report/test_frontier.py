@@ -30,12 +30,12 @@ def write_staged(root: Path, seeds: tuple[int, ...] = (0, 1)) -> Path:
 def test_every_measured_density_has_a_column_and_the_refit_a_row(tmp_path: Path) -> None:
     results = load_results(write_staged(tmp_path))
     table = frontier_table(results)
-    assert list(table.columns) == ["method", "seeds", "50%", "12.5%"]
+    assert list(table.columns) == ["method", "seeds", "dense", "50%", "12.5%"]
     assert list(table.itertuples(index=False, name=None)) == [
-        ("exact OBS", "2", "2.00", "4.50 ± 0.71"),
-        ("exact OBS sequential", "2", "-", "3.00"),
-        ("exact OBS staged", "2", "-", "3.00"),
-        ("exact OBS staged, refit", "2", "-", "2.50 ± 0.71"),
+        ("exact OBS", "2", "1.70", "2.00", "4.50 ± 0.71"),
+        ("exact OBS sequential", "2", "1.70", "-", "3.00"),
+        ("exact OBS staged", "2", "1.70", "-", "3.00"),
+        ("exact OBS staged, refit", "2", "1.70", "-", "2.50 ± 0.71"),
     ]
     last = frontier_records(results).iloc[-1]
     assert (last["method"], last["density_percent"], last["test_error_percent"]) == (

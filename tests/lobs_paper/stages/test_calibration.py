@@ -3,7 +3,7 @@
 import torch
 
 from lobs_paper.data.splits import Split
-from lobs_paper.stages.calibration import calibration_batches, learned_and_held_out
+from lobs_paper.stages.calibration import calibration_batches, inputs_for_pruning, learned_and_held_out
 
 
 def inputs_of(batches):
@@ -35,3 +35,22 @@ def test_what_is_held_out_is_learned_from_in_no_view():
     assert (len(inputs_of(learned)), len(inputs_of(held_out))) == (25 * 3, 5)
     learned, held_out = learned_and_held_out(train, collect, 12)
     assert (len(inputs_of(learned)), len(inputs_of(held_out))) == (10 * 3, 2)
+
+
+def test_a_method_is_given_what_it_runs_the_network_on():
+    train = Split(torch.zeros(30, 3, 3, dtype=torch.uint8), torch.zeros(30, dtype=torch.long))
+    collect = {"images": None, "images_per_pass": 8, "augmented_copies": 1, "batch_size": 5}
+    plain = {
+        "allocation": "relative",
+        "sequential": False,
+        "stages": 1,
+        "correct": "none",
+        "refit": False,
+        "images": None,
+    }
+    assert inputs_for_pruning(plain, train, collect) == (None, None)
+    batches, held_out = inputs_for_pruning({**plain, "sequential": True}, train, collect)
+    assert (len(inputs_of(batches)), held_out) == (8, None)
+    for compared in ({"allocation": "global"}, {"refit": True}, {"refit": 20}):
+        batches, held_out = inputs_for_pruning({**plain, **compared}, train, collect)
+        assert (len(inputs_of(batches)), len(inputs_of(held_out))) == (25, 5)

@@ -14,6 +14,7 @@ from lobs.layers.matrix import set_weight_matrix
 from lobs_paper.stages.prune import (
     BUDGETS,
     COSTLY_BUDGETS,
+    _stages,
     before_refit,
     budgets,
     density_curve,
@@ -132,3 +133,16 @@ def test_errors_after_a_refit_stand_beside_those_before_it(pruned):
     assert row["test_error_percent"] == error_percent(plain, measured)
     assert row["test_error_after_refit_percent"] == error_percent(result.model, measured)
     assert row["output_error_after_refit"] < row["output_error"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "budget", "expected"),
+    [
+        (3, {"density": 0.1}, 3),
+        ([0.4, 0.2], {"density": 0.1}, [0.4, 0.2]),
+        ([0.4, 0.2], {"density": 0.3}, [0.4]),
+        ([0.4, 0.2], {"density": 0.5}, 1),
+    ],
+)
+def test_a_curves_looser_points_go_through_the_stages_above_them(stages, budget, expected):
+    assert _stages(stages, budget) == expected
