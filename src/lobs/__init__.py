@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lobs import solvers
+    from lobs import layers, solvers
     from lobs.allocation.budget import Budget
     from lobs.base.execution import Execution
     from lobs.bounds import ErrorBound, error_bound, layer_error_bound
@@ -57,12 +57,14 @@ _HOME = {
     "ErrorBound": "lobs.bounds",
 }
 
-__all__ = [*_HOME, "solvers", "__version__"]
+_ROOMS = ("layers", "solvers")  # their names are public, too
+
+__all__ = [*_HOME, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "solvers":
-        return import_module("lobs.solvers")
+    if name in _ROOMS:
+        return import_module(f"lobs.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'lobs' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(_HOME[name]), name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, prod, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
 from lobs.calibration.statistics import LayerStatistics, Statistics, layer_error
-from lobs.layers.matrix import weight_matrix
+from lobs.layers.matrix import view_of, weight_matrix
 from lobs.layers.network import prunable_layers
 
 
@@ -88,16 +88,6 @@ def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statist
                 change = weight_matrix(module, layer.bias) - weights[name]
                 error = layer_error(change, layer.second_moment.to(change.device))
             terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
-        growth *= float(module.weight.double().norm()) * sqrt(patch_overlap(module))
+        growth *= float(module.weight.double().norm()) * sqrt(view_of(module).overlap(module))
     layers = {name: terms[name] for name in statistics}
     return ErrorBound(layers, sum(layers.values()))
-
-
-def patch_overlap(module: nn.Module) -> int:
-    """In how many of a convolution's patches one input element can stand."""
-    if not isinstance(module, nn.Conv2d):
-        return 1
-    return prod(
-        kernel if dilation > 1 else ceil(kernel / stride)
-        for kernel, stride, dilation in zip(module.kernel_size, module.stride, module.dilation, strict=True)
-    )

@@ -18,9 +18,9 @@ from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import MEASURED_IMAGES, Sharing
-from lobs.base.evaluation_mode import copy_buffers, evaluation_mode, outside_modes, same_buffers
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder, digest
+from lobs.base.modes import copy_buffers, outside_modes, same_buffers
 from lobs.base.warning import warn
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input, require_repeatable
@@ -30,6 +30,7 @@ from lobs.calibration.statistics import Statistics
 from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
+from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.network import prunable_layers
 from lobs.registry import CORRECTIONS, GLOBAL_CANDIDATES, unknown_name
 from lobs.result import PruneResult
@@ -339,7 +340,8 @@ def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
 
 def _versions(model: nn.Module) -> list[tuple[int, int]]:
     """Changes when a weight is replaced or written to: its place in memory, and torch's count of writes to it."""
-    return [(parameter.data_ptr(), parameter._version) for parameter in model.parameters()]
+    parameters = [*model.parameters(), *(module.weight for module in prunable_layers(model).values())]
+    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
 
 
 def _paths_digest(paths: Mapping[str, PruningPath]) -> str:

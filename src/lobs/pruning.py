@@ -12,9 +12,9 @@ from lobs.allocation.budget import Budget, Limits
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.sharing import Sharing
 from lobs.base.arguments import check_names, check_number
-from lobs.base.evaluation_mode import outside_modes
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder
+from lobs.base.modes import outside_modes
 from lobs.calibration.batches import calibration_batches
 from lobs.calibration.collect import collect_statistics
 from lobs.calibration.layerwise import require_repeatable
@@ -69,7 +69,7 @@ def prune(
     memory: float | None = None,
     folder: str | Path | None = None,
 ) -> PruneResult:
-    """Prune a network's Linear and Conv2d layers from calibration data, without labels and without retraining.
+    """Prune a network's layers from calibration data, without labels and without retraining.
 
     Without a ``method`` it is done as well as we know: ``exact_obs``, ``allocation="global"`` (without batches that is
     ``relative``) and, where there are batches that can be read again, in sequence, in stages and with a refit. What is

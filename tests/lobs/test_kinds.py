@@ -84,7 +84,7 @@ KINDS = {
     # layers that are not what they seem
     "a convolution that pads by itself": (
         lambda: brought(nn.Sequential(Padded(1, 4, 3, 2)).eval(), IMAGES),
-        NOT_ITS_PRODUCT,
+        None,
     ),
     "a convolution that standardises its weight": (
         lambda: brought(nn.Sequential(Standardised(1, 4, 3)).eval(), IMAGES),
@@ -200,7 +200,7 @@ KINDS = {
     ),
     "a network on which autograd is off": (lambda: brought(mlp().requires_grad_(False), allocation="fisher"), None),
     "no module": (lambda: brought(lambda x: x), "model must be a torch.nn.Module"),
-    "no layer to prune": (lambda: brought(nn.Sequential(nn.ReLU())), "has no Linear or Conv2d layer"),
+    "no layer to prune": (lambda: brought(nn.Sequential(nn.ReLU())), "has no layer to prune"),
 }
 
 

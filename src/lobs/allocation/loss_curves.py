@@ -8,8 +8,8 @@ from torch import nn
 
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.output_distance import measured_losses
-from lobs.bounds import patch_overlap
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
+from lobs.layers.matrix import view_of
 from lobs.layers.network import prunable_layers
 from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, unknown_name
 from lobs.solvers.path import PruningPath
@@ -106,7 +106,7 @@ def theorem(paths: Mapping[str, PruningPath], model: nn.Module) -> dict[str, Cur
         statistics = paths[name].statistics
         curves[name] = counts, growth * (errors * statistics.samples / statistics.inputs).sqrt()
         module = modules[name]
-        growth *= float(module.weight.detach().double().norm()) * patch_overlap(module) ** 0.5
+        growth *= float(module.weight.detach().double().norm()) * view_of(module).overlap(module) ** 0.5
     return {name: curves[name] for name in paths}
 
 

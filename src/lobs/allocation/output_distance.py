@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lobs.allocation.budget import Problem
 from lobs.allocation.knapsack import Curve, equal_slopes
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.checks import independent_copy
+from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import set_weight_matrix
 from lobs.layers.network import bias_columns, prunable_layers
 from lobs.solvers.path import PruningPath

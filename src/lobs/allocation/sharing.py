@@ -16,12 +16,13 @@ from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import fisher, fisher_units, resolved
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.unit_budget import unit_counts
-from lobs.base.evaluation_mode import evaluation_mode, same_buffers
+from lobs.base.modes import same_buffers
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import first_input
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import fitting_distance
 from lobs.layers.consumers import Consumer, drop_columns
+from lobs.layers.evaluation import evaluation_mode
 from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, MEASURING_ALLOCATIONS, unknown_name
 from lobs.solvers.path import PruningPath
 from lobs.solvers.recomputed import RecomputedPath, whole

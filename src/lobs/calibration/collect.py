@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lobs.base.distributed import gathered, rank_and_size, require_group, together
-from lobs.base.evaluation_mode import outside_modes, same_buffers
 from lobs.base.fingerprint import CALL, claim_folder, digest
+from lobs.base.modes import outside_modes, same_buffers
 from lobs.calibration.accumulator import combined
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.collection_pass import CalibrationPass
@@ -47,7 +47,7 @@ def collect_statistics(
         model: the network; its training flags are put back as they were.
         batches: inputs, or tuples of which the first entry is the input; any iterable, read once. With
             ``distributed`` every process gives its own share of them, at least one.
-        layers: names or patterns of the layers wanted; None takes every Linear and Conv2d that is called.
+        layers: names or patterns of the layers wanted; None takes every one that is called.
         progress: wraps the iterable (``tqdm``, say).
         loss: also collect the curvature of this loss (``"cross_entropy"``, ``"mse"``), which OBD needs; batches are
             then ``(input, target)``.

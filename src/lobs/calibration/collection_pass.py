@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.accumulator import InputSums
 from lobs.calibration.inputs import answer, network_input, network_target, probe_determinism
 from lobs.layers.checks import check_product
 from lobs.layers.coverage import Calls, functional_uses
-from lobs.layers.matrix import Prunable, call_input, input_samples, zero_counts
+from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import call_input, input_samples, zero_counts
 from lobs.layers.network import bias_columns, tied_layers
+from lobs.layers.view import Prunable
 
 if TYPE_CHECKING:
     from lobs.calibration.loss_hessian import LossCurvature

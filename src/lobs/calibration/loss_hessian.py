@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lobs.base.distributed import summed
-from lobs.base.evaluation_mode import evaluation_mode
-from lobs.layers.network import tied_layers
+from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import view_of
+from lobs.layers.network import prunable_layers, tied_layers
 
 _NEEDED = "the loss's curvature needs a network that is an nn.Sequential of modules BackPACK knows"
 LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
@@ -43,7 +45,7 @@ class LossCurvature:
         self._model = extend(_plain_copy(model)).eval()
         self._model.requires_grad_(True)
         self._loss = extend(LOSSES[loss](reduction="sum"))
-        self._layers = {name: self._model.get_submodule(name) for name in names}
+        self._layers: dict[str, Any] = dict(prunable_layers(self._model, names))
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -68,7 +70,7 @@ class LossCurvature:
             except NotImplementedError as error:
                 raise ValueError(f"{_NEEDED}: {error}") from None
         for name, module in self._layers.items():
-            diagonal = module.weight.diag_h.flatten(1).double()
+            diagonal = view_of(module).matrix(module, module.weight.diag_h).double()
             if module.bias is not None:
                 diagonal = torch.cat([diagonal, module.bias.diag_h[:, None].double()], 1)
             self._sums[name] = self._sums[name] + diagonal if name in self._sums else diagonal

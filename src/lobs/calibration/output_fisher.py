@@ -29,11 +29,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.checks import independent_copy
+from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers, tied_layers
 
@@ -72,7 +72,7 @@ def output_sensitivity(
         model: the network; a copy is run. Where its outputs are no class logits (`fitting_distance`), the squared
             distance over their spread takes KL's place.
         batches: inputs, or tuples of which the first entry is the input; read once, or twice for their spread.
-        layers: names or patterns; None takes every Linear and Conv2d that is called.
+        layers: names or patterns; None takes every one that is called.
         seed: of the signs.
         progress: wraps the iterable.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +15,8 @@ from lobs.base.memory import ceiling
 from lobs.base.tensor_files import layer_file
 from lobs.calibration.statistics import LayerStatistics, Statistics, StoredLayer
 from lobs.layers.coverage import Calls
-from lobs.layers.matrix import Prunable
+from lobs.layers.matrix import groups_of, matrix_shape
+from lobs.layers.view import Prunable
 
 CALLS = "calls.json"
 
@@ -144,5 +144,5 @@ class SpilledStatistics:
 
 def moment_bytes(module: Prunable) -> int:
     """Bytes of a layer's second moment, float64 ``[groups, d, d]``."""
-    size = prod(module.weight.shape[1:]) + (module.bias is not None)
-    return 8 * getattr(module, "groups", 1) * size**2
+    size = matrix_shape(module)[1] + (module.bias is not None)
+    return 8 * groups_of(module) * size**2

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 
 import torch
@@ -23,7 +22,8 @@ from torch import Tensor
 from lobs.base.tensor_files import write_tensors
 from lobs.calibration.accumulator import InputSums
 from lobs.layers.coverage import Calls
-from lobs.layers.matrix import Prunable
+from lobs.layers.matrix import groups_of, matrix_shape
+from lobs.layers.view import Prunable
 
 TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample", "target_moment", "target_sample")
 SCALARS = ("samples", "inputs", "bias", "last", "target_power")
@@ -318,10 +318,10 @@ def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:
     Raises:
         ValueError: the inputs, groups or outputs differ.
     """
-    shape, groups = tuple(module.weight.shape), getattr(module, "groups", 1)
-    features = prod(shape[1:])
+    shape, groups = tuple(module.weight.shape), groups_of(module)
+    out, features = matrix_shape(module)
     units = None if statistics.zero_fraction is None else len(statistics.zero_fraction)
-    if (statistics.features, statistics.groups) != (features, groups) or units not in (None, shape[0]):
+    if (statistics.features, statistics.groups) != (features, groups) or units not in (None, out):
         raise ValueError(
             f"layer {name!r}: a weight {shape} in {groups} groups does not fit statistics of {statistics.features} "
             f"inputs in {statistics.groups} groups{'' if units is None else f' and {units} outputs'}: collect them "

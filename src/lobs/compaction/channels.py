@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lobs.layers.matrix import Prunable
+from lobs.layers.view import Prunable
 
 
 @dataclass

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.compaction.channels import Channels, LinearOperation, constants
 from lobs.compaction.trace import follow
+from lobs.layers.evaluation import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _shrink_product(product: LinearOperation, units: Tensor, inputs: Tensor) -> 
         _keep(module, "weight", units)
         if module.bias is not None:
             _keep(module, "bias", units)
-        module.groups = int(inputs.view(groups, -1)[:, 0].sum())
+        vars(module)["groups"] = int(inputs.view(groups, -1)[:, 0].sum())
     outputs_name, inputs_name = (
         ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
     )

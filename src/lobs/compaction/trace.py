@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from lobs.compaction.channels import Axis, Channels, LinearOperation, constants
-from lobs.layers.matrix import Prunable
+from lobs.layers.view import Prunable
 
 # fx types a node's arguments as anything that a graph may hold; what is asked of them is checked where it is used.
 Node: TypeAlias = Any

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.base.atomic import replacing
-from lobs.base.evaluation_mode import evaluation_mode
+from lobs.layers.evaluation import evaluation_mode
 
 
 def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:

@@ -28,6 +28,7 @@ from lobs.base.atomic import replacing
 from lobs.base.fingerprint import tensor_digest
 from lobs.export.sparse_layout import FileCosts, layout_bytes, position_type
 from lobs.layers.network import memory_place, prunable_layers
+from lobs.layers.parts import Part
 
 FORMAT = "lobs-sparse-1"
 _PARTS = {
@@ -225,21 +226,31 @@ def file_costs(model: nn.Module, names: Iterable[str]) -> FileCosts:
 
     Returns:
         The costs; the header is taken at its largest, so that a file is never larger than its budget.
+
+    Raises:
+        ValueError: a layer is a part of a module's weight (`lobs.layers.parts`).
     """
-    weights = {memory_place(module.weight): name for name, module in prunable_layers(model, names).items()}
+    layers = prunable_layers(model, names)
+    for name, module in layers.items():
+        if isinstance(module, Part):
+            raise ValueError(
+                f"layer {name!r} is a part of a module's weight, whose bytes in a file cannot be told apart: give "
+                f"density= or flops=, or leave it out with exclude=[{name!r}]"
+            )
+    weights = {memory_place(module.weight): name for name, module in layers.items()}
     fixed, copies = 8 + len(json.dumps({"__metadata__": {FORMAT: ""}})), dict.fromkeys(weights.values(), 0)
     state = _state(model)
     digits = len(str(sum(tensor.numel() * tensor.itemsize for tensor in state.values())))
     for key, tensor in state.items():
-        name = weights.get(memory_place(tensor))
-        if name is None:
+        layer = weights.get(memory_place(tensor))
+        if layer is None:
             layout, parts = encode(tensor)
             fixed += sum(part.numel() * part.itemsize for part in parts.values())
             fixed += _header_bytes(key, tensor, layout, digits)
         else:
-            copies[name] += 1
+            copies[layer] += 1
             fixed += max(_header_bytes(key, tensor, layout, digits) for layout in _PARTS)
-    widths = {name: prunable_layers(model)[name].weight.element_size() for name in copies}
+    widths = {name: layers[name].weight.element_size() for name in copies}
     return FileCosts(fixed + 8, widths, copies)  # the header is filled up to a multiple of 8
 
 

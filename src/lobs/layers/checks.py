@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lobs.base.evaluation_mode import evaluation_mode
-from lobs.layers.matrix import Prunable, call_input, input_samples, unit_outputs, view_of
-from lobs.layers.network import memory_place, prunable_layers, tied_layers
-
-if TYPE_CHECKING:
-    pass
+from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import call_input, groups_of, input_samples, unit_outputs, view_of, weight_matrix
+from lobs.layers.network import memory_place, named_modules, prunable_layers, tied_layers
+from lobs.layers.parts import split_parameters, without_calls_of_parts
+from lobs.layers.view import Prunable
 
 # How far ||W y - z||_F may be from zero relative to ||z||_F, by the coarsest dtype that is involved.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -81,9 +79,9 @@ def check_owners(model: nn.Module, names: Iterable[str]) -> None:
     """
     groups = tied_layers(model)
     wanted = {memory_place(groups[name][name].weight)[0]: name for name in names}
-    for owner, module in model.named_modules():
+    for owner, module in named_modules(model):
         for key, parameter in module._parameters.items():
-            if parameter is None or not parameter.numel():
+            if parameter is None or not parameter.numel() or key in split_parameters(module):
                 continue
             name = wanted.get(parameter.data_ptr())
             if name is not None and not (key == "weight" and owner in groups[name]):
@@ -110,7 +108,7 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
         ValueError: they differ: the class computes something else, or a hook, a wrapper or a parametrization does.
     """
     what = f"layer {name!r} ({type(module).__name__})"
-    remedy = f"leave it out with exclude=[{name!r}], or replace it by a plain Linear or Conv2d"
+    remedy = f"leave it out with exclude=[{name!r}], or replace it by a plain layer"
     if inputs is None or not isinstance(output, Tensor):
         given = "no tensor" if inputs is None else f"an output of {type(output).__name__}"
         raise ValueError(f"{what} is called with or gives {given}, one tensor in and one out are expected: {remedy}")
@@ -121,12 +119,11 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
             f"{what} multiplies {inputs.dtype} by {module.weight.dtype}, real floating-point numbers are expected: "
             f"{remedy}"
         )
-    weight = module.weight.detach().double().flatten(1)
     try:
         rows, found = _first_samples(module, inputs, output)
-        weight = weight.unflatten(0, (len(rows), -1))
+        weight = weight_matrix(module, bias=False).double().unflatten(0, (groups_of(module), -1))
         expected = (rows.double() @ weight.mT).movedim(0, 1).flatten(1)
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError):
         raise ValueError(f"{what} is given {tuple(inputs.shape)}, which its class does not take: {remedy}") from None
     if expected.shape != found.shape:
         raise ValueError(
@@ -205,7 +202,7 @@ def read_back(pruned: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
     Raises:
         ValueError: a weight that the mask removes is not zero.
     """
-    modules = dict(pruned.named_modules())
+    modules = prunable_layers(pruned)
     zeros = {}
     for name, mask in masks.items():
         nonzero = modules[name].weight.detach() != 0
@@ -233,7 +230,7 @@ def independent_copy(model: nn.Module) -> nn.Module:
         ValueError: it holds a tensor that cannot be copied, or something else that cannot.
     """
     try:
-        return copy.deepcopy(model)
+        return without_calls_of_parts(copy.deepcopy(model))
     except (RuntimeError, TypeError) as error:
         for name, module in model.named_modules():
             for key, value in vars(module).items():

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from lobs.layers.matrix import Prunable
+from lobs.layers.matrix import groups_of, matrix_shape
+from lobs.layers.parts import Part
+from lobs.layers.view import Prunable
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ def consumers_of(modules: Mapping[str, Prunable]) -> dict[str, Consumer]:
     consumers = {}
     names = list(modules)
     for name, following in pairwise(names):
-        units, reader = modules[name].weight.shape[0], modules[following]
-        groups = reader.groups if isinstance(reader, nn.Conv2d) else 1
-        inputs = reader.weight.shape[1:].numel()
-        if (isinstance(reader, nn.Conv2d) and reader.in_channels != units) or groups * inputs % units:
+        reader = modules[following]
+        (units, _), (_, inputs) = matrix_shape(modules[name]), matrix_shape(reader)
+        groups, branched = groups_of(reader), any(isinstance(module, Part) for module in (modules[name], reader))
+        if branched or getattr(reader, "in_channels", units) != units or groups * inputs % units:
             raise ValueError(
                 f"layer {following!r} with {inputs} inputs per unit does not simply follow layer {name!r} with {units} "
                 f"units: whole units can only be removed from a chain of layers"

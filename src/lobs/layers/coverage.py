@@ -15,13 +15,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lobs.layers.matrix import PRUNABLE
-from lobs.layers.network import tied_layers
+from lobs.layers.matrix import find_view
+from lobs.layers.network import named_modules, tied_layers
+from lobs.layers.parts import split_parameters
 
 # Where a parameter lies in memory, from and to, and the layers that it belongs to.
 Place: TypeAlias = tuple[int, int, set[str]]
 # From this share of a network's weights on, what is out of reach is worth a warning.
 WORTH_A_WARNING = 0.01
+NOT_COVERED: dict[type[nn.Module], str] = {
+    nn.Embedding: "its rows are looked up, not multiplied with",
+    nn.EmbeddingBag: "its rows are looked up, not multiplied with",
+    nn.MultiheadAttention: "its class has a forward of its own, or its weights are computed from others",
+    nn.RNNBase: "its class has a forward of its own, or its weights are computed from others",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Calls:
     """Which layers a network calls.
 
     Attributes:
-        called: Linear and Conv2d layers that were given at least one sample, in the order of their first call.
+        called: layers that were given at least one sample, in the order of their first call.
         functional: layers whose weight is used outside of their calls, with the operation (`functional_uses`).
         empty: layers that were called without a single sample.
     """
@@ -82,19 +89,23 @@ def unpruned_weights(model: nn.Module, pruned: Iterable[str], excluded: Iterable
     counted = {id(module.weight) for name in pruned for module in groups[name].values()}
     first = {own: name for name, members in groups.items() for own in members}
     result = []
-    for name, module in model.named_modules():
-        parameters = [p for p in module._parameters.values() if p is not None and p.dim() > 1 and id(p) not in counted]
+    for name, module in named_modules(model):
+        split = split_parameters(module)
+        own = {key: p for key, p in module._parameters.items() if p is not None and key not in split}
+        parameters = [p for p in own.values() if p.dim() > 1 and id(p) not in counted]
         counted |= {id(parameter) for parameter in parameters}
         weights = sum(parameter.numel() for parameter in parameters)
         if weights:
-            own = first.get(name, name)
-            if own in excluded:
+            layer = first.get(name, name)
+            if layer in excluded:
                 reason = "left out by layers= or exclude="
-            elif isinstance(module, PRUNABLE) and any(p is module._parameters.get("weight") for p in parameters):
-                reason = calls.reason(own)
+            elif find_view(module) is not None and any(p is own.get("weight") for p in parameters):
+                reason = calls.reason(layer)
             else:
-                reason = "class not covered"
-            result.append(Unpruned(name, type(module).__name__, weights, reason, own in excluded))
+                reason = next(
+                    (why for kind, why in NOT_COVERED.items() if isinstance(module, kind)), "class not covered"
+                )
+            result.append(Unpruned(name, type(module).__name__, weights, reason, layer in excluded))
     return result
 
 
@@ -118,11 +129,10 @@ def shown(unpruned: Iterable[Unpruned], most: int = 4) -> str:
 
 @torch.no_grad()
 def functional_uses(model: nn.Module, inputs: Tensor) -> dict[str, str]:
-    """The Linear and Conv2d layers whose weight or bias is computed with outside of the layer's own calls.
+    """The layers whose weight or bias is computed with outside of the layer's own calls.
 
     Watched on torch's dispatcher: an operation that reads a parameter's memory while none of the layers that own it is
-    being called (`nn.MultiheadAttention` hands its ``out_proj.weight`` to a function, a decoder multiplies by an
-    encoder's transposed weight).
+    being called (a decoder multiplies by an encoder's transposed weight).
 
     Args:
         model: in evaluation mode.

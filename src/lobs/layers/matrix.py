@@ -3,32 +3,81 @@
 One layout feeds every method: a layer is ``Z = W y``, with ``W`` of shape ``[out, features (+ 1)]`` and one
 *sample* ``y`` per row of the input. The bias, where there is one, is the last column, with an input that is
 always 1. A convolution is the same product applied to its unfolded patches: every output position is a sample and
-``features = in_channels / groups * kernel height * kernel width``, in the order of ``weight.flatten(1)``.
+``features = in_channels / groups * kernel places``. What a class of modules has to tell for that is its `View`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import prod
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from lobs.layers.conv2d import Conv2dView
-from lobs.layers.linear import LinearView
-from lobs.layers.view import View
+from lobs.layers.convolution import ConvolutionView, TransposedConvolutionView
+from lobs.layers.linear import LinearView, TransposedLinearView
+from lobs.layers.view import Prunable, View
 
-Prunable: TypeAlias = nn.Linear | nn.Conv2d
-VIEWS: dict[type[nn.Module], View] = {nn.Linear: LinearView(), nn.Conv2d: Conv2dView()}
-PRUNABLE = (nn.Linear, nn.Conv2d)
+VIEWS: dict[type[nn.Module], View] = {
+    nn.Linear: LinearView(),
+    nn.Conv1d: ConvolutionView(1),
+    nn.Conv2d: ConvolutionView(2),
+    nn.Conv3d: ConvolutionView(3),
+    nn.ConvTranspose1d: TransposedConvolutionView(1),
+    nn.ConvTranspose2d: TransposedConvolutionView(2),
+    nn.ConvTranspose3d: TransposedConvolutionView(3),
+}
+_OF_TRANSFORMERS = TransposedLinearView()
 # An unfolded chunk of a convolution's input stays below this; larger chunks are no faster.
 CHUNK_BYTES = 64 * 2**20
 
 
+def register(kind: type[nn.Module], view: View) -> None:
+    """Let the modules of a class be pruned.
+
+    From then on they count as layers everywhere, like `nn.Linear`; every first call is checked against ``W y + b``.
+
+    Args:
+        kind: the class; classes derived from it are seen the same way, unless they are registered themselves.
+        view: how its modules are seen as matrices.
+
+    Raises:
+        TypeError: ``kind`` is no class of modules, or ``view`` no `lobs.layers.View`.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise TypeError(f"kind must be a class of modules, got {kind!r}")
+    if not isinstance(view, View):
+        raise TypeError(f"view must be an object of a class derived from lobs.layers.View, got {view!r}")
+    VIEWS[kind] = view
+
+
+def find_view(module: nn.Module) -> View | None:
+    """How a module is seen, by the first of its classes that has a view; None where none has."""
+    for kind in type(module).__mro__:
+        if kind in VIEWS:
+            return VIEWS[kind]
+    return _OF_TRANSFORMERS if TransposedLinearView.fits(module) else None
+
+
 def view_of(module: nn.Module) -> View:
-    """How a module is seen, by the first of its classes that has a view."""
-    return next(VIEWS[kind] for kind in type(module).__mro__ if kind in VIEWS)
+    """How a module is seen that is known to have a view."""
+    return cast("View", find_view(module))
+
+
+def kinds() -> str:
+    """The classes that have a view, for messages."""
+    return ", ".join(kind.__name__ for kind in VIEWS)
+
+
+def groups_of(module: nn.Module) -> int:
+    """In how many groups a layer's units and inputs fall."""
+    return view_of(module).groups(module)
+
+
+def matrix_shape(module: Prunable) -> tuple[int, int]:
+    """``(out, features)`` of a layer's matrix, without a bias."""
+    shape = view_of(module).matrix(module, module.weight.detach()).shape
+    return shape[0], shape[1]
 
 
 def weight_matrix(module: Prunable, bias: bool | None = None) -> Tensor:
@@ -41,9 +90,9 @@ def weight_matrix(module: Prunable, bias: bool | None = None) -> Tensor:
     Returns:
         The matrix.
     """
-    weight = module.weight.detach().flatten(1)
+    weight = view_of(module).matrix(module, module.weight.detach())
     if module.bias is None or bias is False:
-        return weight.clone()
+        return weight.clone(memory_format=torch.contiguous_format)
     return torch.cat([weight, module.bias.detach()[:, None]], dim=1)
 
 
@@ -59,12 +108,12 @@ def set_weight_matrix(module: Prunable, matrix: Tensor, bias: bool | None = None
     Raises:
         ValueError: the matrix has another shape than the module's own.
     """
-    features = prod(module.weight.shape[1:])
+    out, features = matrix_shape(module)
     with_bias = module.bias is not None and bias is not False
-    expected = (module.weight.shape[0], features + with_bias)
+    expected = (out, features + with_bias)
     if tuple(matrix.shape) != expected:
         raise ValueError(f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}")
-    module.weight.copy_(matrix[:, :features].reshape(module.weight.shape))
+    module.weight.copy_(view_of(module).shaped(module, matrix[:, :features]))
     if with_bias:
         cast("Tensor", module.bias).copy_(matrix[:, -1])
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import Tensor, nn
 
-from lobs.layers.matrix import PRUNABLE, Prunable
+from lobs.layers.matrix import find_view, groups_of, kinds
+from lobs.layers.parts import parts_of
+from lobs.layers.view import Prunable
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()`, every module followed by its parts (`lobs.layers.parts`)."""
+    for name, module in model.named_modules():
+        yield name, module
+        for part, layer in parts_of(module).items():
+            yield f"{name}.{part}" if name else part, layer
 
 
 def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Prunable]:
-    """The Linear and Conv2d modules of a network, by name, in the order of definition.
+    """The layers of a network that have a view as a matrix, by name, in the order of definition.
+
+    Linear layers, convolutions and transposed ones, registered classes (`lobs.layers.register`), and the parts of
+    attention and recurrent modules, which are no submodules.
 
     Of modules that share one weight (`tied_layers`) only the first counts.
 
@@ -23,24 +37,25 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
         The chosen modules by name.
 
     Raises:
-        TypeError: ``layers`` is a single string, or names a module that is neither Linear nor Conv2d.
+        TypeError: ``layers`` is a single string, or names a module that has no view.
         ValueError: a name or pattern fits no module, or the network has no such layer at all, or is compiled.
     """
     groups = tied_layers(model)
     found = {name: next(iter(members.values())) for name, members in groups.items()}
     if layers is None:
         if not found:
-            raise ValueError(f"{type(model).__name__} has no Linear or Conv2d layer to prune")
+            raise ValueError(f"{type(model).__name__} has no layer to prune (of {kinds()})")
         return found
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the single string {layers!r}")
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     chosen: set[str] = set()
     for pattern in layers:
         matches = {name for name, members in groups.items() if any(fnmatchcase(own, pattern) for own in members)}
         if not matches and pattern in modules:
             raise TypeError(
-                f"layer {pattern!r} is a {type(modules[pattern]).__name__}; only Linear and Conv2d can be pruned"
+                f"layer {pattern!r} is a {type(modules[pattern]).__name__}, which is not seen as a matrix: layers of "
+                f"{kinds()} are, and what lobs.layers.register is told"
             )
         if not matches:
             raise ValueError(f"no layer fits {pattern!r}; the network has {', '.join(found) or 'none'}")
@@ -49,7 +64,7 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
 
 
 def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
-    """The Linear and Conv2d modules of a network, those together that compute with one and the same weight.
+    """The prunable modules of a network, those together that compute with one and the same weight.
 
     Args:
         model: any module that is not compiled.
@@ -62,14 +77,14 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
     """
     groups: dict[str, dict[str, Prunable]] = {}
     owners: dict[tuple, str] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             where = f"its module {name!r}" if name else "the network"
             raise ValueError(
                 f"{where} is compiled (torch.compile), which hides what its layers are given: give the network as it "
                 f"was before (torch.compile's result holds it as _orig_mod) and compile what comes back"
             )
-        if isinstance(module, PRUNABLE):
+        if find_view(module) is not None:
             first, weight = name, module._parameters.get("weight")
             if weight is not None and (isinstance(weight, nn.parameter.UninitializedParameter) or weight.is_meta):
                 raise ValueError(
@@ -78,8 +93,8 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
                 )
             # A weight that is computed anew is nobody else's.
             if weight is not None and weight.numel():
-                first = owners.setdefault((memory_place(weight), getattr(module, "groups", 1)), name)
-            groups.setdefault(first, {})[name] = module
+                first = owners.setdefault((memory_place(weight), groups_of(module)), name)
+            groups.setdefault(first, {})[name] = cast("Prunable", module)
     return groups
 
 
@@ -101,7 +116,7 @@ def bias_columns(model: nn.Module) -> dict[str, bool]:
     """
     columns = {}
     owners: dict[int, int] = {}
-    for module in model.modules():
+    for _, module in named_modules(model):
         for parameter in module._parameters.values():
             if parameter is not None:
                 owners[id(parameter)] = owners.get(id(parameter), 0) + 1

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.inputs import network_input, raw_input
 from lobs.calibration.layerwise import LayerwisePasses, count_calls, first_input, require_repeatable
 from lobs.calibration.outputs import output_tensors
-from lobs.layers.matrix import PRUNABLE, Prunable, unit_outputs
-from lobs.layers.network import bias_columns, prunable_layers
+from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import find_view, unit_outputs, weight_matrix
+from lobs.layers.network import bias_columns, named_modules, prunable_layers
+from lobs.layers.view import Prunable
 from lobs.registry import CORRECTIONS, unknown_name
 
 Place: TypeAlias = Prunable | _BatchNorm
@@ -118,13 +119,9 @@ def correctable(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Part of its `state_dict`.
     """
-    found = {}
-    for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        if isinstance(module, (*PRUNABLE, _BatchNorm)) and module.bias is not None:
-            found[f"{prefix}bias"] = module.bias.detach().clone()
-        if isinstance(module, _BatchNorm):
-            found |= {prefix + key: value.clone() for key, value in module.named_buffers(recurse=False)}
+    found = {name: part.detach().clone() for name, part in model.named_parameters() if part.dim() == 1}
+    for name, module in _batch_norms(model).items():
+        found |= {f"{name}.{key}" if name else key: value.clone() for key, value in module.named_buffers(recurse=False)}
     return found
 
 
@@ -208,7 +205,7 @@ def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBat
     finally:
         for handle in handles:
             handle.remove()
-    copies = dict(pruned.named_modules())
+    copies = dict(named_modules(pruned))
     copied = {name: cast("Place", copies[name]) for name in means}
     with LayerwisePasses(pruned, copied, batches) as passes:
         for name, expected in means.items():
@@ -228,7 +225,7 @@ def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:
     Returns:
         By name; layers where neither has a bias are left out.
     """
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in named_modules(model)}
     places: dict[str, Place] = {}
     latest: list[tuple[Prunable, Tensor]] = []
 
@@ -244,8 +241,8 @@ def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:
             places[names[module]] = module
 
     own = bias_columns(model)  # a bias that others share is not put right for one of them
-    handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, PRUNABLE)]
-    handles += [m.register_forward_pre_hook(before_norm) for m in model.modules() if isinstance(m, _BatchNorm)]
+    handles = [m.register_forward_hook(after_layer) for m in names if find_view(m)]
+    handles += [m.register_forward_pre_hook(before_norm) for m in names if isinstance(m, _BatchNorm)]
     try:
         model(first_input(model, batches))
     finally:
@@ -266,10 +263,10 @@ class _Mean:
         self.see(args[0], output)
 
     def see(self, _: Tensor, output: Tensor) -> None:
-        if isinstance(self.module, PRUNABLE):
-            rows = unit_outputs(self.module, output)
-        else:  # a batch norm's channels come second
+        if isinstance(self.module, _BatchNorm):  # its channels come second
             rows = output.movedim(1, -1).flatten(0, -2)
+        else:
+            rows = unit_outputs(self.module, output)
         part = rows.sum(0, dtype=torch.float64)
         self.total = part if self.total is None else self.total + part
         self.count += len(rows)
@@ -283,4 +280,4 @@ def _gone(module: Place) -> Tensor:
     bias = cast("Tensor", module.bias)
     if isinstance(module, _BatchNorm):
         return torch.zeros_like(bias, dtype=torch.bool)
-    return (bias == 0) & (module.weight.flatten(1) == 0).all(1)
+    return (bias == 0) & (weight_matrix(module, False) == 0).all(1)

@@ -15,20 +15,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.base.arguments import check_number
-from lobs.base.evaluation_mode import evaluation_mode, outside_modes, same_buffers
 from lobs.base.memory import available_bytes
+from lobs.base.modes import outside_modes, same_buffers
 from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import output_spreads
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors
+from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import bias_columns, prunable_layers
 
 # Chosen on held-out training images of LeNet-300-100 at 1.5% of the weights.
@@ -154,10 +155,10 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
         if layer is None or mask.shape != layer.weight.shape or mask.dtype != torch.bool:
             shape = "no such layer" if layer is None else tuple(layer.weight.shape)
             raise ValueError(f"masks of layer {name!r}: {mask.dtype} {tuple(mask.shape)} for {shape}, bool is expected")
-        weight, bias = cast("nn.Parameter", layer.weight), cast("nn.Parameter | None", layer.bias)
+        weight, bias = layer.weight, layer.bias
         found.append((weight, mask & (weight != 0)))
         if bias is not None and own_bias[name]:
-            gone = (bias == 0) & (weight.flatten(1) == 0).all(1)
+            gone = (bias == 0) & (weight_matrix(layer, False) == 0).all(1)
             found.append((bias, ~gone))
     for module in pruned.modules():
         if isinstance(module, _BatchNorm) and module.affine:

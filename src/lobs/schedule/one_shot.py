@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from lobs.allocation.sharing import solved
 from lobs.layers.consumers import Consumer, consumers_of
-from lobs.layers.matrix import Prunable, set_weight_matrix
+from lobs.layers.matrix import set_weight_matrix
 from lobs.layers.network import prunable_layers
+from lobs.layers.view import Prunable
 from lobs.schedule.job import Job
 from lobs.schedule.layer_result import LayerResult
 from lobs.schedule.paths import PathMaker

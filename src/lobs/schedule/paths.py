@@ -13,8 +13,9 @@ from lobs.base.execution import Execution
 from lobs.base.memory import ceiling
 from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
 from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
-from lobs.layers.matrix import Prunable, weight_matrix
+from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
+from lobs.layers.view import Prunable
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.recomputed import RecomputedPath, path_bytes
 

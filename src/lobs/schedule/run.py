@@ -14,6 +14,7 @@ from lobs.base.warning import warn
 from lobs.bounds import bound_from_weights, error_bound
 from lobs.calibration.batches import CalibrationBatches
 from lobs.layers.checks import independent_copy
+from lobs.layers.matrix import view_of
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
 from lobs.repair.refit import STEPS, refit
@@ -42,7 +43,8 @@ def run(job: Job) -> PruneResult:
         dense[step.name] = step.trained
         # What was zero before counts as removed, even where a pattern would keep it.
         mask = step.mask[:, : step.features] & (step.trained[:, : step.features] != 0)
-        masks[step.name] = mask.reshape(modules[step.name].weight.shape)
+        module = modules[step.name]
+        masks[step.name] = view_of(module).shaped(module, mask)
         records.append(_record(step, masks[step.name]))
         if step.note is not None:
             remarks.append(f"layer {step.name!r}: {step.note}")

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from lobs.allocation.sharing import Decision
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.calibration.accumulator import InputSums, ResidualSums, widened
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import LayerwisePasses, side_by_side
 from lobs.calibration.statistics import LayerStatistics, check_fit
-from lobs.layers.matrix import Prunable, input_samples, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import input_samples, set_weight_matrix, unit_outputs, weight_matrix
 from lobs.layers.network import prunable_layers
+from lobs.layers.view import Prunable
 from lobs.schedule.job import Job
 from lobs.schedule.layer_result import LayerResult
 from lobs.schedule.paths import PathMaker, solve

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lobs.base.evaluation_mode import evaluation_mode
 from lobs.compaction.compact import CompactResult, compact
 from lobs.export.sparse import save_sparse
+from lobs.layers.evaluation import evaluation_mode
 from lobs_paper.files import save_tensors
 
 WARM_UPS = 3

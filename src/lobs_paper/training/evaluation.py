@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lobs.base.evaluation_mode import evaluation_mode
+from lobs.layers.evaluation import evaluation_mode
 from lobs_paper.data.splits import Batches, Split
 
 # Large enough to keep two cores busy; a convolution's maps of more images are memory fresh from the system every time.

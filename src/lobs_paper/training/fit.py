@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lobs.base.distributed import rank_and_size, summed
-from lobs.base.evaluation_mode import evaluation_mode
+from lobs.layers.evaluation import evaluation_mode
 from lobs_paper.data.splits import Split
 from lobs_paper.training.datamodule import InMemoryData
 from lobs_paper.training.evaluation import batch_size, wrong_answers

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lobs.base.evaluation_mode import copy_buffers, evaluation_mode, outside_modes, same_buffers
+from lobs.base.modes import copy_buffers, outside_modes, same_buffers
+from lobs.layers.evaluation import evaluation_mode
 
 
 def test_every_modules_flag_comes_back_even_after_an_error():

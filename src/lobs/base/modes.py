@@ -1,4 +1,4 @@
-"""Evaluation mode for the length of a block: used by the library and by the experiments above it."""
+"""What a call must leave as it was: torch's modes, and the buffers of a network."""
 
 from __future__ import annotations
 
@@ -24,18 +24,6 @@ def outside_modes(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return wrapped
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off and batch norm fixed inside the block; every module's flag comes back as it was."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 @contextmanager

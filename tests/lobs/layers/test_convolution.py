@@ -31,7 +31,7 @@ def test_convolution_is_its_matrix_times_its_patches(groups, kernel, stride, dil
     # chunk by chunk gives the same samples in the same order, and so do patches that are left as they lie
     torch.testing.assert_close(as_product(module, inputs, chunk_bytes=1), expected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lobs.layers.conv2d.LONG", 1)
+        patch.setattr("lobs.layers.convolution.LONG", 1)
         torch.testing.assert_close(as_product(module, inputs), expected)
 
 
