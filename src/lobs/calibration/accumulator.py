@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from lobs.base.distributed import gathered, summed
+from lobs.calibration.shifted_products import shifted_products, shifts_pay
+from lobs.layers.convolution import ConvolutionView
+from lobs.layers.matrix import CHUNK_BYTES, input_samples, view_of
+from lobs.layers.view import Prunable
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
@@ -93,6 +97,30 @@ class InputSums:
             if self.bias:
                 self.moment[:, -1, :features] += chunk.sum(dim=1, dtype=torch.float64)
         self.reservoir.add(samples)
+        self.samples += count
+
+    def add_call(self, module: Prunable, inputs: Tensor) -> None:
+        """Add what a layer was given in a call; without unfolding it, where that is faster and no rows are kept."""
+        view = view_of(module)
+        if self.reservoir.keep or not isinstance(view, ConvolutionView):
+            for samples in input_samples(module, inputs):
+                self.add(samples)
+            return
+        for windows in view.chunks(module, inputs, CHUNK_BYTES):
+            if shifts_pay(windows):
+                self._add_sums(*shifted_products(windows), windows.positions)
+            else:
+                for samples in windows.samples():
+                    self.add(samples)
+
+    def _add_sums(self, moment: Tensor, total: Tensor, count: int) -> None:
+        """Add sums over samples of one group that are known already."""
+        features = len(total)
+        if not self.samples:
+            self.moment = moment.new_zeros(1, features + self.bias, features + self.bias)
+        self.moment[0, :features, :features] += moment
+        if self.bias:
+            self.moment[0, -1, :features] += total
         self.samples += count
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:

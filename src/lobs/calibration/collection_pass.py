@@ -13,7 +13,7 @@ from lobs.calibration.inputs import answer, network_input, network_target, probe
 from lobs.layers.checks import check_product
 from lobs.layers.coverage import Calls, functional_uses
 from lobs.layers.evaluation import evaluation_mode
-from lobs.layers.matrix import call_input, input_samples, zero_counts
+from lobs.layers.matrix import call_input, zero_counts
 from lobs.layers.network import bias_columns, tied_layers
 from lobs.layers.view import Prunable
 
@@ -100,8 +100,7 @@ class CalibrationPass:
                     check_product(own, module, given, output)
                     self._checked.add(own)
                 sums = self.sums.setdefault(name, self.waiting[name])
-                for samples in input_samples(module, cast("Tensor", given)):
-                    sums.add(samples)
+                sums.add_call(module, cast("Tensor", given))
                 sums.add_zeros(*zero_counts(module, output))
             sums.inputs += self._total - self._seen[name]
             self._seen[name] = self._total

@@ -49,6 +49,11 @@ class Windows:
             for size, span, stride in zip(self.inputs.shape[2:], spans, self.stride, strict=True)
         ]
 
+    @property
+    def positions(self) -> int:
+        """Places in all images."""
+        return len(self.inputs) * prod(self.sizes)
+
     def patches(self) -> Tensor:
         """What the kernel sees at every place, ``[images, groups, features, places]``."""
         views = self.inputs
@@ -121,13 +126,18 @@ class ConvolutionView(View):
 
     def samples(self, module: Any, inputs: Tensor, chunk_bytes: int) -> Iterator[Tensor]:
         """Patches, unfolded a few images at a time; views of them where that spares a copy."""
+        for windows in self.chunks(module, inputs, chunk_bytes):
+            yield from windows.samples()
+
+    def chunks(self, module: Any, inputs: Tensor, chunk_bytes: int) -> Iterator[Windows]:
+        """The windows of a few images at a time, whose patches would take no more than about so many bytes."""
         if inputs.dim() == self.axes + 1:
             inputs = inputs[None]
         groups, positions = self.groups(module), prod(self.windows(module, inputs[:1]).sizes)
         per_image = prod(module.kernel_size) * inputs.shape[1] * positions
         most = min(chunk_bytes, WARM_BYTES) if alone(groups, positions) else chunk_bytes
         for chunk in inputs.split(max(1, most // max(1, per_image * inputs.element_size()))):
-            yield from self.windows(module, chunk).samples()
+            yield self.windows(module, chunk)
 
     def unit_axis(self, outputs: Tensor) -> int:
         """The channel axis."""
