@@ -12,13 +12,15 @@ from torch import Tensor
 from lobs.base.distributed import gathered, summed
 from lobs.calibration.shifted_products import shifted_products, shifts_pay
 from lobs.layers.convolution import ConvolutionView
-from lobs.layers.matrix import CHUNK_BYTES, input_samples, view_of
+from lobs.layers.matrix import input_samples, view_of
 from lobs.layers.view import Prunable
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
 # A wider layer's products are formed in blocks of rows of at most so many, without those above the diagonal.
 PRODUCT_ROWS = 1024
+# Inputs whose products are formed without unfolding come in chunks of about so many bytes.
+SHIFTED_BYTES = 128 * 2**20
 
 
 class Reservoir:
@@ -102,16 +104,15 @@ class InputSums:
     def add_call(self, module: Prunable, inputs: Tensor) -> None:
         """Add what a layer was given in a call; without unfolding it, where that is faster and no rows are kept."""
         view = view_of(module)
-        if self.reservoir.keep or not isinstance(view, ConvolutionView):
-            for samples in input_samples(module, inputs):
-                self.add(samples)
-            return
-        for windows in view.chunks(module, inputs, CHUNK_BYTES):
-            if shifts_pay(windows):
+        whole = isinstance(view, ConvolutionView) and not self.reservoir.keep and inputs.dim() == view.axes + 2
+        if isinstance(view, ConvolutionView) and whole and shifts_pay(view.windows(module, inputs[:1])):
+            images = max(1, len(inputs) * SHIFTED_BYTES // max(1, inputs.numel() * inputs.element_size()))
+            for chunk in widened(inputs).split(images):
+                windows = view.windows(module, chunk)
                 self._add_sums(*shifted_products(windows), windows.positions)
-            else:
-                for samples in windows.samples():
-                    self.add(samples)
+            return
+        for samples in input_samples(module, inputs):
+            self.add(samples)
 
     def _add_sums(self, moment: Tensor, total: Tensor, count: int) -> None:
         """Add sums over samples of one group that are known already."""

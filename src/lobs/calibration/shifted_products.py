@@ -56,7 +56,7 @@ def shifted_products(windows: Windows) -> tuple[Tensor, Tensor]:
     height, width = windows.kernel
     places = list(product(range(height), range(width)))
     channels = windows.inputs.shape[1]
-    moment = windows.inputs.new_zeros(channels, len(places), channels, len(places), dtype=torch.float64)
+    moment = windows.inputs.new_zeros(len(places), len(places), channels, channels, dtype=torch.float64)
     sums = _Differences(windows)
     blocks: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (i, one), (j, other) in product(enumerate(places), repeat=2):
@@ -65,11 +65,11 @@ def shifted_products(windows: Windows) -> tuple[Tensor, Tensor]:
     for difference, pairs in blocks.items():
         counted = sums.of(difference)
         for i, j in pairs:
-            block = counted(places[i])
-            moment[:, i, :, j] = block
-            moment[:, j, :, i] = block.T
+            moment[i, j] = counted(places[i])
+            if i < j:
+                moment[j, i] = moment[i, j].T
     features = channels * len(places)
-    return moment.view(features, features), sums.totals().flatten()
+    return moment.permute(2, 0, 3, 1).reshape(features, features), sums.totals().flatten()
 
 
 class _Differences:
