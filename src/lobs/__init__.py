@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lobs.planning import Plan
     from lobs.pruning import layer_paths, methods, plan, prune
     from lobs.repair.correction import correct
+    from lobs.repair.masks import KeptMasks, keep_masks
     from lobs.repair.refit import Refit, refit
     from lobs.result import LayerRecord, PruneResult
     from lobs.solvers.hessian import SingularStatisticsError
@@ -45,6 +46,8 @@ _HOME = {
     "correct": "lobs.repair.correction",
     "refit": "lobs.repair.refit",
     "Refit": "lobs.repair.refit",
+    "keep_masks": "lobs.repair.masks",
+    "KeptMasks": "lobs.repair.masks",
     "compact": "lobs.compaction.compact",
     "CompactResult": "lobs.compaction.compact",
     "save_sparse": "lobs.export.sparse",
