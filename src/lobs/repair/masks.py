@@ -49,14 +49,13 @@ def keep_masks(model: nn.Module, masks: Mapping[str, Tensor] | PruneResult | Non
     """
     layers = prunable_layers(model)
     if masks is None:
-        masks = {name: module.weight.detach() != 0 for name, module in layers.items()}
-        masks = {name: mask for name, mask in masks.items() if not mask.all()}
+        zeros = {name: module.weight.detach() == 0 for name, module in layers.items()}
+        kept = {name: ~own for name, own in zeros.items() if own.any()}
     else:
-        masks = getattr(masks, "masks", masks)
-        _check(masks, layers)
-    chosen = {name: layers[name] for name in masks}
+        kept = _checked(getattr(masks, "masks", masks), layers)
+    chosen = {name: layers[name] for name in kept}
     check_plain(chosen)
-    return KeptMasks(_places(model, chosen, masks))
+    return KeptMasks(_places(model, chosen, kept))
 
 
 class KeptMasks:
@@ -137,7 +136,7 @@ def _without(place: _Place, gradient: Tensor) -> Tensor:
     return gradient.masked_fill(place.removed.to(gradient.device), 0)
 
 
-def _check(masks: object, layers: Mapping[str, Prunable]) -> None:
+def _checked(masks: object, layers: Mapping[str, Prunable]) -> dict[str, Tensor]:
     if not isinstance(masks, Mapping):
         raise TypeError(f"masks must be bool tensors by layer name or a PruneResult, got {type(masks).__name__}")
     for name, mask in masks.items():
@@ -153,14 +152,16 @@ def _check(masks: object, layers: Mapping[str, Prunable]) -> None:
             )
         if alive := int(((weight != 0) & ~mask.to(weight.device)).sum()):
             warn(f"layer {name!r}: {alive} weights that its mask removes were not zero, and are now")
+    return dict(masks)
 
 
 def _places(model: nn.Module, layers: Mapping[str, Prunable], masks: Mapping[str, Tensor]) -> list[_Place]:
     """The parameters in whose memory the layers' weights lie: their own, tied ones, and those they are a part of."""
+    held = list(_parameters(model))
     removed: dict[tuple[nn.Module, str], Tensor] = {}
     for name, layer in layers.items():
         weight = layer.weight.detach()
-        for module, key, parameter in _parameters(model):
+        for module, key, parameter in held:
             offset = weight.storage_offset() - parameter.storage_offset()
             if (
                 parameter.untyped_storage().data_ptr() != weight.untyped_storage().data_ptr()
@@ -171,9 +172,9 @@ def _places(model: nn.Module, layers: Mapping[str, Prunable], masks: Mapping[str
             whole = removed.setdefault((module, key), torch.zeros(_span(parameter), dtype=torch.bool))
             whole.as_strided(weight.shape, weight.stride(), offset).copy_(~masks[name])
     return [
-        _Place(module, key, whole.as_strided(parameter.shape, parameter.stride()).to(parameter.device))
-        for (module, key), whole in removed.items()
-        if (parameter := module._parameters[key]) is not None
+        _Place(module, key, removed[module, key].as_strided(parameter.shape, parameter.stride()))
+        for module, key, parameter in held
+        if (module, key) in removed
     ]
 
 
