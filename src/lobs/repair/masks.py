@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,8 @@ class _Place:
         if parameter is None:
             return
         self.removed = self.removed.to(parameter.device)
+        if hasattr(parameter, "device_mesh") and not hasattr(self.removed, "device_mesh"):  # sharded since
+            self.removed = _sharded(self.removed, parameter)
         parameter.data.masked_fill_(self.removed, 0)  # of `data`: a backward pass that is under way may go on
         if parameter.requires_grad and (self._hooked is None or self._hooked() is not parameter):
             self.release()
@@ -129,6 +131,13 @@ class _Place:
         if self._handle is not None:
             self._handle.remove()
             self._handle = self._hooked = None
+
+
+def _sharded(removed: Tensor, parameter: Any) -> Tensor:
+    """This process's part of it, as ``fully_shard`` has cut the parameter."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(removed, parameter.device_mesh, parameter.placements)
 
 
 def _without(place: _Place, gradient: Tensor) -> Tensor:
