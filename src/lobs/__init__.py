@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lobs.calibration.statistics import LayerStatistics, Statistics
     from lobs.compaction.compact import CompactResult, compact
     from lobs.export.onnx import export_onnx
+    from lobs.export.semi_structured import SemiStructured, semi_structured
     from lobs.export.sparse import load_sparse, save_sparse
     from lobs.planning import Plan
     from lobs.pruning import layer_paths, methods, plan, prune
@@ -53,6 +54,8 @@ _HOME = {
     "save_sparse": "lobs.export.sparse",
     "load_sparse": "lobs.export.sparse",
     "export_onnx": "lobs.export.onnx",
+    "semi_structured": "lobs.export.semi_structured",
+    "SemiStructured": "lobs.export.semi_structured",
     "PruningPath": "lobs.solvers.path",
     "SingularStatisticsError": "lobs.solvers.hessian",
     "error_bound": "lobs.bounds",

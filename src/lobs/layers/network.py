@@ -70,8 +70,8 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
         where = f"its module {name!r}" if name else "the network"
         if spread := SPREAD.intersection(kind.__name__ for kind in type(module).__mro__):
             raise ValueError(
-                f"{where} is wrapped for several devices ({spread.pop()}): give the network as it was before (DDP holds "
-                f"it as .module; FSDP has to come after pruning) and wrap what comes back"
+                f"{where} is wrapped for several devices ({spread.pop()}): give the network as it was before (DDP "
+                f"holds it as .module; FSDP has to come after pruning) and wrap what comes back"
             )
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             raise ValueError(
