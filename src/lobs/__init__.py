@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from lobs.calibration.statistics import LayerStatistics, Statistics
     from lobs.compaction.compact import CompactResult, compact
     from lobs.export.onnx import export_onnx
+    from lobs.export.semi_structured import SemiStructured, semi_structured
     from lobs.export.sparse import load_sparse, save_sparse
     from lobs.planning import Plan
     from lobs.pruning import layer_paths, methods, plan, prune
     from lobs.repair.correction import correct
+    from lobs.repair.masks import KeptMasks, keep_masks
     from lobs.repair.refit import Refit, refit
     from lobs.result import LayerRecord, PruneResult
     from lobs.solvers.hessian import SingularStatisticsError
@@ -45,11 +47,15 @@ _HOME = {
     "correct": "lobs.repair.correction",
     "refit": "lobs.repair.refit",
     "Refit": "lobs.repair.refit",
+    "keep_masks": "lobs.repair.masks",
+    "KeptMasks": "lobs.repair.masks",
     "compact": "lobs.compaction.compact",
     "CompactResult": "lobs.compaction.compact",
     "save_sparse": "lobs.export.sparse",
     "load_sparse": "lobs.export.sparse",
     "export_onnx": "lobs.export.onnx",
+    "semi_structured": "lobs.export.semi_structured",
+    "SemiStructured": "lobs.export.semi_structured",
     "PruningPath": "lobs.solvers.path",
     "SingularStatisticsError": "lobs.solvers.hessian",
     "error_bound": "lobs.bounds",

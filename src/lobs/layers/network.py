@@ -21,6 +21,10 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield f"{name}.{part}" if name else part, layer
 
 
+# They run a network on several devices: by name, as to import them takes long.
+SPREAD = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
 def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> dict[str, Prunable]:
     """The layers of a network that have a view as a matrix, by name, in the order of definition.
 
@@ -38,7 +42,8 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
 
     Raises:
         TypeError: ``layers`` is a single string, or names a module that has no view.
-        ValueError: a name or pattern fits no module, or the network has no such layer at all, or is compiled.
+        ValueError: a name or pattern fits no module, or the network has no such layer at all, is compiled or
+            wrapped for several devices.
     """
     groups = tied_layers(model)
     found = {name: next(iter(members.values())) for name, members in groups.items()}
@@ -73,13 +78,18 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
         By the name of the first in the order of definition: all of them by name.
 
     Raises:
-        ValueError: the network is compiled, or a layer has no values yet.
+        ValueError: the network is compiled or wrapped for several devices, or a layer has no values yet.
     """
     groups: dict[str, dict[str, Prunable]] = {}
     owners: dict[tuple, str] = {}
     for name, module in named_modules(model):
+        where = f"its module {name!r}" if name else "the network"
+        if spread := SPREAD.intersection(kind.__name__ for kind in type(module).__mro__):
+            raise ValueError(
+                f"{where} is wrapped for several devices ({spread.pop()}): give the network as it was before (DDP "
+                f"holds it as .module; FSDP has to come after pruning) and wrap what comes back"
+            )
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            where = f"its module {name!r}" if name else "the network"
             raise ValueError(
                 f"{where} is compiled (torch.compile), which hides what its layers are given: give the network as it "
                 f"was before (torch.compile's result holds it as _orig_mod) and compile what comes back"

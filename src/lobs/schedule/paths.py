@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
 from lobs.solvers import PruningPath, Solver
+from lobs.solvers.ranking import read_pattern
 from lobs.solvers.recomputed import RecomputedPath, path_bytes
 
 
@@ -55,9 +58,10 @@ class PathMaker:
         weight = weight.float() if weight.dtype.itemsize < 4 else weight
         layer = layer.to(weight.device)
         file = self._file(name)
+        solver = for_layer(self.solver, module)
         if file is not None and (state := read_tensors(file)) is not None:
-            return self.solver.restored(weight, layer, state)
-        path = solve(self.solver, name, weight, layer)
+            return solver.restored(weight, layer, state)
+        path = solve(solver, name, weight, layer)
         if file is not None and path.state is not None:
             write_tensors(file, path.state, path.state.__getitem__, {})
         return path
@@ -89,6 +93,22 @@ class PathMaker:
 
     def _file(self, name: str) -> Path | None:
         return None if self.execution.place is None else layer_file(self.execution.place, name)
+
+
+def for_layer(solver: Solver, module: Prunable) -> Solver:
+    """The solver for one layer: an N:M pattern counts a convolution's channels, at every place of its kernel.
+
+    Args:
+        solver: the method.
+        module: the layer.
+
+    Returns:
+        The same solver, or one whose pattern knows how many places the kernel has.
+    """
+    pattern, places = getattr(solver, "pattern", None), prod(module.weight.shape[2:])
+    if pattern is None or places == 1:
+        return solver
+    return replace(cast("Any", solver), pattern=read_pattern(pattern)._replace(step=places))
 
 
 def solve(solver: Solver, name: str, weight: Tensor, statistics: LayerStatistics) -> PruningPath:

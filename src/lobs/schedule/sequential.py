@@ -34,7 +34,7 @@ from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
 from lobs.schedule.job import Job
 from lobs.schedule.layer_result import LayerResult
-from lobs.schedule.paths import PathMaker, solve
+from lobs.schedule.paths import PathMaker, for_layer, solve
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
 from lobs.solvers.least_squares import solve_on_support
@@ -209,7 +209,7 @@ def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -
         weight = reference_weight(weight, layer, damping, alpha)
     except ValueError as error:
         raise type(error)(f"layer {name!r}: {error}") from error
-    path = solve(solver, name, weight, layer)
+    path = solve(for_layer(solver, module), name, weight, layer)
     if path.removes_units:
         raise ValueError(
             f"{type(solver).__name__} removes whole units, which takes all layers at once: "

@@ -14,7 +14,7 @@ from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, DampedHessian, SingularStatisticsError, damp
 from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
-from lobs.solvers.ranking import parse_pattern, ranks_of_order, row_ranks
+from lobs.solvers.ranking import Pattern, parse_pattern, ranks_of_order, row_ranks
 from lobs.solvers.swaps import RefinedPath
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
@@ -46,7 +46,7 @@ class ExactOBS(Solver):
 
     Args:
         damping: lambda, relative to Psi's mean diagonal.
-        pattern: N:M, kept of consecutive inputs.
+        pattern: N:M, kept of consecutive inputs; in a network's convolutions of consecutive channels.
         block: this many consecutive inputs leave together, scored by w_B^T ([H^-1]_BB)^-1 w_B. Counts that are
             multiples of it leave whole blocks; inputs that are always zero wait for their block. Of a block with zeros
             the others leave together.
@@ -63,7 +63,7 @@ class ExactOBS(Solver):
         "OBS done exactly inside a layer: the inverse is downdated after every removal (Frantar & Alistarh 2022)"
     )
     damping: float = DAMPING
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
     block: int = 1
     group_size: int | str | None = None
     refine: bool = False
@@ -107,7 +107,10 @@ class ExactOBS(Solver):
         """The solver for one layer: whole rows where they are feasible, else groups."""
         size = int(statistics.second_moment.diagonal().count_nonzero())
         small = rows * 2 / 3 * size**3 <= MOST_OPERATIONS and size <= WIDEST
-        return replace(self, group_size=None if small or self.block > 1 or self.refine else GROUP)
+        whole = small or self.block > 1 or self.refine
+        parsed = parse_pattern(self.pattern, statistics.features)
+        width = parsed.width if parsed else 1
+        return replace(self, group_size=None if whole else max(1, GROUP // width) * width)
 
     def weighted(self, path: PruningPath, unit_weights: Tensor) -> PruningPath:
         """The path merged anew: g multiplies all increments of a row and changes nothing within it."""
@@ -191,7 +194,7 @@ class ExactOBS(Solver):
             raise ValueError(f"block must divide the layer's {features} inputs, got {self.block}")
         if parsed and self.block > 1:
             raise ValueError(f"give a pattern or a block, not both: pattern={self.pattern} block={self.block}")
-        unit = parsed[1] if parsed else self.block
+        unit = parsed.width if parsed else self.block
         size = None if self.group_size == "auto" else self.group_size
         if size is not None and (not isinstance(size, int) or size < 1 or size % unit):
             raise ValueError(f"group_size must be a positive multiple of {unit}, 'auto' or None; got {size!r}")
@@ -276,7 +279,9 @@ def _groups(hessian: DampedHessian, group_size: int | None, whole: bool) -> Iter
         )
 
 
-def _dead_first(weight: Tensor, hessian: DampedHessian, pattern: str | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _dead_first(
+    weight: Tensor, hessian: DampedHessian, pattern: str | Pattern | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The dead inputs' removals, and what is left to the elimination.
 
     Returns:
@@ -287,17 +292,18 @@ def _dead_first(weight: Tensor, hessian: DampedHessian, pattern: str | None) -> 
     """
     features = hessian.size - hessian.bias
     alive = hessian.alive[: len(hessian.alive) - hessian.bias]
-    kept, width = parse_pattern(pattern, features) or (0, max(features, 1))
+    parsed = parse_pattern(pattern, features) or Pattern(0, max(features, 1))
+    most = parsed.size - parsed.kept
     dead = torch.ones(features, dtype=torch.bool, device=weight.device)
     dead[alive] = False
-    grouped = dead.reshape(-1, width).sum(1)
-    leaving = grouped.clamp_max(width - kept)
+    leaving = parsed.grouped(dead).sum(1).clamp_max(most)
     square = weight[:, :features].double().square().masked_fill(~dead, float("inf"))
-    chosen = row_ranks(square.reshape(-1, width)).reshape(len(weight), -1, width) < leaving[:, None]
-    square = square.masked_fill(~chosen.reshape(square.shape), float("inf"))
+    chosen = parsed.flat(row_ranks(parsed.grouped(square)) < leaving[:, None])
+    square = square.masked_fill(~chosen, float("inf"))
     square, order = square.sort(dim=1, stable=True)
     count = int(leaving.sum())
-    return order[:, :count], hessian.damping * square[:, :count], alive // width, width - kept - leaving
+    group = alive // parsed.width * parsed.step + alive % parsed.step
+    return order[:, :count], hessian.damping * square[:, :count], group, most - leaving
 
 
 def _merge(order: Tensor, increments: Tensor, keys: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:

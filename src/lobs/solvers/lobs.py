@@ -13,7 +13,7 @@ from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, DampedHessian, damp
 from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
-from lobs.solvers.ranking import rank_by_score
+from lobs.solvers.ranking import Pattern, rank_by_score
 
 # Removals of a row that are solved together: wider blocks gather larger triangles, narrower ones take more products.
 BLOCK = 96
@@ -38,14 +38,14 @@ class LOBS(Solver):
         damping: lambda, relative to Psi's mean diagonal.
         alpha: the paper's absolute form, lambda = 1/alpha (1e4 to 1e8 there); overrides ``damping``.
         resolve: replace the sequential compensation by least squares on the final mask, the best weights for it.
-        pattern: N:M, kept of consecutive inputs.
+        pattern: N:M, kept of consecutive inputs; in a network's convolutions of consecutive channels.
     """
 
     line: ClassVar[str] = "L-OBS as published: scores and compensation from one inverse, kept fixed (Dong et al. 2017)"
     damping: float = DAMPING
     alpha: float | None = None
     resolve: bool = False
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of L_q and the compensation for every count.

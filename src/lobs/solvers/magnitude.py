@@ -10,7 +10,7 @@ from torch import Tensor
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.path import PruningPath, RankedPath
-from lobs.solvers.ranking import rank_by_score
+from lobs.solvers.ranking import Pattern, rank_by_score
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Magnitude(Solver):
     """Remove the smallest |w| of the layer first; the others keep their values.
 
     Args:
-        pattern: N:M, kept of consecutive inputs.
+        pattern: N:M, kept of consecutive inputs; in a network's convolutions of consecutive channels.
     """
 
     line: ClassVar[str] = "smallest absolute weights first, no compensation: the criterion of LWC (Han et al. 2015)"
     by_group: ClassVar[bool] = False
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of |w|."""

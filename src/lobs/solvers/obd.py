@@ -10,7 +10,7 @@ from torch import Tensor
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.path import PruningPath, RankedPath
-from lobs.solvers.ranking import rank_by_score
+from lobs.solvers.ranking import Pattern, rank_by_score
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class OBD(Solver):
     increase, if the Hessian were diagonal.
 
     Args:
-        pattern: N:M, kept of consecutive inputs.
+        pattern: N:M, kept of consecutive inputs; in a network's convolutions of consecutive channels.
     """
 
     line: ClassVar[str] = (
@@ -29,7 +29,7 @@ class OBD(Solver):
     )
     needs: ClassVar[tuple[str, ...]] = ("loss_curvature",)
     by_group: ClassVar[bool] = False
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of the saliencies.

@@ -11,7 +11,7 @@ from torch import Tensor
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.path import PruningPath, RankedPath
-from lobs.solvers.ranking import rank_by_score
+from lobs.solvers.ranking import Pattern, rank_by_score
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Random(Solver):
 
     Args:
         seed: of the order. Layers of different shapes draw different orders from the same seed.
-        pattern: N:M, kept of consecutive inputs.
+        pattern: N:M, kept of consecutive inputs; in a network's convolutions of consecutive channels.
     """
 
     line: ClassVar[str] = "weights removed in random order, no compensation"
     by_group: ClassVar[bool] = False
     seed: int = 0
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A random order, the same on every device."""

@@ -3,50 +3,93 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def parse_pattern(pattern: str | None, features: int) -> tuple[int, int] | None:
+class Pattern(NamedTuple):
+    """N:M, of every M inputs of a unit N are kept in the end.
+
+    Attributes:
+        kept: N.
+        size: M.
+        step: how far apart a group's inputs are: 1, or the places in a convolution's kernel, whose channels then make
+            up the groups, each place by itself. That is what sparse tensor cores read.
+    """
+
+    kept: int
+    size: int
+    step: int = 1
+
+    @property
+    def width(self) -> int:
+        """How many columns next to each other hold whole groups."""
+        return self.size * self.step
+
+    def grouped(self, values: Tensor) -> Tensor:
+        """``[..., features]`` as ``[..., groups, M]``."""
+        return values.unflatten(-1, (-1, self.size, self.step)).transpose(-1, -2).flatten(-3, -2)
+
+    def flat(self, groups: Tensor) -> Tensor:
+        """``[..., groups, M]`` as ``[..., features]`` again."""
+        return groups.unflatten(-2, (-1, self.step)).transpose(-1, -2).flatten(-3)
+
+
+def read_pattern(pattern: str | Pattern) -> Pattern:
     """``"2:4"`` -> (2, 4): of every 4 consecutive inputs of a unit, 2 are kept in the end.
 
     Returns:
-        N and M, None for no pattern.
+        The pattern.
 
     Raises:
-        ValueError: the text is not of that form, 0 <= N < M does not hold, or M does not divide the inputs.
+        ValueError: the text is not of that form, or 0 <= N < M does not hold.
     """
-    if pattern is None:
-        return None
+    if isinstance(pattern, Pattern):
+        return pattern
     match = re.fullmatch(r"(\d+):(\d+)", str(pattern))
     if not match or not 0 <= int(match[1]) < int(match[2]):
         raise ValueError(f"pattern must read N:M with 0 <= N < M (kept of consecutive inputs), got {pattern!r}")
-    kept, group = int(match[1]), int(match[2])
-    if features % group:
-        raise ValueError(f"pattern {pattern}: {group} does not divide the layer's {features} inputs")
-    return kept, group
+    return Pattern(int(match[1]), int(match[2]))
 
 
-def leaving_zeros(zeros: Tensor, parsed: tuple[int, int] | None) -> Tensor:
+def parse_pattern(pattern: str | Pattern | None, features: int) -> Pattern | None:
+    """A pattern for a layer of so many inputs.
+
+    Returns:
+        The pattern, None for none.
+
+    Raises:
+        ValueError: the text is no pattern (`read_pattern`), or M does not divide the inputs.
+    """
+    if pattern is None:
+        return None
+    found = read_pattern(pattern)
+    if features % found.width:
+        what = f"{features} inputs" if found.step == 1 else f"{features // found.step} input channels"
+        raise ValueError(f"pattern {found.kept}:{found.size}: {found.size} does not divide the layer's {what}")
+    return found
+
+
+def leaving_zeros(zeros: Tensor, parsed: Pattern | None) -> Tensor:
     """The weights that leave before all others: zeros, the first M - N of every group where a pattern keeps N.
 
     Args:
         zeros: bool ``[out, features]``, where the weight is zero.
-        parsed: N and M from `parse_pattern`.
+        parsed: from `parse_pattern`.
 
     Returns:
         bool ``[out, features]``.
     """
     if parsed is None:
         return zeros
-    kept, group = parsed
-    grouped = zeros.unflatten(1, (-1, group))
-    return (grouped & (grouped.cumsum(2) <= group - kept)).flatten(1)
+    grouped = parsed.grouped(zeros)
+    return parsed.flat(grouped & (grouped.cumsum(-1) <= parsed.size - parsed.kept))
 
 
 def rank_by_score(
-    scores: Tensor, zeros: Tensor, pattern: str | None = None, per_row: bool = False
+    scores: Tensor, zeros: Tensor, pattern: str | Pattern | None = None, per_row: bool = False
 ) -> tuple[Tensor, int]:
     """Ranks of all weights: those that are zero first, then the smallest score first.
 
@@ -71,9 +114,7 @@ def rank_by_score(
     removable = torch.ones_like(scores, dtype=torch.bool)
     parsed = parse_pattern(pattern, features)
     if parsed:
-        kept, group = parsed
-        within = row_ranks(scores.reshape(-1, group))
-        removable = (within < group - kept).reshape(rows, features)
+        removable = parsed.flat(row_ranks(parsed.grouped(scores)) < parsed.size - parsed.kept)
     total = int(removable.sum())
     if per_row:
         keys = row_ranks(scores.masked_fill(~removable, float("inf"))).masked_fill(zeros & removable, -1)

@@ -13,7 +13,7 @@ from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, DampedHessian, damped_groups
 from lobs.solvers.path import PruningPath, SolvedPath
-from lobs.solvers.ranking import leaving_zeros, parse_pattern, row_ranks
+from lobs.solvers.ranking import Pattern, leaving_zeros, parse_pattern, row_ranks
 
 # Groups of up to so many removals are measured after each of them, larger ones at these shares of their removals.
 MEASURED = 64
@@ -37,7 +37,8 @@ class SparseGPT(Solver):
     Args:
         damping: lambda, relative to the mean diagonal of Psi.
         block_size: columns whose weights compete with each other (128 in the paper).
-        pattern: N:M: the weights of every M consecutive inputs of a unit compete, M - N of them leave.
+        pattern: N:M: the weights of every M consecutive inputs (in a network's convolutions channels) of a unit
+            compete, M - N of them leave.
     """
 
     line: ClassVar[str] = (
@@ -46,7 +47,7 @@ class SparseGPT(Solver):
     by_group: ClassVar[bool] = False
     damping: float = DAMPING
     block_size: int = 128
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A path that runs the sweep for each count.
@@ -78,16 +79,16 @@ class _Sweep:
         weight: Tensor,
         statistics: LayerStatistics,
         hessians: list[DampedHessian],
-        parsed: tuple[int, int] | None,
+        parsed: Pattern | None,
         block_size: int,
     ) -> None:
         self.weight, self.statistics, self.parsed = weight.unflatten(0, (len(hessians), -1)), statistics, parsed
         self.features = statistics.features
         self.zeros = self.weight[..., : self.features] == 0
         self.leaving = leaving_zeros(self.zeros.flatten(0, 1), parsed)
-        kept, self.width = parsed or (0, block_size)
-        width = parsed[1] if parsed else 1
-        self.most = self.weight.shape[1] * self.features // width * (width - kept)  # a group's removals
+        self.width = parsed.width if parsed else block_size
+        kept, size, _ = parsed or Pattern(0, 1)
+        self.most = self.weight.shape[1] * self.features // size * (size - kept)  # a group's removals
         self.total = len(hessians) * self.most
         # [groups, features + 1]: zeros that leave before each column
         before = self.leaving.unflatten(0, (len(hessians), -1)).sum(1).cumsum(1).cpu()
@@ -180,12 +181,12 @@ def _together(hessians: list[DampedHessian], alive: Tensor) -> tuple[Tensor, Ten
     return scales, inverse
 
 
-def _smallest(scores: Tensor, quotas: Tensor, parsed: tuple[int, int] | None) -> Tensor:
-    """True at exactly ``quotas[g]`` of the smallest of ``scores[g]``; with a pattern at most M - N of them per row."""
+def _smallest(scores: Tensor, quotas: Tensor, parsed: Pattern | None) -> Tensor:
+    """True at exactly ``quotas[g]`` of the smallest of ``scores[g]``; with a pattern M - N of a row's group at most."""
     order_key = scores
     if parsed:
-        ranks = row_ranks(scores)
-        order_key = scores.masked_fill(ranks >= parsed[1] - parsed[0], float("inf"))
+        stays = parsed.flat(row_ranks(parsed.grouped(scores)) >= parsed.size - parsed.kept)
+        order_key = scores.masked_fill(stays, float("inf"))
     order = order_key.flatten(1).argsort(dim=1, stable=True)
     first = torch.arange(order.shape[1], device=order.device) < quotas[:, None]
     return torch.zeros_like(first).scatter_(1, order, first).reshape(scores.shape)

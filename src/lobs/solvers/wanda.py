@@ -10,7 +10,7 @@ from torch import Tensor
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.path import PruningPath, RankedPath
-from lobs.solvers.ranking import rank_by_score
+from lobs.solvers.ranking import Pattern, rank_by_score
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Wanda(Solver):
     sqrt(Psi_jj) is the root mean square of input j; Wanda's norm is that times sqrt(n), the same order.
 
     Args:
-        pattern: N:M, kept of consecutive inputs.
+        pattern: N:M, kept of consecutive inputs; in a network's convolutions of consecutive channels.
     """
 
     line: ClassVar[str] = (
         "|weight| times the input's norm, compared within each output, no compensation (Sun et al. 2023)"
     )
     by_group: ClassVar[bool] = False
-    pattern: str | None = None
+    pattern: str | Pattern | None = None
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of the scores within each row, rows in step."""

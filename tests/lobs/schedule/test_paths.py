@@ -7,8 +7,10 @@ from torch import nn
 import lobs
 from lobs.base.execution import Execution
 from lobs.layers.matrix import weight_matrix
-from lobs.schedule.paths import PathMaker, layers_with_statistics
+from lobs.registry import METHODS
+from lobs.schedule.paths import PathMaker, for_layer, layers_with_statistics
 from lobs.solvers import make
+from lobs.solvers.ranking import Pattern
 from lobs.solvers.recomputed import RecomputedPath
 
 
@@ -101,3 +103,65 @@ def test_layers_and_statistics_have_to_match():
         layers_with_statistics(model, some, ["*"])
     with pytest.raises(ValueError, match="the statistics hold layer '2'; the network has 0"):
         layers_with_statistics(model[:1], statistics, None)
+
+
+def convolutions():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(), nn.Linear(32, 4)]
+    return nn.Sequential(*layers).eval(), list(torch.randn(64, 8, 6, 6).split(32))
+
+
+def channels(mask, size=4):
+    """Kept of every group of input channels, at each place of the kernel: ``[out, groups, ...]``."""
+    return mask.unflatten(1, (-1, size)).sum(2)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if "pattern" in method.options])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_patterns_run_along_channels_and_input_features(name, sequential):
+    model, batches = convolutions()
+    if name == "obd":  # its second derivatives are of a Sequential without groups
+        model[2] = nn.Conv2d(8, 8, 3)
+    loss = {"loss": "cross_entropy"} if name == "obd" else {}
+    given = [(x, torch.arange(len(x)) % 4) for x in batches]
+    statistics = lobs.collect_statistics(model, given, **loss)
+    options = {"density": 0.5, "sequential": sequential, "batches": batches}
+    result = lobs.prune(model, statistics, method=make(name, pattern="2:4"), **options)
+    for layer, mask in result.masks.items():
+        assert (channels(mask) == 2).all(), layer
+    assert not (result.model[0].weight[~result.masks["0"]] != 0).any()
+
+
+@pytest.mark.parametrize("name", ["exact_obs", "magnitude", "lobs", "wanda"])
+@pytest.mark.parametrize(("zeros", "dead"), [(False, True), (True, False), (True, True)])
+def test_a_pattern_with_a_step_is_that_of_the_columns_in_the_order_of_the_places(name, zeros, dead):
+    torch.manual_seed(0)
+    samples = torch.randn(200, 24, dtype=torch.float64)
+    if dead:
+        samples[:, ::5] = 0
+    weight = torch.randn(5, 25, dtype=torch.float64)
+    if zeros:
+        weight[:, :24] *= torch.rand(5, 24) < 0.6
+    order = torch.arange(24).reshape(8, 3).T.flatten()  # channel by channel at each place
+    with_bias = torch.cat([order, torch.tensor([24])])
+    one = make(name, pattern=Pattern(2, 4, 3))(weight, lobs.LayerStatistics.from_samples(samples, bias=True))
+    statistics = lobs.LayerStatistics.from_samples(samples[:, order], bias=True)
+    other = make(name, pattern="2:4")(weight[:, with_bias], statistics)
+    assert one.total == other.total == 60 and one.free == other.free
+    torch.testing.assert_close(one.layer_error(), other.layer_error())
+    for count in (one.free, max(one.free, 50), 60):  # which zeros leave first is a tie
+        found, expected = one.at(count), other.at(count)
+        torch.testing.assert_close(found[0][:, with_bias], expected[0])
+        assert torch.equal((found[1] & (weight != 0))[:, with_bias], expected[1] & (weight != 0)[:, with_bias])
+
+
+def test_linear_and_pointwise_layers_have_consecutive_inputs_and_odd_channels_are_named():
+    solver = make("exact_obs", pattern="2:4")
+    assert for_layer(solver, nn.Linear(8, 4)) is for_layer(solver, nn.Conv2d(8, 4, 1)) is solver
+    assert for_layer(solver, nn.Conv2d(8, 4, 3)).pattern == (2, 4, 9)
+    assert for_layer(make("apoz"), nn.Conv2d(8, 4, 3)) == make("apoz")
+    model = nn.Sequential(nn.Conv2d(6, 4, 2))
+    with pytest.raises(ValueError, match="layer '0': pattern 2:4: 4 does not divide the layer's 6 input channels"):
+        lobs.prune(model, batches=[torch.randn(4, 6, 5, 5)], method=solver, density=0.5)
+    grouped = make("exact_obs", pattern=Pattern(2, 4, 9), group_size="auto")
+    assert grouped._sized(10**9, lobs.LayerStatistics.from_samples(torch.randn(9, 720))).group_size == 504

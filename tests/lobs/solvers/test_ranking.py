@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobs.solvers.ranking import leaving_zeros, parse_pattern, rank_by_score, ranks_of_order, row_ranks
+from lobs.solvers.ranking import Pattern, leaving_zeros, parse_pattern, rank_by_score, ranks_of_order, row_ranks
 
 
 def drawn(rows, features, seed, zero_share):
@@ -60,7 +60,7 @@ def test_of_every_group_the_smallest_may_leave(pattern, rows, features, seed, ze
     assert total == int(allowed.sum()) == rows * features * (group - kept) // group
     assert torch.equal(rank < total, allowed)
     assert order_of(rank, total) == by_hand(scores, zeros, allowed)
-    assert torch.equal(leaving_zeros(zeros, pattern), allowed & zeros)
+    assert torch.equal(leaving_zeros(zeros, Pattern(*pattern)), allowed & zeros)
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,8 +84,8 @@ def test_rows_lose_their_weights_in_step(rows, features, seed, zero_share):
 def test_zeros_without_a_pattern_all_leave():
     zeros = torch.tensor([[True, True, False, True]])
     assert torch.equal(leaving_zeros(zeros, None), zeros)
-    assert leaving_zeros(zeros, (2, 4)).tolist() == [[True, True, False, False]]
-    assert leaving_zeros(zeros, (3, 4)).tolist() == [[True, False, False, False]]
+    assert leaving_zeros(zeros, Pattern(2, 4)).tolist() == [[True, True, False, False]]
+    assert leaving_zeros(zeros, Pattern(3, 4)).tolist() == [[True, False, False, False]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -99,8 +99,19 @@ def test_ranks_are_the_inverse_of_an_order(order):
 
 def test_patterns_are_read():
     assert parse_pattern(None, 7) is None
-    assert parse_pattern("2:4", 8) == (2, 4)
-    assert parse_pattern("0:1", 7) == (0, 1)
+    assert parse_pattern("2:4", 8) == (2, 4, 1)
+    assert parse_pattern("0:1", 7) == (0, 1, 1)
+    assert parse_pattern(Pattern(2, 4, 9), 72) == (2, 4, 9)
+
+
+def test_with_a_step_the_groups_are_those_of_the_channels_at_one_place_of_the_kernel():
+    pattern, kernel = Pattern(1, 2, 3), torch.arange(2 * 4 * 3).reshape(2, 4, 3)  # [out, channels, places]
+    groups = pattern.grouped(kernel.flatten(1))
+    expected = [[[int(kernel[o, c + i, k]) for i in range(2)] for c in (0, 2) for k in range(3)] for o in range(2)]
+    assert groups.tolist() == expected
+    assert torch.equal(pattern.flat(groups), kernel.flatten(1))
+    with pytest.raises(ValueError, match="pattern 2:4: 4 does not divide the layer's 3 input channels"):
+        parse_pattern(Pattern(2, 4, 9), 27)
 
 
 @pytest.mark.parametrize("pattern", ["4:2", "2:2", "2-4", "-1:4", "2:4:8", "", 2])
