@@ -182,7 +182,7 @@ def test_later_batches():
         for batches in ({"batches": [BATCHES[0], torch.randn(4, 9)]}, {"held_out": [torch.randn(4, 9)]}):
             with pytest.raises(ValueError, match=r"Sequential cannot be run on a .*of inputs \(\d, 9\)"):
                 lobs.prune(mlp(), None, "magnitude", **{"batches": BATCHES, **batches, **options}, density=0.3)
-    with pytest.raises(ValueError, match=r"the first batch \(0, 16\) holds no inputs"):
+    with pytest.raises(ValueError, match=r"the first batch \(0, 16\) torch.float32 holds no inputs"):
         lobs.prune(mlp(), batches=[X[:0]], density=0.3)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lobs.base.evaluation_mode import evaluation_mode
+from lobs.base.network_inputs import Inputs, run
 from lobs.layers.matrix import Prunable, call_input, input_samples, unit_outputs, view_of
 from lobs.layers.network import memory_place, prunable_layers, tied_layers
 
@@ -158,7 +159,7 @@ def _first_samples(module: Prunable, inputs: Tensor, output: Tensor) -> tuple[Te
 
 
 @torch.no_grad()
-def check_layers(model: nn.Module, inputs: Tensor, names: Iterable[str] | None = None) -> dict[str, int]:
+def check_layers(model: nn.Module, inputs: Tensor | Inputs, names: Iterable[str] | None = None) -> dict[str, int]:
     """`check_product` for the layers of a network, in one pass.
 
     Args:
@@ -185,7 +186,7 @@ def check_layers(model: nn.Module, inputs: Tensor, names: Iterable[str] | None =
     handles = [m.register_forward_hook(hook_of(name, own), with_kwargs=True) for name, own, m in members]
     try:
         with evaluation_mode(model):
-            model(inputs)
+            run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
