@@ -178,7 +178,11 @@ def detector():
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
     backbone.out_channels = 8
     anchors = AnchorGenerator(sizes=((8,),), aspect_ratios=((1.0,),))
-    return RetinaNet(backbone, 3, anchor_generator=anchors, min_size=32, max_size=48, score_thresh=0.0)
+    model = RetinaNet(backbone, 3, anchor_generator=anchors, min_size=32, max_size=48, score_thresh=0.5)
+    for module in model.head.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()  # its own fresh weights answer all pictures alike
+    return model
 
 
 def pictures(batches=8):
