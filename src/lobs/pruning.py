@@ -219,7 +219,7 @@ def plan(
         method: a name from `methods` or a solver object (`lobs.solvers.make(name, **options)`).
         layers: names or patterns of the layers to prune; None takes all that have statistics.
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
-        batches: calibration inputs, or tuples that start with them, for whatever measures the network.
+        batches: of calibration inputs, see `prune`.
         held_out: more of them, which ``statistics`` have not seen, for what is compared; True: a sixth of
             ``batches``, where the statistics are collected here; None: what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some).

@@ -92,9 +92,25 @@ class Inputs:
 
         Returns:
             What is looked at of its outputs.
+
+        Raises:
+            ValueError: `call` runs another network, or the outputs do not hold what is looked at.
         """
-        found = model(*self.args, **self.kwargs) if self.call is None else self.call(model, *self.args)
+        found = model(*self.args, **self.kwargs) if self.call is None else self._called(self.call, model)
         return found if self.output is None else selected(found, self.output)
+
+    def _called(self, call: Call, model: nn.Module) -> object:
+        """The call's result, once it is known to be this network's: copies are run as well as the caller's own."""
+        ran: list[bool] = []
+        handles = [each.register_forward_pre_hook(lambda *_: ran.append(True)) for each in model.modules()]
+        try:
+            found = call(model, *self.args)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not ran:
+            raise ValueError("call= ran no module of the network that it was given: it must run its first argument")
+        return found
 
 
 def joined(parts: Sequence[Inputs]) -> list[Inputs]:

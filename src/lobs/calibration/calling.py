@@ -139,5 +139,13 @@ def code_text(function: object) -> str:
 
 
 def _code_text(code: CodeType) -> str:
-    constants = [_code_text(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    constants = [
+        # The order of a set's entries is another one in every process.
+        sorted(map(repr, each))
+        if isinstance(each, frozenset)
+        else _code_text(each)
+        if isinstance(each, CodeType)
+        else each
+        for each in code.co_consts
+    ]
     return f"{code.co_code.hex()} {code.co_names} {constants}"

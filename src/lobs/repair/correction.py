@@ -148,7 +148,7 @@ def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> f
     Args:
         dense: in evaluation mode, like ``pruned``.
         pruned: the network compared with it.
-        batches: inputs, or tuples that start with them.
+        batches: of calibration inputs.
 
     Returns:
         The distance.

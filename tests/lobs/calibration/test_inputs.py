@@ -125,7 +125,7 @@ class Answer:
 )
 def test_what_is_looked_at_is_a_key_an_attribute_an_index_or_a_function(outputs, output, message):
     def run(output):
-        (batch,) = called_batches([INPUTS], nn.ReLU(), lambda model, batch: outputs, output)
+        (batch,) = called_batches([INPUTS], nn.ReLU(), lambda model, batch: [model(batch), outputs][1], output)
         return network_input(batch, nn.ReLU()).run(nn.ReLU())
 
     assert run(output) is INPUTS
@@ -143,6 +143,14 @@ def test_a_call_is_given_the_batch_which_stays_whole():
     assert torch.equal(inputs.run(model), model(INPUTS))
     assert not inputs.divisible
     assert len(inputs.first(1)) == len(inputs)
+
+
+def test_a_call_that_runs_another_network_is_refused():
+    other = nn.Linear(3, 2)
+    (batch,) = called_batches([INPUTS], other, lambda model, batch: other(batch))
+    network_input(batch, other).run(other)
+    with pytest.raises(ValueError, match="call= ran no module of the network that it was given"):
+        network_input(batch, other).run(nn.Linear(3, 2))
 
 
 @pytest.mark.parametrize("keywords", [{"call": "forward"}, {"output": 1.5}, {"output": True}])
