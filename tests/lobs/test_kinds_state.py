@@ -348,7 +348,7 @@ def test_an_order_of_the_data_does_no_harm():
     learned, held_out = batches.divided()
     assert [len(set(torch.cat(list(part)).flatten().tolist())) for part in (learned, held_out)] == [6, 6]
     seen = next(_minibatches(learned, nn.Linear(1, 1), 48, seed=0))
-    assert len(set(seen.flatten().tolist())) == 6
+    assert len(set(seen.alone.flatten().tolist())) == 6
 
 
 @pytest.mark.parametrize("stages", [(s for s in (0.8, 0.5)), torch.tensor([0.75, 0.5]), [0.8, 0.5]])
