@@ -284,7 +284,7 @@ class Plan:
             if self.held_out is not None:
                 call["held_out"] = self.held_out.fingerprint()
             with torch.no_grad(), evaluation_mode(self.model), same_buffers(self.model):
-                call["outputs"] = digest(output_tensors(self.model(first_input(self.model, self.batches))))
+                call["outputs"] = digest(output_tensors(first_input(self.model, self.batches).run(self.model)))
         return call
 
     @cached_property

@@ -15,7 +15,8 @@ from lobs.base.arguments import check_names, check_number
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder
 from lobs.base.modes import outside_modes
-from lobs.calibration.batches import calibration_batches
+from lobs.base.network_inputs import Call, Output
+from lobs.calibration.batches import calibration_batches, called_batches
 from lobs.calibration.collect import collect_statistics
 from lobs.calibration.layerwise import require_repeatable
 from lobs.calibration.statistics import Statistics
@@ -68,6 +69,8 @@ def prune(
     progress: Callable[[Iterable], Iterable] | None = None,
     memory: float | None = None,
     folder: str | Path | None = None,
+    call: Call | None = None,
+    output: Output | None = None,
 ) -> PruneResult:
     """Prune a network's layers from calibration data, without labels and without retraining.
 
@@ -105,9 +108,9 @@ def prune(
         stages: prune to the budget over looser ones, measuring the network anew each time
             (`lobs.schedule.stages`): how many, each twice as loose as the next (those of 1 and more fall away), or the
             shares before the last one. With a density or flops.
-        batches: calibration inputs, or tuples that start with them, for whatever measures the network. They are read
-            once and kept where they fit into memory; else they must be the same each time they are iterated, which is
-            checked.
+        batches: of calibration inputs, of the kinds that `collect_statistics` takes, for whatever measures the network.
+            They are read once and kept where they fit into memory; else they must be the same each time they are
+            iterated, which is checked.
         held_out: more of them, which ``statistics`` have not seen: what ``global`` chooses from is compared by them,
             and a refit stops by them. None: where this call collects the statistics, a sixth of ``batches``
             where one of both is wanted; else what is compared has been seen.
@@ -127,6 +130,10 @@ def prune(
         folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
             as it is finished, and read where it lies here already: the same call made again after an interruption
             goes on where it stopped. A folder belongs to one call: another one's is refused.
+        call: for batches of any other kind: a function of the network and a batch (moved to the network's device),
+            which gives the outputs. Such batches stay whole: what is held out are the last ones.
+        output: what of the outputs is compared: a function of them, a key or attribute's name, or an index; None: all
+            tensors of floating point in them.
 
     Returns:
         The pruned network, its masks, a record per layer, and an account of what was left alone. A weight that is zero
@@ -144,6 +151,7 @@ def prune(
     execution = Execution(memory, folder, progress)
     if correct not in CORRECTIONS:
         raise ValueError(unknown_name("correction", correct, CORRECTIONS))
+    batches, held_out = (called_batches(given, model, call, output) for given in (batches, held_out))
     best = method is None and paths is None
     if held_out is not None and batches is None:
         raise ValueError("held_out= are further inputs beside batches=, and there are none")
@@ -200,6 +208,8 @@ def plan(
     held_out: Iterable | bool | None = None,
     keep_samples: int | None = None,
     execution: Execution | None = None,
+    call: Call | None = None,
+    output: Output | None = None,
 ) -> Plan:
     """Look at a network once, to prune it to many budgets: ``plan(...).prune(density=0.05)``, ``.curve()``.
 
@@ -209,11 +219,13 @@ def plan(
         method: a name from `methods` or a solver object (`lobs.solvers.make(name, **options)`).
         layers: names or patterns of the layers to prune; None takes all that have statistics.
         exclude: names or patterns of layers among them that stay dense; they do not count in the budget.
-        batches: calibration inputs, or tuples that start with them, for whatever measures the network.
+        batches: of calibration inputs, see `prune`.
         held_out: more of them, which ``statistics`` have not seen, for what is compared; True: a sixth of
             ``batches``, where the statistics are collected here; None: what is compared has been seen.
         keep_samples: input vectors to keep per layer where this call collects them (Net-Trim needs some).
         execution: memory, folder and progress.
+        call: runs the network on a batch, see `prune`.
+        output: what of the outputs is compared, see `prune`.
 
     Returns:
         The plan; paths are computed when they are first needed.
@@ -225,6 +237,8 @@ def plan(
     if not (execution is None or isinstance(execution, Execution)):
         raise TypeError(f"execution must be a lobs.Execution, got {execution!r}")
     execution = Execution() if execution is None else execution
+    batches = called_batches(batches, model, call, output)
+    held_out = held_out if isinstance(held_out, bool) else called_batches(held_out, model, call, output)
     return _planned(model, statistics, method, layers, exclude, batches, keep_samples, execution, True, held_out)
 
 

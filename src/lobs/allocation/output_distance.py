@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from lobs.allocation.budget import Problem
 from lobs.allocation.knapsack import Curve, equal_slopes
+from lobs.base.network_inputs import Call, Inputs, Output
+from lobs.calibration.batches import called_batches
 from lobs.calibration.inputs import answer, network_input
-from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
+from lobs.calibration.outputs import UNCOMPARABLE, class_logits, fitting_distance, output_tensors, per_input, spreads
 from lobs.layers.checks import independent_copy
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import set_weight_matrix
@@ -42,8 +44,10 @@ class OutputDistance:
 
     Args:
         model: the dense network; a copy is kept.
-        batches: inputs, or tuples of which the first entry is the input; read once and kept in memory.
+        batches: of the kinds that `lobs.collect_statistics` takes; read once and kept in memory.
         distance: a name in `DISTANCES`.
+        call: runs the network on a batch where its kind needs that (`lobs.collect_statistics`).
+        output: what of the outputs is compared, likewise.
 
     Attributes:
         distance: the one that is measured, never ``auto``.
@@ -53,13 +57,21 @@ class OutputDistance:
             are the same for all images.
     """
 
-    def __init__(self, model: nn.Module, batches: Iterable, distance: str = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable,
+        distance: str = "auto",
+        *,
+        call: Call | None = None,
+        output: Output | None = None,
+    ) -> None:
         if distance not in DISTANCES:
             raise ValueError(f"unknown distance {distance!r}: accepted are {', '.join(DISTANCES)}")
         self.model = independent_copy(model)
         self.layers = prunable_layers(self.model)
         self._bias = bias_columns(self.model)
-        batches = list(batches)
+        batches = list(called_batches(batches, model, call, output))
         self._inputs = [network_input(batch, model) for batch in batches]
         if not self._inputs:
             raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
@@ -120,11 +132,13 @@ class OutputDistance:
         Returns:
             A distance for every weight.
         """
-        prefix, suffix = _split(self.model, name)
+        prefix, suffix = nn.Sequential(), self.model
+        if all(batch.call is None for batch in self._inputs):
+            prefix, suffix = _split(self.model, name)
         module = self.layers[name]
         own = copy.deepcopy(module.state_dict())
         with torch.no_grad(), evaluation_mode(self.model):
-            inputs = [prefix(batch.clone()) for batch in self._inputs] if len(prefix) else self._inputs
+            inputs = [self._through(prefix, batch) for batch in self._inputs] if len(prefix) else self._inputs
         distances = []
         for weight in weights:
             self.place(name, weight)
@@ -132,11 +146,16 @@ class OutputDistance:
         module.load_state_dict(own)
         return distances
 
+    @staticmethod
+    def _through(prefix: nn.Module, batch: Inputs) -> Inputs:
+        """A batch's inputs of the layers behind the first ones."""
+        return replace(batch, args=(replace(batch.clone(), output=None).run(prefix),), kwargs={})
+
     @torch.no_grad()
-    def _measure(self, network: nn.Module, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
+    def _measure(self, network: nn.Module, inputs: Sequence[Inputs]) -> Iterator[Tensor]:
         with evaluation_mode(network):
             for batch, own, dense in zip(inputs, self._inputs, self._dense, strict=True):
-                outputs = self._target(network(batch.clone()))
+                outputs = self._target(batch.clone().run(network))
                 yield self._distances(dense, outputs, len(own))
 
     def _distances(self, dense: Sequence[Tensor], outputs: Sequence[Tensor], images: int) -> Tensor:
@@ -144,7 +163,7 @@ class OutputDistance:
         if [part.shape for part in dense] != [part.shape for part in outputs]:
             raise ValueError(
                 f"the pruned network's outputs have shapes {[tuple(part.shape) for part in outputs]}, the dense one's "
-                f"{[tuple(part.shape) for part in dense]}: outputs whose number depends on the data cannot be compared"
+                f"{[tuple(part.shape) for part in dense]}: {UNCOMPARABLE}"
             )
         if self.distance == "kl":  # a class whose probability is 0 (masked logits) adds nothing
             terms = [
@@ -153,7 +172,7 @@ class OutputDistance:
             ]
         else:
             terms = [
-                _per_image(torch.where(one.isfinite(), (other - one).square(), 0.0), images) / scale
+                per_input(torch.where(one.isfinite(), (other - one).square(), 0.0), images) / scale
                 for one, other, scale in zip(dense, outputs, self._scales, strict=True)
                 if scale
             ]
@@ -164,13 +183,6 @@ class OutputDistance:
         if self.distance == "kl":
             return [class_logits(outputs).double().log_softmax(dim=1)]
         return [part.double() for part in output_tensors(outputs)]
-
-
-def _per_image(values: Tensor, images: int) -> Tensor:
-    """Sums of every image; what has no axis of images is shared out evenly."""
-    if values.dim() and len(values) == images:
-        return values.reshape(images, -1).sum(1)
-    return values.sum().div(images).expand(images)
 
 
 def measured_losses(

@@ -18,6 +18,7 @@ from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.unit_budget import unit_counts
 from lobs.base.modes import same_buffers
 from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.inputs import answer
 from lobs.calibration.layerwise import first_input
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import fitting_distance
@@ -221,7 +222,7 @@ class Sharing:
 def outputs_distance(model: nn.Module, batches: CalibrationBatches) -> str:
     """The distance that fits a network's outputs (`lobs.calibration.outputs.fitting_distance`)."""
     with torch.no_grad(), evaluation_mode(model), same_buffers(model):
-        return fitting_distance(model(first_input(model, batches)), batches.first())
+        return fitting_distance(answer(model, first_input(model, batches), "a batch"), batches.first())
 
 
 def fallback_note(ours: float, theirs: float) -> str:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor, nn
 
 from lobs.base.fingerprint import digest
 from lobs.base.memory import available_bytes
-from lobs.calibration.inputs import check_batches, raw_input
+from lobs.base.network_inputs import Call, Output, takes_one
+from lobs.base.trees import leaves
+from lobs.calibration.calling import CalledBatch, Calling, called
+from lobs.calibration.inputs import check_batches, input_count
 
 # Share of the machine's free memory that batches may take which are kept for further readings.
 MEMORY_SHARE = 0.25
@@ -50,7 +53,7 @@ class CalibrationBatches:
         if isinstance(batches, (list, tuple)):
             self._kept, self._complete = list(batches), True
             self._first = next(iter(batches), None)
-            self._counts = [len(raw_input(batch)) for batch in batches]
+            self._counts = [input_count(batch) for batch in batches]
 
     def __iter__(self) -> Iterator:
         """One reading.
@@ -107,7 +110,7 @@ class CalibrationBatches:
         taken, count = [], 0
         for batch in self:
             taken.append(batch)
-            count += len(raw_input(batch))
+            count += input_count(batch)
             if count >= images:
                 break
         return CalibrationBatches(taken)
@@ -115,8 +118,8 @@ class CalibrationBatches:
     def divided(self) -> tuple[CalibrationBatches, CalibrationBatches] | None:
         """The batches without some of their inputs, and those: a sixth of all, at most `MOST_HELD_OUT`.
 
-        Of batches that are kept in memory every sixth input, so that an order of the data does no harm; of others the
-        last ones.
+        Of batches that are kept in memory every sixth input, so that an order of the data does no harm; of others, and
+        of those whose inputs cannot be taken one by one (`Inputs.divisible`), the last batches.
 
         Returns:
             Both parts; None where there are fewer than `FEWEST` inputs, or one batch that is not kept.
@@ -125,7 +128,7 @@ class CalibrationBatches:
         total = sum(counts)
         if total < FEWEST:
             return None
-        if self.kept:
+        if self.kept and all(called(batch).inputs().divisible for batch in self._kept or []):
             every = max(HELD_OUT, -(-total // MOST_HELD_OUT))
             parts: tuple[list, list] = ([], [])
             start = 0
@@ -133,7 +136,8 @@ class CalibrationBatches:
                 chosen = (torch.arange(start, start + count) + 1) % every == 0
                 for part, places in zip(parts, (~chosen, chosen), strict=True):
                     if places.any():
-                        part.append(_cut(batch, count, places.nonzero()[:, 0]))
+                        taken = called(batch).cut(count, places.nonzero()[:, 0])
+                        part.append(taken if isinstance(batch, CalledBatch) else taken.content)
                 start += count
             return CalibrationBatches(parts[0]), CalibrationBatches(parts[1])
         index, rest = len(counts), min(total // HELD_OUT, MOST_HELD_OUT)
@@ -145,7 +149,7 @@ class CalibrationBatches:
     def fingerprint(self) -> str:
         """A digest of everything that the batches hold; reads all of them where that has not been done yet."""
         self.input_counts()
-        digests = self._digests if self._kept is None else [_digest(batch) for batch in self._kept]
+        digests = self._digests if self._kept is None else [called(batch).digest() for batch in self._kept]
         return digest(digests)
 
     def _keep_next(self) -> None:
@@ -160,10 +164,10 @@ class CalibrationBatches:
             return
         self._first = batch if self._first is None else self._first
         self._room -= sum(leaf.numel() * leaf.element_size() for leaf in _tensors(batch))
-        self._counts.append(len(raw_input(batch)))
+        self._counts.append(input_count(batch))
         self._kept.append(batch)
         if self._room < 0:
-            self._digests = [_digest(each) for each in self._kept]
+            self._digests = [called(each).digest() for each in self._kept]
             self._rest = _chain(batch, self._rest)
             self._kept = None
 
@@ -189,10 +193,10 @@ class CalibrationBatches:
         self._complete = True
 
     def _compare(self, index: int, batch: object) -> None:
-        digest = _digest(batch)
+        digest = called(batch).digest()
         if index == len(self._digests) and not self._complete:
             self._digests.append(digest)
-            self._counts.append(len(raw_input(batch)))
+            self._counts.append(input_count(batch))
         elif index >= len(self._digests) or digest != self._digests[index]:
             raise ValueError(_different(f"batch {index} is not the one of the first reading"))
 
@@ -212,6 +216,45 @@ def calibration_batches(batches: Iterable, memory: float | None = None) -> Calib
     return batches if isinstance(batches, CalibrationBatches) else CalibrationBatches(batches, memory)
 
 
+class _Loader:
+    """Batches with how a network is called with them, of an iterable that starts anew each time."""
+
+    def __init__(self, batches: Iterable, calling: Calling) -> None:
+        self.batches, self.calling = batches, calling
+
+    def __iter__(self) -> Iterator:
+        return (called(batch, self.calling) for batch in self.batches)
+
+
+def called_batches(
+    batches: Iterable | None, model: nn.Module, call: Call | None = None, output: Output | None = None
+) -> Any:
+    """Batches that know how a network is called with them.
+
+    Args:
+        batches: any iterable of them; None stays None.
+        model: the network: its forward says whether a list of inputs is one argument or several.
+        call: a function of the network and a batch, which gives the outputs.
+        output: what of the outputs is looked at.
+
+    Returns:
+        A list for a list or tuple, an iterator for an iterator, else an iterable that starts anew each time. Batches
+        that know it already stay as they are.
+
+    Raises:
+        TypeError: ``batches`` is no iterable of batches, or ``call`` or ``output`` of another kind.
+    """
+    if batches is None:
+        return None
+    check_batches(batches)
+    calling = Calling(call, output, takes_one(model))
+    if isinstance(batches, CalibrationBatches) or calling == Calling():
+        return batches
+    if isinstance(batches, (list, tuple)):
+        return [called(batch, calling) for batch in batches]
+    return (called(each, calling) for each in batches) if isinstance(batches, Iterator) else _Loader(batches, calling)
+
+
 def _different(what: str) -> str:
     return (
         f"batches gives other batches when it is read again ({what}), so that inputs and targets would not belong "
@@ -219,21 +262,8 @@ def _different(what: str) -> str:
     )
 
 
-def _cut(batch: object, count: int, places: Tensor) -> object:
-    """Some inputs of a batch, with what belongs to them."""
-
-    def taken(leaf: object) -> object:
-        return leaf[places.to(leaf.device)] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf
-
-    return tree_map(taken, batch)
-
-
 def _tensors(batch: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
-
-
-def _digest(batch: object) -> str:
-    return digest(_tensors(batch))
+    return [leaf for leaf in leaves(called(batch).content) if isinstance(leaf, Tensor)]
 
 
 def _chain(first: object, rest: Iterator) -> Iterator:

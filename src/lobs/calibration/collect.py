@@ -13,8 +13,9 @@ from torch import nn
 from lobs.base.distributed import gathered, rank_and_size, require_group, together
 from lobs.base.fingerprint import CALL, claim_folder, digest
 from lobs.base.modes import outside_modes, same_buffers
+from lobs.base.network_inputs import Call, Output
 from lobs.calibration.accumulator import combined
-from lobs.calibration.batches import CalibrationBatches, calibration_batches
+from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches
 from lobs.calibration.collection_pass import CalibrationPass
 from lobs.calibration.inputs import check_batches
 from lobs.calibration.spilling import SpilledStatistics
@@ -36,6 +37,8 @@ def collect_statistics(
     memory: float | None = None,
     folder: str | Path | None = None,
     exclude: Iterable[str] = (),
+    call: Call | None = None,
+    output: Output | None = None,
 ) -> Statistics:
     """Stream calibration inputs through a network in evaluation mode and keep each layer's statistics.
 
@@ -45,8 +48,9 @@ def collect_statistics(
 
     Args:
         model: the network; its training flags are put back as they were.
-        batches: inputs, or tuples of which the first entry is the input; any iterable, read once. With
-            ``distributed`` every process gives its own share of them, at least one.
+        batches: any iterable of batches, read once: inputs, tuples of which the first entry is the inputs (a tensor,
+            several in a tuple or list, or a mapping), or mappings of inputs by name. With ``distributed`` every process
+            gives its own share of them, at least one.
         layers: names or patterns of the layers wanted; None takes every one that is called.
         progress: wraps the iterable (``tqdm``, say).
         loss: also collect the curvature of this loss (``"cross_entropy"``, ``"mse"``), which OBD needs; batches are
@@ -62,6 +66,10 @@ def collect_statistics(
             collected again: a folder belongs to one network and one set of batches, another one's is refused. None: a
             temporary folder, where one is needed.
         exclude: names or patterns of layers that are not wanted.
+        call: for batches of any other kind: a function of the network and a batch (moved to the network's device),
+            which gives the outputs.
+        output: what of the outputs is compared: a function of them, a key or attribute's name, or an index; None: all
+            tensors of floating point in them.
 
     Returns:
         `Statistics`, layers in the order of their first call. Modules that share a weight are one layer, with the
@@ -72,10 +80,11 @@ def collect_statistics(
             weight times its inputs, the network answers the same batch differently twice (dropout left on, noise) or
             is compiled, batches are others on a further reading, or the folder belongs to another call. Or
             ``distributed`` is asked for without a process group, or a second pass over an iterator that is used up.
-        TypeError: ``batches`` is no iterable of batches, or a batch is neither a tensor nor a tuple or list that
-            starts with one.
+        TypeError: ``batches`` is no iterable of batches, or a batch is of a kind that only ``call`` can
+            deal with.
     """
     check_batches(batches)
+    batches = called_batches(batches, model, call, output)
     modules = prunable_layers(model, layers)
     if exclude := list(exclude):
         left_out = prunable_layers(model, exclude)

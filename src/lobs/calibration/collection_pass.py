@@ -62,7 +62,7 @@ class CalibrationPass:
                 raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
             inputs = network_input(first, model)
             probe_determinism(model, inputs)
-            functional = functional_uses(model, inputs[:2])
+            functional = functional_uses(model, inputs.first(2))
             if self.loss is not None:
                 from lobs.calibration.loss_hessian import LossCurvature
 
@@ -78,7 +78,7 @@ class CalibrationPass:
                     self._total += len(inputs)
                     answer(model, inputs, "a batch")
                     if self.curvature is not None:
-                        self.curvature.add(inputs, network_target(batch, inputs))
+                        self.curvature.add(inputs.alone, network_target(batch, inputs))
             finally:
                 for handle in handles:
                     handle.remove()

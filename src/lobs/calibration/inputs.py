@@ -3,57 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from inspect import Parameter
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+from lobs.base.network_inputs import Inputs, forward_signature, misfit, run, shown
+from lobs.base.trees import copied
+from lobs.calibration.calling import OTHERWISE, called
 from lobs.calibration.outputs import output_tensors
 
 
-def network_input(batch: object, model: nn.Module) -> Tensor:
-    """The input tensor of a batch, on the network's device: a copy, since the network may change it in place.
+def network_input(batch: object, model: nn.Module) -> Inputs:
+    """The inputs of a batch, on the network's device: a copy, since the network may change them in place.
 
     Args:
-        batch: a tensor, or a tuple or list that starts with one.
+        batch: a tensor, a mapping of inputs by name, or a tuple or list that starts with the inputs: a tensor, several
+            in a tuple or list, or a mapping.
         model: its first parameter's device is taken.
 
     Returns:
-        The input.
+        The inputs, which know how the network is called with them.
 
     Raises:
-        TypeError: the batch is neither a tensor nor a tuple or list that starts with one.
+        TypeError: the batch is of another kind, or names inputs that the network's forward does not take.
     """
-    inputs = raw_input(batch)
+    inputs = called(batch).inputs()
+    signature = forward_signature(model) if inputs.kwargs else None
+    if signature is not None:
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        unknown = [name for name in inputs.kwargs if name not in signature.parameters]
+        if unknown and Parameter.VAR_KEYWORD not in kinds:
+            raise TypeError(
+                f"a batch's {', '.join(map(repr, unknown))} is no argument of {type(model).__name__}.forward, which "
+                f"takes {', '.join(signature.parameters)}: leave it out of the batches, or {OTHERWISE}"
+            )
     parameter = next(model.parameters(), None)
-    moved = inputs if parameter is None else inputs.to(parameter.device, non_blocking=True)
-    moved = moved.detach()  # whatever made the inputs is not part of the network
-    return moved.clone() if moved.data_ptr() == inputs.data_ptr() or moved.is_inference() else moved
+    device = None if parameter is None else parameter.device
+    return replace(inputs, args=copied(inputs.args, device), kwargs=copied(dict(inputs.kwargs), device))
 
 
-def raw_input(batch: object) -> Tensor:
-    """The input tensor of a batch, as it lies there.
+def input_count(batch: object) -> int:
+    """How many inputs a batch holds.
 
     Args:
-        batch: a tensor, or a tuple or list that starts with one.
+        batch: see `network_input`.
 
     Returns:
-        The input.
-
-    Raises:
-        TypeError: the batch is neither.
+        The rows of its first tensor, or the entries of a list that is one argument.
     """
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"a batch must be a tensor, or a tuple or list that starts with one; got {type(batch).__name__}"
-        )
-    if not inputs.dim():
-        raise TypeError("a batch must hold inputs along its first axis; got a tensor without any axis")
-    return inputs
+    return len(called(batch).inputs())
 
 
-def network_target(batch: object, inputs: Tensor) -> Tensor:
+def network_target(batch: object, inputs: Inputs) -> Tensor:
     """The target of a batch of ``(input, target)``, on the input's device.
 
     Args:
@@ -66,6 +70,7 @@ def network_target(batch: object, inputs: Tensor) -> Tensor:
     Raises:
         TypeError: the batch has none.
     """
+    batch = called(batch).content
     if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not isinstance(batch[1], Tensor):
         raise TypeError(f"a loss needs batches of (input, target); got {type(batch).__name__}")
     return batch[1].to(inputs.device)
@@ -100,11 +105,12 @@ def check_batches(batches: object) -> None:
     if isinstance(batches, (str, bytes, Mapping)) or not isinstance(batches, Iterable):
         raise TypeError(
             f"batches must be an iterable of batches (a list of tensors, a DataLoader), got {type(batches).__name__}"
+            + ": give [mapping]" * isinstance(batches, Mapping)
         )
 
 
-def answer(model: nn.Module, inputs: Tensor, which: str) -> object:
-    """A network's outputs; where it cannot be run on such inputs, a sentence says so.
+def answer(model: nn.Module, inputs: Tensor | Inputs, which: str) -> object:
+    """What is looked at of a network's outputs; where it cannot be run on such inputs, a sentence says so.
 
     Args:
         model: the network.
@@ -119,26 +125,30 @@ def answer(model: nn.Module, inputs: Tensor, which: str) -> object:
         OutOfMemoryError: for want of memory, as torch says it.
     """
     try:
-        return model(inputs)
+        return run(model, inputs)
     except torch.OutOfMemoryError:  # not for want of the right inputs
         raise
-    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-        cause = " ".join(str(error).split())
-    what = f"{which} of inputs {tuple(inputs.shape)} {inputs.dtype}"
+    except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(inputs, Inputs) and misfit(model, inputs):
+        cause += (
+            "; several inputs are given as ((a, b), target), or by name in a mapping; "
+            "or give call=lambda model, batch: ..."
+        )
+    what = f"{which} of inputs {shown(inputs) if isinstance(inputs, Tensor) else inputs}"
     raise ValueError(f"{type(model).__name__} cannot be run on {what}: {cause}")
 
 
 @torch.no_grad()
-def probe_determinism(model: nn.Module, inputs: Tensor) -> None:
-    """Compare two answers of a network in evaluation mode to the same two inputs.
+def probe_determinism(model: nn.Module, inputs: Inputs) -> None:
+    """Compare two answers of a network in evaluation mode to the same two inputs (all that cannot be divided).
 
     Raises:
         ValueError: they differ, or the network cannot be run on such inputs.
     """
-    sample = inputs[:2]
-    if not len(sample):
-        raise ValueError(f"the first batch {tuple(sample.shape)} holds no inputs: leave empty batches out")
-    once, twice = (output_tensors(answer(model, sample.clone(), "the first batch")) for _ in range(2))
+    if not len(inputs):
+        raise ValueError(f"the first batch {inputs} holds no inputs: leave empty batches out")
+    once, twice = (output_tensors(answer(model, inputs.first(2), "the first batch")) for _ in range(2))
     same_shapes = [part.shape for part in once] == [part.shape for part in twice]
     pairs = list(zip(once, twice, strict=False))
     if same_shapes and all(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) for one, other in pairs):

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lobs.base.network_inputs import Inputs, run
 from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import network_input, probe_determinism
 from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
@@ -22,7 +23,7 @@ class _LastCall(BaseException):
 
 
 def run_until(
-    model: nn.Module, modules: Iterable[nn.Module], calls: int, inputs: Tensor, see: Callable[..., None]
+    model: nn.Module, modules: Iterable[nn.Module], calls: int, inputs: Tensor | Inputs, see: Callable[..., None]
 ) -> None:
     """Run a forward pass up to the last call of some of its modules.
 
@@ -47,7 +48,7 @@ def run_until(
 
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
     try:
-        model(inputs)
+        run(model, inputs)
     except _LastCall:
         return
     finally:
@@ -59,11 +60,11 @@ def run_until(
     )
 
 
-def first_input(model: nn.Module, batches: Iterable) -> Tensor:
-    """The first batch's input, on the network's device.
+def first_input(model: nn.Module, batches: Iterable) -> Inputs:
+    """The first batch's inputs, on the network's device.
 
     Returns:
-        The input.
+        The inputs.
 
     Raises:
         ValueError: there is no batch.
@@ -102,7 +103,7 @@ def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -
     own = _members(model, modules)
     handles = [module.register_forward_hook(hook_of(name)) for name, members in own.items() for module in members]
     try:
-        model(inputs)
+        run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -70,13 +70,13 @@ def lockstep_possible(
     handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in modules.values()]
     first = network_input(batches.first(), model)
     try:
-        model(first.clone())
+        first.clone().run(model)
     finally:
         for handle in handles:
             handle.remove()
     if not fine:
         return False
-    own = first.numel() * first.element_size()
+    own = sum(tensor.numel() * tensor.element_size() for tensor in first.tensors)
     needed = networks * (own + ALIVE * max(sizes, default=0)) * images / len(first)
     return needed <= (MEMORY_SHARE * available_bytes(first.device) if memory is None else memory)
 
@@ -151,7 +151,7 @@ class _Pass(greenlet):
 
     def run(self) -> Any:
         batch, self.batch = self.batch, None
-        return self.model(network_input(batch, self.model))
+        return network_input(batch, self.model).run(self.model)
 
 
 def _modes() -> tuple[bool, ...]:

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lobs.calibration.batches import CalibrationBatches, calibration_batches
+from lobs.base.network_inputs import Call, Output
+from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
 from lobs.layers.checks import independent_copy
@@ -58,6 +59,8 @@ def output_sensitivity(
     *,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] | None = None,
+    call: Call | None = None,
+    output: Output | None = None,
 ) -> dict[str, Sensitivity]:
     """g_i of every unit of every layer, without labels (see the module's text for formulas and assumptions).
 
@@ -71,10 +74,12 @@ def output_sensitivity(
     Args:
         model: the network; a copy is run. Where its outputs are no class logits (`fitting_distance`), the squared
             distance over their spread takes KL's place.
-        batches: inputs, or tuples of which the first entry is the input; read once, or twice for their spread.
+        batches: of the kinds that `lobs.collect_statistics` takes; read once, or twice for their outputs' spread.
         layers: names or patterns; None takes every one that is called.
         seed: of the signs.
         progress: wraps the iterable.
+        call: runs the network on a batch where its kind needs that (`lobs.collect_statistics`).
+        output: what of the outputs is compared, likewise.
 
     Returns:
         By layer, in the order of their first call. The calls of a layer that is called several times per image are
@@ -103,7 +108,7 @@ def output_sensitivity(
 
     handles = [m.register_forward_hook(hook_of(name)) for name in modules for m in members[name].values()]
     generator = torch.Generator().manual_seed(seed)
-    batches = calibration_batches(batches)
+    batches = calibration_batches(called_batches(batches, model, call, output))
     sums: dict[str, _Sums] = {}
     images, weigh = 0, None
     try:

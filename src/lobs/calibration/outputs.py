@@ -9,6 +9,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lobs.calibration.calling import called
+
+UNCOMPARABLE = (
+    "outputs whose number depends on the data cannot be compared: name a part that does not with output=, or give "
+    "call=lambda model, batch: model.backbone(...), say"
+)
+
 
 def output_tensors(outputs: object) -> list[Tensor]:
     """The floating-point tensors among a network's outputs, in their order.
@@ -52,11 +59,11 @@ def fitting_distance(outputs: object, batch: object) -> str:
     parts = output_tensors(outputs)
     if not parts:
         raise ValueError(
-            f"the network's outputs hold no floating-point tensor to compare, got {type(outputs).__name__}: give a "
-            f"network that returns tensors, in tuples, dicts or dataclasses if need be"
+            f"the network's outputs hold no floating-point tensor to compare, got {type(outputs).__name__}: name "
+            f"them with output= (a function of the outputs, a key or an attribute)"
         )
     logits = len(parts) == 1 and parts[0].dim() == 2 and parts[0].shape[1] > 1
-    target = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    target = called(batch).target()
     regression = isinstance(target, Tensor) and target.is_floating_point() and target.shape == parts[0].shape
     # Soft labels are probabilities: of one class each, or of several that add up to one.
     if regression and logits:
@@ -84,6 +91,21 @@ def class_logits(outputs: object) -> Tensor:
     return parts[0]
 
 
+def per_input(values: Tensor, inputs: int) -> Tensor:
+    """Sums of every input; what has no axis of inputs is shared out evenly.
+
+    Args:
+        values: ``[inputs, ...]``, or of any other shape.
+        inputs: how many there are.
+
+    Returns:
+        ``[inputs]``.
+    """
+    if values.dim() and len(values) == inputs:
+        return values.reshape(inputs, -1).sum(1)
+    return values.sum().div(inputs).expand(inputs)
+
+
 def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
     """What a squared distance of each output tensor is compared to: ``mean ||y - mean y||^2`` over images.
 
@@ -99,6 +121,8 @@ def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
     Raises:
         ValueError: all of them are.
     """
+    if len({len(batch) for batch in outputs}) > 1:
+        raise ValueError(f"the network's outputs hold other numbers of tensors for other batches: {UNCOMPARABLE}")
     result = []
     for parts in zip(*([part.nan_to_num(0.0, 0.0, 0.0) for part in batch] for batch in outputs), strict=True):
         power = sum(float(part.square().sum()) for part in parts) / images
@@ -111,6 +135,6 @@ def spreads(outputs: Sequence[Sequence[Tensor]], images: int) -> list[float]:
     if not any(result):
         raise ValueError(
             "the network's outputs are the same for all calibration inputs, so that nothing can be measured by them: "
-            "give other batches, or share the budget out with allocation='relative' or 'uniform'"
+            "give other batches or another output=, or share the budget out with allocation='relative' or 'uniform'"
         )
     return result

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lobs.base.network_inputs import Inputs, run
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import call_input, groups_of, input_samples, unit_outputs, view_of, weight_matrix
 from lobs.layers.network import memory_place, named_modules, prunable_layers, tied_layers
@@ -155,7 +156,7 @@ def _first_samples(module: Prunable, inputs: Tensor, output: Tensor) -> tuple[Te
 
 
 @torch.no_grad()
-def check_layers(model: nn.Module, inputs: Tensor, names: Iterable[str] | None = None) -> dict[str, int]:
+def check_layers(model: nn.Module, inputs: Tensor | Inputs, names: Iterable[str] | None = None) -> dict[str, int]:
     """`check_product` for the layers of a network, in one pass.
 
     Args:
@@ -182,7 +183,7 @@ def check_layers(model: nn.Module, inputs: Tensor, names: Iterable[str] | None =
     handles = [m.register_forward_hook(hook_of(name, own), with_kwargs=True) for name, own, m in members]
     try:
         with evaluation_mode(model):
-            model(inputs)
+            run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

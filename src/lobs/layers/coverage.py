@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lobs.base.network_inputs import Inputs, run
 from lobs.layers.matrix import find_view
 from lobs.layers.network import named_modules, tied_layers
 from lobs.layers.parts import split_parameters
@@ -128,7 +129,7 @@ def shown(unpruned: Iterable[Unpruned], most: int = 4) -> str:
 
 
 @torch.no_grad()
-def functional_uses(model: nn.Module, inputs: Tensor) -> dict[str, str]:
+def functional_uses(model: nn.Module, inputs: Tensor | Inputs) -> dict[str, str]:
     """The layers whose weight or bias is computed with outside of the layer's own calls.
 
     Watched on torch's dispatcher: an operation that reads a parameter's memory while none of the layers that own it is
@@ -160,7 +161,7 @@ def functional_uses(model: nn.Module, inputs: Tensor) -> dict[str, str]:
             handles.append(module.register_forward_hook(_leaving(inside), always_call=True))
     try:
         with _Watch(places, inside, found):
-            model(inputs)
+            run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

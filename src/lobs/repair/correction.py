@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.calibration.batches import CalibrationBatches
-from lobs.calibration.inputs import network_input, raw_input
+from lobs.base.network_inputs import Call, Output
+from lobs.calibration.batches import CalibrationBatches, called_batches
+from lobs.calibration.inputs import input_count, network_input
 from lobs.calibration.layerwise import LayerwisePasses, count_calls, first_input, require_repeatable
 from lobs.calibration.outputs import output_tensors
 from lobs.layers.evaluation import evaluation_mode
@@ -35,14 +36,24 @@ Place: TypeAlias = Prunable | _BatchNorm
 
 
 @torch.no_grad()
-def correct(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str = "auto") -> str:
+def correct(
+    dense: nn.Module,
+    pruned: nn.Module,
+    batches: Iterable,
+    how: str = "auto",
+    *,
+    call: Call | None = None,
+    output: Output | None = None,
+) -> str:
     """Correct a pruned network in place.
 
     Args:
         dense: the trained network; not changed.
         pruned: the same network with pruned weights.
-        batches: calibration inputs, or tuples that start with them; read several times.
+        batches: of calibration inputs, of the kinds that `lobs.collect_statistics` takes; read several times.
         how: a name in `CORRECTIONS`.
+        call: runs the network on a batch where its kind needs that (`lobs.collect_statistics`).
+        output: what of the outputs is compared, likewise.
 
     Returns:
         What was done: ``none``, ``bias``, ``batch_norm`` or ``both``.
@@ -55,7 +66,7 @@ def correct(dense: nn.Module, pruned: nn.Module, batches: Iterable, how: str = "
         raise ValueError(unknown_name("correction", how, CORRECTIONS))
     if how == "none":
         return how
-    batches = require_repeatable(batches, f"correct={how!r}")
+    batches = require_repeatable(called_batches(batches, dense, call, output), f"correct={how!r}")
     if prunable_layers(dense).keys() != prunable_layers(pruned).keys():
         different = prunable_layers(dense).keys() ^ prunable_layers(pruned).keys()
         raise ValueError(f"the networks have different layers: {', '.join(sorted(different))}")
@@ -134,7 +145,7 @@ def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> f
     Args:
         dense: in evaluation mode, like ``pruned``.
         pruned: the network compared with it.
-        batches: inputs, or tuples that start with them.
+        batches: of calibration inputs.
 
     Returns:
         The distance.
@@ -146,16 +157,19 @@ def output_distance(dense: nn.Module, pruned: nn.Module, batches: Iterable) -> f
     powers: list[float] = []
     count = 0
     for batch in batches:
-        expected, found = (output_tensors(network(network_input(batch, dense))) for network in (dense, pruned))
+        expected, found = (output_tensors(network_input(batch, dense).run(network)) for network in (dense, pruned))
         if not expected or [part.shape for part in expected] != [part.shape for part in found]:
             shapes = [[tuple(part.shape) for part in parts] for parts in (expected, found)]
-            raise ValueError(f"outputs can be compared where they are tensors of the same shapes; got {shapes}")
+            raise ValueError(
+                f"outputs can be compared where they are tensors of the same shapes; got {shapes}: name a part that is "
+                f"alike with output="
+            )
         totals, powers = totals or [0.0] * len(expected), powers or [0.0] * len(expected)
         for index, (one, other) in enumerate(zip(expected, found, strict=True)):
             seen = one.isfinite()  # masked logits say nothing
             totals[index] += float(torch.where(seen, other - one, 0.0).double().square().sum())
             powers[index] += float(torch.where(seen, one, 0.0).double().square().sum())
-        count += len(raw_input(batch))
+        count += input_count(batch)
     if len(totals) == 1:
         return totals[0] / count
     # Of several tensors each counts by its own size.
@@ -180,7 +194,7 @@ def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:
         counted = 0
         for batch in batches:
             try:
-                model(network_input(batch, model))
+                network_input(batch, model).run(model)
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise
@@ -201,7 +215,7 @@ def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBat
     handles = [places[name].register_forward_hook(mean.hook) for name, mean in means.items()]
     try:
         for batch in batches:
-            dense(network_input(batch, dense))
+            network_input(batch, dense).run(dense)
     finally:
         for handle in handles:
             handle.remove()
@@ -244,7 +258,7 @@ def _places(model: nn.Module, batches: Iterable) -> dict[str, Place]:
     handles = [m.register_forward_hook(after_layer) for m in names if find_view(m)]
     handles += [m.register_forward_pre_hook(before_norm) for m in names if isinstance(m, _BatchNorm)]
     try:
-        model(first_input(model, batches))
+        first_input(model, batches).run(model)
     finally:
         for handle in handles:
             handle.remove()

@@ -23,11 +23,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lobs.base.arguments import check_number
 from lobs.base.memory import available_bytes
 from lobs.base.modes import outside_modes, same_buffers
-from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches
+from lobs.base.network_inputs import Call, Inputs, Output, joined
+from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches, called_batches
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import output_spreads
-from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors
+from lobs.calibration.outputs import UNCOMPARABLE, class_logits, fitting_distance, output_tensors, per_input
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import bias_columns, prunable_layers
@@ -80,19 +81,23 @@ def refit(
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] | None = None,
+    call: Call | None = None,
+    output: Output | None = None,
 ) -> Refit:
     """Move a pruned network's kept weights, in place, so that its outputs are nearer to the dense network's.
 
     Args:
         dense: the trained network; not changed.
         pruned: the same network with pruned weights.
-        batches: calibration inputs, or tuples that start with them; read several times.
+        batches: of calibration inputs, of the kinds that `lobs.collect_statistics` takes; read several times.
         held_out: more of them, best of all inputs that pruning has not seen either; None: some of ``batches``.
         masks: by layer, True where a weight is kept; None: where it is not zero. Other layers stay as they are.
         steps: minibatches of a sixteenth of the inputs each, at most `MOST_INPUTS`.
         learning_rate: at the start.
         seed: of the order of the inputs.
         progress: wraps the iterable of steps.
+        call: runs the network on a batch where its kind needs that (`lobs.collect_statistics`).
+        output: what of the outputs is compared, likewise.
 
     Returns:
         The distance before and after, and where the way was left.
@@ -111,8 +116,9 @@ def refit(
     if steps < 1 or steps != int(steps) or not 0 < learning_rate < float("inf"):
         raise ValueError(f"steps must be at least 1 and learning_rate above 0, got {steps} and {learning_rate}")
     steps = int(steps)
-    learned = require_repeatable(batches, "a refit")
-    parts = (learned, require_repeatable(held_out, "a refit")) if held_out is not None else learned.divided()
+    learned = require_repeatable(called_batches(batches, dense, call, output), "a refit")
+    held_out = called_batches(held_out, dense, call, output)
+    parts = learned.divided() if held_out is None else (learned, require_repeatable(held_out, "a refit"))
     if parts is None:
         raise ValueError(f"a refit holds a sixth of the inputs out: give at least {FEWEST} inputs")
     learned, measured = parts
@@ -225,7 +231,7 @@ class _Distance:
             self.name = fitting_distance(answer(dense, first_input(dense, batches), "a batch"), batches.first())
         self._scales = output_spreads(dense, batches) if self.name == "relative" else []
 
-    def of(self, network: nn.Module, inputs: Tensor) -> Tensor:
+    def of(self, network: nn.Module, inputs: Inputs) -> Tensor:
         """The distances of a minibatch ``[inputs]``."""
         with torch.no_grad():
             wanted = answer(self._dense, inputs.clone(), "a batch")
@@ -233,9 +239,12 @@ class _Distance:
         if self.name == "kl":
             one, other = (class_logits(outputs).double().log_softmax(dim=1) for outputs in (wanted, found))
             return torch.where(one.exp() > 0, one.exp() * (one - other), 0.0).sum(1)
-        pairs = zip(output_tensors(wanted), output_tensors(found), self._scales, strict=True)
+        parts = [output_tensors(outputs) for outputs in (wanted, found)]
+        if len({tuple(part.shape for part in outputs) for outputs in parts}) > 1:
+            raise ValueError(f"the two networks' outputs have other shapes: {UNCOMPARABLE}")
+        pairs = zip(*parts, self._scales, strict=True)
         terms = [
-            torch.where(one.isfinite(), other - one, 0.0).square().reshape(len(inputs), -1).sum(1) / scale
+            per_input(torch.where(one.isfinite(), other - one, 0.0).square(), len(inputs)) / scale
             for one, other, scale in pairs
             if scale
         ]
@@ -258,14 +267,14 @@ def _size(network: nn.Module, batches: CalibrationBatches) -> int:
         taken += tensor.numel() * tensor.element_size()
         return tensor
 
-    sample = inputs[:2]
+    sample = inputs.first(2)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor):
-        network(sample)
+        sample.run(network)
     room = MEMORY_SHARE * available_bytes(inputs.device)
     return max(1, min(wanted, int(room * len(sample) / max(1, taken))))
 
 
-def _minibatches(batches: CalibrationBatches, model: nn.Module, most: int, seed: int) -> Iterator[Tensor]:
+def _minibatches(batches: CalibrationBatches, model: nn.Module, most: int, seed: int) -> Iterator[Inputs]:
     """Without end: inputs at random, at most so many of them at once; batches that are not kept come in their order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
@@ -274,13 +283,13 @@ def _minibatches(batches: CalibrationBatches, model: nn.Module, most: int, seed:
             kept = list(batches)
             source = [kept[place] for place in torch.randperm(len(kept), generator=generator).tolist()]
         for group in batched(source, MIXED):
-            parts = [network_input(batch, model) for batch in group]
-            if len({(part.shape[1:], part.dtype) for part in parts}) == 1:
-                parts = [torch.cat(parts)]
-            for inputs in parts:
-                order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            for inputs in joined([network_input(batch, model) for batch in group]):
+                if not inputs.divisible:
+                    yield inputs
+                    continue
+                order = torch.randperm(len(inputs), generator=generator)
                 for chosen in order.chunk(-(-len(inputs) // most)):
-                    yield inputs[chosen]
+                    yield inputs.at(chosen)
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:

@@ -179,7 +179,7 @@ def with_curvature(
     batches = calibration_batches(train, collect, repeated=True)
     for batch in batches if progress is None else progress(batches):
         inputs = network_input(batch, network)
-        curvature.add(inputs, batch[1].to(inputs.device))
+        curvature.add(inputs.alone, batch[1].to(inputs.device))
     diagonals = {name: diagonal.cpu() for name, diagonal in curvature.result().items()}
     curved = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in statistics.items()}
     return Statistics(curved, statistics.calls)

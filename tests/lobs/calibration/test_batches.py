@@ -2,13 +2,18 @@
 
 import gc
 import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import lobs
 from helpers.networks import X, mlp
-from lobs.calibration.batches import CalibrationBatches, calibration_batches
+from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches
 
 
 def test_batches_are_read_once():
@@ -197,3 +202,95 @@ def test_batches_that_are_read_anew_are_held_out_whole(sizes, learned):
     for part, expected in zip(found, (slice(0, learned), slice(learned, None)), strict=True):
         for _ in range(2):
             assert same(part, list(Parts(sizes))[expected])
+
+
+def two(a, b):
+    """A network's forward with two inputs."""
+
+
+def listed(count):
+    """Pictures of different sizes, their numbers, and one entry per picture."""
+    return [torch.full((3, 2 + place % 2, 4), float(place)) for place in range(count)], [
+        {"id": i} for i in range(count)
+    ]
+
+
+def test_lists_of_pictures_and_inputs_by_name_are_cut_like_rows():
+    for made in (listed, lambda count: {"pictures": listed(count)[0], "row": torch.arange(count)}):
+        learned, others = CalibrationBatches([made(48), made(12)]).divided()
+        assert (learned.input_counts(), others.input_counts()) == ([40, 10], [8, 2])
+    assert others.first()["row"].tolist() == [5, 11, 17, 23, 29, 35, 41, 47]
+    assert [int(picture.mean()) for picture in others.first()["pictures"]] == others.first()["row"].tolist()
+    _, others = CalibrationBatches([listed(48)]).divided()
+    assert [entry["id"] for entry in others.first()[1]] == [5, 11, 17, 23, 29, 35, 41, 47]
+
+
+def test_two_inputs_in_a_list_are_not_taken_for_two_pictures():
+    model = nn.Module()
+    model.forward = two
+    batches = CalibrationBatches(called_batches([[[torch.randn(2, 3), torch.randn(2, 4)], "said"]] * 30, model))
+    assert batches.input_counts() == [2] * 30
+    learned, others = batches.divided()
+    assert sum(learned.input_counts()) == 50
+    assert [tuple(part.shape) for part in others.first().content[0]] == [(1, 3), (1, 4)]
+
+
+@pytest.mark.parametrize("call", [None, lambda model, batch: model(*batch)])
+def test_what_cannot_be_divided_is_held_out_by_whole_batches(call):
+    shared = torch.randn(5, 5)
+    inputs = X.split(16) if call else [((part, shared), "target") for part in X.split(16)]
+    batches = CalibrationBatches(called_batches(inputs, nn.Linear(16, 2), call))
+    learned, others = batches.divided()
+    assert [*learned.input_counts(), *others.input_counts()] == batches.input_counts()
+    assert others.input_counts()
+    assert CalibrationBatches(called_batches(inputs[:1], nn.Linear(16, 2), call)).divided() is None
+
+
+def test_what_is_given_starts_anew_where_it_did():
+    def call(model, batch):
+        return model(batch)
+
+    model = nn.Linear(3, 2)
+    source = Parts([2, 3])
+    loader = called_batches(source, model, call)
+    assert [len(list(loader)), len(list(loader)), source.readings] == [2, 2, 2]
+    assert isinstance(called_batches(iter([X]), model, call), Iterator)
+    assert called_batches([X], model, call)[0].calling.call is call
+    assert called_batches(None, model) is None
+    batches = CalibrationBatches([X])
+    assert called_batches(batches, model) is batches
+    once = called_batches([X], model, call)
+    assert called_batches(once, model, None, "logits")[0] is once[0]
+
+
+@dataclass
+class Sample:
+    values: torch.Tensor
+    name: str
+
+
+def test_the_fingerprint_covers_all_that_a_batch_holds_and_how_it_is_called():
+    def of(batch, **keywords):
+        return CalibrationBatches(called_batches([batch], nn.Linear(16, 2), **keywords)).fingerprint()
+
+    given = [
+        {"x": X, "name": "a"},
+        {"x": X, "name": "b"},
+        (X, [{"boxes": X[:1]}]),
+        (X, [{"boxes": X[:2]}]),
+        (X, np.arange(3)),
+        (X, np.arange(4)),
+        (X, Sample(X[0], "a")),
+        (X, Sample(X[1], "a")),
+    ]
+    found = [of(batch) for batch in given]
+    found += [of(X), of(X, output="a"), of(X, output=0), of(X, output=lambda y: y[0]), of(X, output=lambda y: y[1])]
+    found += [
+        of(X, call=lambda model, batch: model(batch)),
+        of(X, call=partial(two, b=1)),
+        of(X, call=partial(two, b=2)),
+    ]
+    assert len(set(found)) == len(found)
+    assert found == [of(batch) for batch in given] + found[len(given) :]
+    again = of(X, output=lambda y: y[0])
+    assert again == found[11]

@@ -97,7 +97,7 @@ def test_errors_name_what_is_wrong():
         lobs.collect_statistics(model, [])
     with pytest.raises(ValueError, match=r"layer '0': .*NaN"):
         lobs.collect_statistics(model, [torch.full((2, 3), float("nan"))])
-    with pytest.raises(TypeError, match="got dict"):
+    with pytest.raises(TypeError, match="nothing in a batch of dict of x=int says how many inputs it holds"):
         lobs.collect_statistics(model, [{"x": 1}])
     with pytest.raises(KeyError, match=r"no statistics of layer 'x'; there are those of 0, 1"):
         lobs.collect_statistics(model, [torch.randn(2, 3)])["x"]

@@ -1,17 +1,21 @@
 """What a batch gives a network: every kind that is accepted, and a sentence for every kind that is not."""
 
+from collections import UserDict
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from lobs.calibration.batches import called_batches
 from lobs.calibration.inputs import (
     answer,
     check_batches,
+    input_count,
     network_input,
     network_target,
     probe_determinism,
-    raw_input,
 )
 
 INPUTS, TARGETS = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
@@ -19,32 +23,157 @@ INPUTS, TARGETS = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
 
 @pytest.mark.parametrize("batch", [INPUTS, (INPUTS, TARGETS), [INPUTS], (INPUTS, "anything", None)])
 def test_a_batch_is_a_tensor_or_starts_with_one(batch):
-    assert raw_input(batch) is INPUTS
+    assert torch.equal(network_input(batch, nn.ReLU()).alone, INPUTS)
+    assert input_count(batch) == 4
+
+
+class Two(nn.Module):
+    def forward(self, a, b, scale=1.0):
+        return (a + b.sum(1, keepdim=True)) * scale
+
+
+class Pictures(nn.Module):
+    """Takes a list of pictures of different sizes."""
+
+    def forward(self, pictures, targets=None):
+        return torch.stack([picture.mean() for picture in pictures])
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        ((INPUTS, INPUTS), TARGETS),
+        [[INPUTS, INPUTS], TARGETS],
+        {"a": INPUTS, "b": INPUTS},
+        UserDict(b=INPUTS, a=INPUTS),
+        ({"a": INPUTS, "b": INPUTS, "scale": 1.0}, TARGETS),
+    ],
+    ids=["tuple", "list", "dict", "UserDict", "dict and target"],
+)
+def test_several_inputs_stand_in_a_tuple_or_list_or_have_names(batch):
+    (batch,) = called_batches([batch], Two())
+    inputs = network_input(batch, Two())
+    assert torch.equal(answer(Two(), inputs, "a batch"), Two()(INPUTS, INPUTS))
+    assert len(inputs) == input_count(batch) == 4
+    assert torch.equal(inputs.first(2).run(Two()), Two()(INPUTS[:2], INPUTS[:2]))
+
+
+def test_a_list_that_fits_as_one_argument_is_handed_over_as_it_is():
+    pictures = [torch.rand(3, 4, 5), torch.rand(3, 6, 4), torch.rand(3, 5, 5)]
+    inputs = network_input((pictures, [{}, {}, {}]), Pictures())
+    assert torch.equal(inputs.run(Pictures()), Pictures()(pictures))
+    assert len(inputs) == 3
+    assert inputs.divisible
+    assert torch.equal(inputs.first(2).run(Pictures()), Pictures()(pictures[:2]))
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"x": INPUTS}, "starts with one; got dict"),
-        ((), "starts with one; got tuple"),
-        (["x", INPUTS], "starts with one; got list"),
+        ((), "a batch must be a tensor, a mapping .* got empty tuple: give call=lambda model, batch"),
+        (["x", INPUTS], "starts with its inputs .* got list of str, .*: give call="),
+        (
+            {"inputs": INPUTS, "labels": TARGETS},
+            "'inputs', 'labels' is no argument of Two.forward, which takes a, b, sc",
+        ),
+        (({},), "nothing in a batch of .* says how many inputs it holds: give call="),
+        (torch.nn.utils.rnn.pack_sequence([INPUTS]), "got PackedSequence: give call="),
         (torch.tensor(3.0), "got a tensor without any axis"),
     ],
 )
 def test_other_batches_are_refused(batch, message):
     with pytest.raises(TypeError, match=message):
-        raw_input(batch)
+        network_input(batch, Two())
+
+
+class Named(nn.Module):
+    def forward(self, **named):
+        return named["x"]
+
+
+def test_a_forward_of_any_keywords_takes_all_entries():
+    assert torch.equal(network_input({"x": INPUTS, "y": TARGETS}, Named()).run(Named()), INPUTS)
+
+
+@pytest.mark.parametrize("batch", [(INPUTS, TARGETS), INPUTS, {"a": INPUTS}])
+def test_inputs_that_are_missing_are_asked_for(batch):
+    with pytest.raises(
+        ValueError, match=r"missing 1 .*'b'; several inputs are given as \(\(a, b\), target\), or by name"
+    ):
+        answer(Two(), network_input(batch, Two()), "a batch")
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    loss: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "output", "message"),
+    [
+        (
+            {"out": INPUTS, "aux": None},
+            "out",
+            "'x' is no part of the network's outputs, which are a dict of 'out', 'aux'",
+        ),
+        (Answer(INPUTS), "logits", "'x' is no part .* a Answer with logits, loss"),
+        ((1, INPUTS), 1, "'x' is no part .* a tuple of 2: int, Tensor"),
+        ([INPUTS], lambda outputs: outputs[0], "'x' is no part .* a list of 1: Tensor"),
+        (INPUTS, lambda outputs: outputs, r"'x' is no part .* one tensor \(4, 3\)"),
+    ],
+)
+def test_what_is_looked_at_is_a_key_an_attribute_an_index_or_a_function(outputs, output, message):
+    def run(output):
+        (batch,) = called_batches([INPUTS], nn.ReLU(), lambda model, batch: [model(batch), outputs][1], output)
+        return network_input(batch, nn.ReLU()).run(nn.ReLU())
+
+    assert run(output) is INPUTS
+    with pytest.raises(ValueError, match=message):
+        run("x")
+    with pytest.raises(ValueError, match="output=7 is no part"):
+        run(7)
+
+
+def test_a_call_is_given_the_batch_which_stays_whole():
+    model = nn.Linear(3, 2)
+    given = {"anything": [INPUTS, "a"], "more": TARGETS}
+    (batch,) = called_batches([given], model, lambda model, batch: model(batch["anything"][0]))
+    inputs = network_input(batch, model)
+    assert torch.equal(inputs.run(model), model(INPUTS))
+    assert not inputs.divisible
+    assert len(inputs.first(1)) == len(inputs)
+
+
+def test_a_call_that_runs_another_network_is_refused():
+    other = nn.Linear(3, 2)
+    (batch,) = called_batches([INPUTS], other, lambda model, batch: other(batch))
+    network_input(batch, other).run(other)
+    with pytest.raises(ValueError, match="call= ran no module of the network that it was given"):
+        network_input(batch, other).run(nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("keywords", [{"call": "forward"}, {"output": 1.5}, {"output": True}])
+def test_a_call_or_output_of_another_kind_is_refused(keywords):
+    with pytest.raises(TypeError, match=f"{next(iter(keywords))} must be a"):
+        called_batches([INPUTS], nn.ReLU(), **keywords)
+
+
+def test_what_does_not_belong_to_one_input_each_is_not_divided():
+    edges = torch.tensor([[0, 1, 2], [1, 2, 3]])
+    assert not network_input(((INPUTS, edges), TARGETS), Two()).divisible
+    assert network_input(((INPUTS, TARGETS, None, 3), edges), Two()).divisible
 
 
 def test_the_network_gets_a_copy_that_it_may_change():
     for model in (nn.Linear(3, 2), nn.ReLU()):
-        given = network_input((INPUTS, TARGETS), model)
+        given = network_input((INPUTS, TARGETS), model).alone
         assert torch.equal(given, INPUTS)
         assert given.data_ptr() != INPUTS.data_ptr()
     with torch.inference_mode():
         batch = INPUTS + 0
-    assert not network_input(batch, nn.ReLU()).is_inference()
-    assert network_input(INPUTS, nn.Linear(3, 2, device="meta")).is_meta
+    assert not network_input(batch, nn.ReLU()).alone.is_inference()
+    assert network_input(INPUTS, nn.Linear(3, 2, device="meta")).alone.is_meta
 
 
 def test_a_target_stands_second():
@@ -131,12 +260,14 @@ class Changing(nn.Module):
 def test_two_answers_to_the_same_inputs_are_compared(once, twice, message):
     model = Changing([once, twice])
     if message is None:
-        probe_determinism(model, INPUTS)
+        probe_determinism(model, network_input(INPUTS, model))
         return
     with pytest.raises(ValueError, match=f"Changing answers the same inputs {message} although"):
-        probe_determinism(model, INPUTS)
+        probe_determinism(model, network_input(INPUTS, model))
 
 
 def test_an_empty_batch_cannot_be_tried_out():
-    with pytest.raises(ValueError, match=r"the first batch \(0, 3\) holds no inputs: leave empty batches out"):
-        probe_determinism(nn.ReLU(), INPUTS[:0])
+    with pytest.raises(
+        ValueError, match=r"the first batch \(0, 3\) torch.float32 holds no inputs: leave empty batches out"
+    ):
+        probe_determinism(nn.ReLU(), network_input(INPUTS[:0], nn.ReLU()))

@@ -56,7 +56,7 @@ def test_class_logits_are_compared_by_kl_and_all_else_relatively(outputs, batch,
 def test_outputs_without_a_tensor_cannot_be_compared():
     with pytest.raises(ValueError, match="hold no floating-point tensor to compare, got Tensor"):
         fitting_distance(WHOLE, A)
-    with pytest.raises(ValueError, match="got NoneType: give a network that returns tensors"):
+    with pytest.raises(ValueError, match="got NoneType: name them with output="):
         fitting_distance(None, A)
 
 
