@@ -40,7 +40,7 @@ repro-seeds: $(STAMP) ## two more seeds of what `repro` runs once, and the stage
 	cd pipelines/seeds && dvc repro
 	lobs report
 
-repro-literature: $(STAMP) ## MLPNet, on which papers on pruning at once compare themselves
+repro-literature: $(STAMP) ## MLPNet, on which papers on pruning at once compare themselves, and a small ViT
 	cd pipelines/literature && dvc repro
 	lobs report
 

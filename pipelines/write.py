@@ -43,7 +43,8 @@ PIPELINES = {
         ("data", "runs"),
     ),
     "literature": Pipeline(
-        "MLPNet, on which papers on pruning at once compare themselves: `make repro-literature`. MNIST is the root's.",
+        "MLPNet, on which papers on pruning at once compare themselves, and a small Vision Transformer:\n"
+        "# `make repro-literature`. MNIST is the root's.",
         ("resolve", "train", "collect", *RUN_STAGES),
         ("data",),
     ),

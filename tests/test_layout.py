@@ -18,6 +18,7 @@ TOGETHER = {
             "resnet18_cifar",
             "resnet20",
             "vgg16_cifar",
+            "vit",
         )
     },
     **{

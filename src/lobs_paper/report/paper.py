@@ -67,6 +67,7 @@ NETWORKS: dict[str, str] = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "mlpnet": "MLPNet",
     "resnet20": "ResNet-20",
+    "vit": "ViT",
 }
 # Experiment name -> the data that the paper uses.
 DATA: dict[str, str] = {

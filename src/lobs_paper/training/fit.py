@@ -1,4 +1,4 @@
-"""Training under Lightning: the dense network, and a pruned one whose removed weights stay exactly zero."""
+"""Training under Lightning, by a recipe, with the whole error curve."""
 
 from __future__ import annotations
 
@@ -97,39 +97,6 @@ class Classifier(pl.LightningModule):
             return optimizer
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.recipe.iterations)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class FixedMasks(pl.Callback):
-    """Keeps removed weights at exactly zero: their gradients before a step, the weights themselves after it.
-
-    Args:
-        masks: by layer name, True where a weight is kept, shaped like the layer's weight.
-    """
-
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        self._masks = masks
-        self._pairs: list[tuple[nn.Parameter, Tensor]] = []
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
-        """Finds the masked weights, now that they are on their device, and zeroes what is removed."""
-        modules = dict(module.network.named_modules())
-        self._pairs = [(modules[name].weight, mask.to(modules[name].weight)) for name, mask in self._masks.items()]
-        self._zero()
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, _: object) -> None:
-        """A removed weight has no gradient, so that momentum does not gather for it."""
-        for weight, mask in self._pairs:
-            if weight.grad is not None:
-                weight.grad.mul_(mask)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Weight decay and momentum cannot bring a removed weight back."""
-        self._zero()
-
-    @torch.no_grad()
-    def _zero(self) -> None:
-        for weight, mask in self._pairs:
-            weight.mul_(mask)
 
 
 class ErrorCurve(pl.Callback):
@@ -247,7 +214,6 @@ class Training:
 def fit(
     network: nn.Module,
     training: Training,
-    masks: Mapping[str, Tensor] | None = None,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Fit:
     """Train a network in place.
@@ -259,7 +225,6 @@ def fit(
     Args:
         network: is trained in place and comes back on the CPU.
         training: images and recipe.
-        masks: removed weights to keep at zero, by layer name; None trains every weight.
         callbacks: that act before each measurement.
 
     Returns:
@@ -270,7 +235,6 @@ def fit(
     if not recipe.iterations:
         curve.measure(0, network)
         return Fit(curve.points)
-    fixed: list[pl.Callback] = [] if masks is None else [FixedMasks(masks)]
     rank, size = rank_and_size()
     bar = [Bar(recipe.iterations)] if rank == 0 and sys.stdout.isatty() else []
     with _quiet_lightning():
@@ -284,7 +248,7 @@ def fit(
             max_epochs=-1,
             max_steps=recipe.iterations,
             deterministic=True,
-            callbacks=[*fixed, *callbacks, curve, *bar],
+            callbacks=[*callbacks, curve, *bar],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from lobs.base.distributed import of_first
+from lobs.layers.network import prunable_layers
 from lobs_paper.training.evaluation import error_percent
-from lobs_paper.training.fit import Training, fit
+from lobs_paper.training.fit import Classifier, Training, fit
 
 # Network, density -> pruned network, masks.
 Pruner = Callable[[nn.Module, float], tuple[nn.Module, dict[str, Tensor]]]
@@ -35,8 +38,8 @@ class Retrained:
     @property
     def masks_exact(self) -> bool:
         """Whether every removed weight is exactly zero."""
-        modules = dict(self.network.named_modules())
-        return all(not modules[name].weight[~mask].any() for name, mask in self.masks.items())
+        layers = prunable_layers(self.network)
+        return all(not layers[name].weight[~mask].any() for name, mask in self.masks.items())
 
     def iterations_to(self, error: float) -> int | None:
         """Minibatches until the network at its final density was first seen at an error, earlier rounds included.
@@ -54,6 +57,39 @@ class Retrained:
             if point["round"] == last and point["test_error_percent"] <= error
         )
         return next(reached, None)
+
+
+class FixedMasks(pl.Callback):
+    """Keeps removed weights at exactly zero: their gradients before a step, the weights themselves after it.
+
+    Args:
+        masks: by layer name, True where a weight is kept, shaped like the layer's weight.
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        self._masks = masks
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
+        """Finds the masked weights, now that they are on their device, and zeroes what is removed."""
+        layers = prunable_layers(module.network)
+        self._pairs = [(layers[name].weight, mask.to(layers[name].weight)) for name, mask in self._masks.items()]
+        self._zero()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, _: object) -> None:
+        """A removed weight has no gradient, so that momentum does not gather for it."""
+        for weight, mask in self._pairs:
+            if weight.grad is not None:
+                weight.grad.mul_(mask)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Weight decay and momentum cannot bring a removed weight back."""
+        self._zero()
+
+    @torch.no_grad()
+    def _zero(self) -> None:
+        for weight, mask in self._pairs:
+            weight.mul_(mask)
 
 
 def retrain(
@@ -93,7 +129,7 @@ def retrain(
             kept = pruned
         after_pruning = error_percent(network, training.measured)
         done = sum(entry["iterations"] for entry in rounds)
-        result = fit(network, replace(training, seed=training.seed + number - 1), masks=kept)
+        result = fit(network, replace(training, seed=training.seed + number - 1), callbacks=[FixedMasks(kept)])
         curve += [{"round": number, **point, "iteration": done + point["iteration"]} for point in result.points]
         rounds.append(
             {

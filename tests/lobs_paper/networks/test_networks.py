@@ -120,3 +120,24 @@ def test_the_papers_networks_have_their_published_sizes():
     lenet5 = LeNet5()
     assert sum(parameter.numel() for parameter in lenet5.parameters()) == 431080
     assert lenet5(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_vit_sees_patches_and_where_they_lie():
+    torch.manual_seed(0)
+    network = build(
+        {"_target_": "lobs_paper.networks.vit.ViT", "width": 16, "depth": 2, "heads": 2, "hidden": 24}
+    ).eval()
+    images = torch.randn(3, 1, 28, 28)
+    tokens = []
+    network.blocks[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
+    scores = network(images)
+    assert scores.shape == (3, 10) and tokens[0].shape == (3, 16, 16)
+    patch = images[:, 0, 7:14, 21:].flatten(1)  # the second row's last
+    expected = patch @ network.patches.weight.flatten(1).T + network.patches.bias + network.positions[7]
+    torch.testing.assert_close(tokens[0][:, 7], expected)
+    with torch.no_grad():
+        swapped = images.clone()
+        swapped[..., :7, :], swapped[..., 7:14, :] = images[..., 7:14, :], images[..., :7, :]
+        assert not torch.allclose(network(swapped), scores, atol=1e-4)
+        network.positions.zero_()
+        torch.testing.assert_close(network(swapped), network(images))

@@ -1,12 +1,15 @@
-"""Retraining in rounds: masks stay nested, and iterations count over all of them."""
+"""Removed weights stay exactly zero whatever the optimizer does; rounds stay nested, and iterations count over them."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from helpers.classifier import data, network
-from lobs_paper.training.fit import Recipe, Training
-from lobs_paper.training.retraining import Retrained, retrain
+from lobs_paper.training import fit as training
+from lobs_paper.training.fit import Recipe, Training, fit
+from lobs_paper.training.retraining import FixedMasks, Retrained, retrain
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-2, schedule="constant", batch_size=16, iterations=25)
 
@@ -21,6 +24,54 @@ def halve(model, density):
             with torch.no_grad():
                 module.weight.mul_(found[name])
     return model, found
+
+
+def masks(model, share=0.5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(module.weight.shape, generator=generator) < share
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def train(model, recipe, measure_every, *callbacks):
+    fit(model, Training(data(), data(30, seed=1), recipe, 0, measure_every, "cpu"), callbacks)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_removed_weights_are_exactly_zero_after_every_step_and_kept_ones_move(optimizer, monkeypatch):
+    model = network()
+    kept = masks(model)
+    before = {name: model.get_submodule(name).weight.detach().clone() for name in kept}
+    seen = []
+
+    def check(self, iteration, network):
+        seen.append(iteration)
+        for name, mask in kept.items():
+            assert not network.get_submodule(name).weight[~mask].any()
+
+    monkeypatch.setattr(training.ErrorCurve, "measure", check)
+    train(model, replace(RECIPE, optimizer=optimizer), 1, FixedMasks(kept))
+    assert seen == list(range(26))
+    for name, mask in kept.items():
+        assert (model.get_submodule(name).weight[mask] != before[name][mask]).all()
+
+
+def test_kept_weights_train_as_those_of_the_smaller_network():
+    model = network()
+    kept = masks(model)
+    train(model, RECIPE, 10, FixedMasks(kept))
+    smaller = network()
+    with torch.no_grad():
+        for name, mask in kept.items():
+            smaller.get_submodule(name).weight.mul_(mask)
+    for name, mask in kept.items():
+        smaller.get_submodule(name).weight.register_hook(lambda gradient, mask=mask: gradient * mask)
+    train(smaller, RECIPE, 10)
+    for name, mask in kept.items():
+        weight = smaller.get_submodule(name).weight
+        torch.testing.assert_close(model.get_submodule(name).weight[mask], weight[mask])
 
 
 def test_rounds_prune_on_from_the_retrained_network_and_count_all_iterations():
