@@ -5,7 +5,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Tested together: one row of a table per file, or parts of one module's promise.
 TOGETHER = {
-    "lobs/layers/view": "lobs/layers/test_matrix",
+    "lobs/calibration/calling": "lobs/calibration/test_batches",
+    **{f"lobs/layers/{name}": "lobs/layers/test_parts" for name in ("attention", "composite", "recurrent")},
+    "lobs/layers/view": "lobs/layers/test_views",
     **{f"lobs/solvers/{name}": "lobs/solvers/test_contract" for name in ("magnitude", "random", "sparsegpt", "wanda")},
     **{
         f"lobs_paper/networks/{name}": "lobs_paper/networks/test_networks"

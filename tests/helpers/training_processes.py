@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from helpers.classifier import data, network
+from lobs.repair.masks import keep_masks
 from lobs_paper.data.splits import load_split
 from lobs_paper.files import save_tensors
 from lobs_paper.stages.collect import collect
@@ -18,7 +19,6 @@ from lobs_paper.stages.retrain import retrain_network
 from lobs_paper.training.dns import surgery
 from lobs_paper.training.dns_masks import SurgerySettings
 from lobs_paper.training.fit import Recipe, Training, fit
-from lobs_paper.training.retraining import FixedMasks
 
 # Minibatches of 17 from 90 images: shares of 9 and 8, at the end of an epoch of 3 and 2.
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-2, schedule="cosine", batch_size=17, iterations=25)
@@ -42,7 +42,8 @@ def train_all(config):
     torch.set_num_threads(1)
     rank, folder = os.environ.get("LOCAL_RANK", "0"), Path(config["folder"])
     masked = network()
-    curve = fit(masked, Training(data(), data(30, seed=1), RECIPE, **OPTIONS), [FixedMasks(fixed_masks())])
+    with keep_masks(masked, fixed_masks()):
+        curve = fit(masked, Training(data(), data(30, seed=1), RECIPE, **OPTIONS))
     save_tensors(folder / f"masked{rank}", masked.state_dict())
     (folder / f"curve{rank}").write_text(json.dumps(asdict(curve)))
     operated = network()

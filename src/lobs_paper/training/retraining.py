@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 
 from lobs.base.distributed import of_first
 from lobs.layers.network import prunable_layers
+from lobs.repair.masks import keep_masks
 from lobs_paper.training.evaluation import error_percent
-from lobs_paper.training.fit import Classifier, Training, fit
+from lobs_paper.training.fit import Training, fit
 
 # Network, density -> pruned network, masks.
 Pruner = Callable[[nn.Module, float], tuple[nn.Module, dict[str, Tensor]]]
@@ -59,39 +58,6 @@ class Retrained:
         return next(reached, None)
 
 
-class FixedMasks(pl.Callback):
-    """Keeps removed weights at exactly zero: their gradients before a step, the weights themselves after it.
-
-    Args:
-        masks: by layer name, True where a weight is kept, shaped like the layer's weight.
-    """
-
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        self._masks = masks
-        self._pairs: list[tuple[Tensor, Tensor]] = []
-
-    def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
-        """Finds the masked weights, now that they are on their device, and zeroes what is removed."""
-        layers = prunable_layers(module.network)
-        self._pairs = [(layers[name].weight, mask.to(layers[name].weight)) for name, mask in self._masks.items()]
-        self._zero()
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, _: object) -> None:
-        """A removed weight has no gradient, so that momentum does not gather for it."""
-        for weight, mask in self._pairs:
-            if weight.grad is not None:
-                weight.grad.mul_(mask)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Weight decay and momentum cannot bring a removed weight back."""
-        self._zero()
-
-    @torch.no_grad()
-    def _zero(self) -> None:
-        for weight, mask in self._pairs:
-            weight.mul_(mask)
-
-
 def retrain(
     network: nn.Module,
     masks: Mapping[str, Tensor],
@@ -129,7 +95,8 @@ def retrain(
             kept = pruned
         after_pruning = error_percent(network, training.measured)
         done = sum(entry["iterations"] for entry in rounds)
-        result = fit(network, replace(training, seed=training.seed + number - 1), callbacks=[FixedMasks(kept)])
+        with keep_masks(network, kept):
+            result = fit(network, replace(training, seed=training.seed + number - 1))
         curve += [{"round": number, **point, "iteration": done + point["iteration"]} for point in result.points]
         rounds.append(
             {

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import lobs
 from helpers.classifier import data, network
 from lobs_paper.training import fit as training
 from lobs_paper.training.fit import Recipe, Training, fit
-from lobs_paper.training.retraining import FixedMasks, Retrained, retrain
+from lobs_paper.training.retraining import Retrained, retrain
 
 RECIPE = Recipe("sgd", 0.1, momentum=0.9, weight_decay=1e-2, schedule="constant", batch_size=16, iterations=25)
 
@@ -35,8 +36,8 @@ def masks(model, share=0.5, seed=0):
     }
 
 
-def train(model, recipe, measure_every, *callbacks):
-    fit(model, Training(data(), data(30, seed=1), recipe, 0, measure_every, "cpu"), callbacks)
+def train(model, recipe, measure_every):
+    fit(model, Training(data(), data(30, seed=1), recipe, 0, measure_every, "cpu"))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -52,7 +53,8 @@ def test_removed_weights_are_exactly_zero_after_every_step_and_kept_ones_move(op
             assert not network.get_submodule(name).weight[~mask].any()
 
     monkeypatch.setattr(training.ErrorCurve, "measure", check)
-    train(model, replace(RECIPE, optimizer=optimizer), 1, FixedMasks(kept))
+    with lobs.keep_masks(model, kept):
+        train(model, replace(RECIPE, optimizer=optimizer), 1)
     assert seen == list(range(26))
     for name, mask in kept.items():
         assert (model.get_submodule(name).weight[mask] != before[name][mask]).all()
@@ -61,7 +63,8 @@ def test_removed_weights_are_exactly_zero_after_every_step_and_kept_ones_move(op
 def test_kept_weights_train_as_those_of_the_smaller_network():
     model = network()
     kept = masks(model)
-    train(model, RECIPE, 10, FixedMasks(kept))
+    with lobs.keep_masks(model, kept):
+        train(model, RECIPE, 10)
     smaller = network()
     with torch.no_grad():
         for name, mask in kept.items():
