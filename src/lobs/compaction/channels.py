@@ -205,7 +205,8 @@ class Channels:
         for product in self.products:
             used = torch.ones_like(product.foldable) if product.reads is None else product.reads.any(dim=0)
             read[product.inputs.ids[used]] = True
-            refused |= dict.fromkeys(product.inputs.ids[used & ~product.foldable].tolist(), product.name)
+            constant = used & product.inputs.known & ~product.foldable
+            refused |= dict.fromkeys(product.inputs.ids[constant].tolist(), product.name)
         return read, refused
 
     def _roots(self) -> Tensor:

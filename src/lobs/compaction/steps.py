@@ -168,10 +168,11 @@ def _mean(walk: Walk, node: Node, source: Axis) -> Axis | None:
     dims = [dims] if isinstance(dims, int) else dims
     if not dims or any(source.ids.shape[dim] > 1 for dim in dims):
         return None
-    gone = sorted({dim % rank for dim in dims}, reverse=True)
-    for dim in () if given.get("keepdim") else gone:
-        source = source.each(lambda entry, dim=dim: entry.squeeze(dim))
-    return source
+    if given.get("keepdim"):
+        return source
+    gone = {dim % rank for dim in dims}
+    shape = [size for dim, size in enumerate(source.ids.shape) if dim not in gone]
+    return source.each(lambda entry: entry.reshape(shape))
 
 
 def arithmetic(walk: Walk, node: Node) -> Axis | None:

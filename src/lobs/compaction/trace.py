@@ -49,6 +49,11 @@ class Traced:
     originals: dict[str, nn.Module]
 
 
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, attention.CompactAttention) or super().is_leaf_module(m, module_qualified_name)
+
+
 class _Run(fx.Interpreter):
     """Runs a traced network; notes every tensor's shape, and numbers and shapes that steps give."""
 
@@ -80,7 +85,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
         ValueError: torch.fx cannot trace the network, or the network does not accept the example.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # whatever a network's own code raises when it meets a proxy
         first = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -99,6 +104,8 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
             f"{type(model).__name__} does not accept the example input of shape {shapes}: {error}"
         ) from error
     walk = Walk(model, graph, run.shapes, run.values)
+    unused = [name for name, module in walk.modules.items() if not any(walk.uses[id(t)] for t in module.parameters())]
+    walk.skipped |= dict.fromkeys(unused, "is not used in evaluation mode")
     return Traced(walk.channels, walk.skipped, originals)
 
 
