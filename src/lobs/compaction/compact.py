@@ -30,7 +30,7 @@ from lobs.compaction.attention import CompactAttention, join
 from lobs.compaction.channels import Channels, Follower, LinearOperation, constants
 from lobs.compaction.trace import Traced, follow
 from lobs.layers.matrix import weight_matrix
-from lobs.layers.network import prunable_layers
+from lobs.layers.network import tied_layers
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def _skipped(model: nn.Module, traced: Traced) -> dict[str, dict[str, tuple[int,
     """Units without a weight in layers that have not been followed."""
     followed = {product.name for product in traced.channels.products}
     found = {}
-    for name, module in prunable_layers(model).items():
+    for name, tied in tied_layers(model).items():
+        module = next(iter(tied.values()))
         empty = (weight_matrix(module, bias=False) == 0).all(dim=1).nonzero()[:, 0].tolist()
         if name not in followed and empty:
             reason = traced.skipped.get(name, "is used by a step that is not known")

@@ -82,19 +82,14 @@ def reshaped(walk: Walk, node: Node, source: Axis) -> Axis | None:
         entries = tuple(entries[0])
     if after is None or not after.numel() or len(entries) != len(after):
         return None
-    everything = set(source.ids.flatten().tolist())
-
-    def follows(entry: Any) -> bool:
-        counted = walk.sizes.get(entry) if isinstance(entry, fx.Node) else None
-        return entry == -1 if counted is None else set(counted.flatten().tolist()) == everything
-
+    counted = [walk.sizes.get(entry) if isinstance(entry, fx.Node) else None for entry in entries]
     result = moved(source, before, lambda places: places.reshape(after))
     for dims, parts in blocks(before, after):
         varying = [dim for dim in dims if source.ids.shape[dim] > 1]
-        free = [part for part in parts if follows(entries[part])]
+        free = [part for part in parts if entries[part] == -1 or counted[part] is not None]
         if not varying:
             continue
-        if len(free) != 1 or (len(parts) > 1 and len(dims) > 1):
+        if len(free) != 1 or (len(parts) > 1 and len(dims) > 1) or not _counts(walk, counted[free[0]], source.ids):
             return None
         if len(parts) > 1:
             # Of every part as many leave.
@@ -102,6 +97,15 @@ def reshaped(walk: Walk, node: Node, source: Axis) -> Axis | None:
             for member in members.T[1:]:
                 walk.channels.tie(member, members[:, 0])
     return result
+
+
+def _counts(walk: Walk, counted: Tensor | None, ids: Tensor) -> bool:
+    """Whether a size changes as the number of some ids does, or can be made to: counted ids leave with these."""
+    if counted is None or set(counted.flatten().tolist()) == set(ids.flatten().tolist()):
+        return True
+    if counted.numel() == ids.numel():
+        walk.channels.tie(counted, ids)
+    return counted.numel() == ids.numel()
 
 
 def blocks(before: torch.Size, after: torch.Size) -> Iterator[tuple[list[int], list[int]]]:
