@@ -235,8 +235,8 @@ def _with_parameter(walk: Walk, axis: Axis, entry: Node, step: tuple[Node, Node,
         return None
     sizes = (1,) * (rank - tensor.dim()) + tuple(tensor.shape)
     cut = [dim for dim in range(rank) if shape[dim] > 1 and sizes[dim] > 1]
-    if len(cut) > 1:
-        return None
+    if len(cut) > 1 or attribute in walk.modules[owner]._non_persistent_buffers_set:
+        return None  # what no file holds keeps its size
     if cut:
         line = axis.line(cut[0], shape[cut[0]])
         if line is None:
