@@ -224,6 +224,9 @@ def _attention(walk: Walk, node: Node, module: CompactAttention) -> tuple[Axis, 
     read = all(user.target is operator.getitem and (user.args[1] == 0 or not user.users) for user in node.users)
     if not read or not all(isinstance(entry, fx.Node) and entry in walk.shapes for entry in entries):
         return None  # the weights are used, too, which an average over fewer heads would change
+    for mask in node.all_input_nodes:
+        if mask not in entries:
+            walk.pin(walk.axes[mask], f"is read by {walk.label(node)}")
     rank = len(walk.shapes[entries[0]])
     return (_heads(walk, node.target, [walk.axis(entry) for entry in entries], rank),)
 

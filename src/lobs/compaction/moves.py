@@ -172,7 +172,8 @@ def item(walk: Walk, node: Node, source: Axes) -> Axes:
     return moved(source, walk.shapes[node.args[0]], operator.itemgetter(walk.known(node.args[1])))
 
 
-def _expanded_as(walk: Walk, node: Node, source: Axis) -> Axis | None:
+def expanded_as(walk: Walk, node: Node, source: Axis) -> Axis | None:
+    """One tensor brought to the size of another one with the same channels."""
     other = walk.axis(node.args[1])
     if other is None or other.ids.shape != source.ids.shape:
         return None
@@ -192,5 +193,5 @@ FUNCTIONS: dict[Any, Callable] = {
     **dict.fromkeys((torch.reshape, "reshape", "view"), reshaped),
     **dict.fromkeys((torch.chunk, "chunk"), _chunked),
     operator.getitem: item,
-    "expand_as": _expanded_as,
+    "expand_as": expanded_as,
 }

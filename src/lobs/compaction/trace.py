@@ -215,7 +215,10 @@ class Walk:
         handle = _FUNCTIONS.get(node.target) or steps.of_other_packages(node.target)
         if handle is None or source is None or (isinstance(source, tuple) and handle is not moves.item):
             return None
-        return handle(self, node, source) if not counted or handle is moves.reshaped else None
+        others = [entry for entry in node.all_input_nodes if entry is not first and self.axes[entry] is not None]
+        if (counted and handle is not moves.reshaped) or (others and handle is not moves.expanded_as):
+            return None
+        return handle(self, node, source)
 
     def _reads_size(self, node: Node) -> bool:
         """Whether a step is about sizes alone; where these will change, `sizes` says so."""
@@ -225,7 +228,8 @@ class Walk:
         attribute = node.args[1] if node.target is getattr else None
         if node.target in ("dim", "ndimension") or attribute in ("ndim", "dtype", "device"):
             return True
-        if (node.target == "size" and len(node.args) == 1) or attribute == "shape":
+        given = (*node.args[1:], *node.kwargs.values())
+        if (node.target == "size" and not given) or attribute == "shape":
             axis = self.axis(source)
             if axis is not None:
                 self.sizes[node] = axis.ids
@@ -234,7 +238,7 @@ class Walk:
             return self._counts(node, self.sizes.get(source), node.args[1])
         if node.target == "size":
             axis = self.axis(source)
-            return self._counts(node, None if axis is None else axis.ids, node.args[1])
+            return self._counts(node, None if axis is None else axis.ids, given[0])
         if node.target in (operator.floordiv, operator.mul) and source in self.sizes and self.values.get(source):
             others = [entry for entry in node.all_input_nodes if entry in self.sizes]
             if others == [source] and isinstance(self.values[source], int):

@@ -127,6 +127,23 @@ def test_heads_stay_where_the_weights_are_used_or_two_calls_share_them():
         assert type(result.model.attention) is nn.MultiheadAttention
 
 
+def test_channels_that_make_a_mask_stay():
+    class Masked(Attends):
+        def __init__(self):
+            super().__init__()
+            self.mask = nn.Linear(WIDTH, 5)
+
+        def forward(self, x):
+            return super().forward(x, self.mask(x).mean(0))
+
+    model = Masked()
+    model.mask.weight.data[2] = 0.0
+    drop_heads(model.attention, values=[1])
+    result = lobs.compact(model, torch.randn(2, 5, WIDTH))
+    assert result.removed["mask"] == 0
+    assert result.model.attention.num_heads == 3
+
+
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("activation", ["gelu", nn.SiLU()], ids=str)
 def test_torchs_transformer_layers_lose_heads_and_hidden_units(norm_first, activation):

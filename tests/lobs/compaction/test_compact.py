@@ -116,6 +116,7 @@ def alive(model):
     return model.double().eval()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_convnext_loses_hidden_units_and_says_which_channels_stay():
     model = alive(torchvision.models.convnext_tiny(num_classes=5))
