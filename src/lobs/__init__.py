@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lobs.calibration.collect import collect_statistics
     from lobs.calibration.statistics import LayerStatistics, Statistics
     from lobs.compaction.compact import CompactResult, compact
+    from lobs.compaction.compact_file import load_compact, save_compact
     from lobs.export.onnx import export_onnx
     from lobs.export.semi_structured import SemiStructured, semi_structured
     from lobs.export.sparse import load_sparse, save_sparse
@@ -51,6 +52,8 @@ _HOME = {
     "KeptMasks": "lobs.repair.masks",
     "compact": "lobs.compaction.compact",
     "CompactResult": "lobs.compaction.compact",
+    "save_compact": "lobs.compaction.compact_file",
+    "load_compact": "lobs.compaction.compact_file",
     "save_sparse": "lobs.export.sparse",
     "load_sparse": "lobs.export.sparse",
     "export_onnx": "lobs.export.onnx",

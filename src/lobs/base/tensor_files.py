@@ -78,6 +78,39 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
+def tensors_of_format(path: str | Path, name: str, kind: str) -> tuple[dict[str, Tensor], str]:
+    """Read a file whose metadata name its format and version.
+
+    Args:
+        path: the file.
+        name: of the format, with its version at the end (``"lobs-sparse-1"``): the key in the metadata.
+        kind: of file, in words.
+
+    Returns:
+        The tensors by name, on the CPU, and the text under the key.
+
+    Raises:
+        ValueError: the file is missing, damaged, of another kind or another version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"there is no {kind} {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error})") from None
+    if name not in metadata:
+        family = name.rpartition("-")[0]
+        other = next((key for key in metadata if key.startswith(family)), None)
+        if other is not None:
+            raise ValueError(f"{path} is a {kind} of another version: {other!r}, and {name!r} is what can be read")
+        raise ValueError(f"{path} is no {kind}: its metadata have {list(metadata)}, not {name!r}")
+    return stored, metadata[name]
+
+
 def layer_file(folder: Path, name: str) -> Path:
     """Where a folder of one file per layer keeps a layer, whatever characters its name holds."""
     return folder / f"{quote(name, safe='')}.safetensors"

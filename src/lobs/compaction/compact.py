@@ -11,7 +11,9 @@ rounding. In training mode batch norm would estimate anew and dropout would act 
 
 What stays: the network's inputs and outputs; a constant that a zero-padded convolution reads (it sees zeros at the
 border), unless it is zero; a channel of a sum unless it is dead in every branch; single channels of a grouped
-convolution (a group leaves as a whole); one unit in every layer; all channels that a step reads which is not known.
+convolution, a group norm or a head of attention (these leave as a whole); every channel that reaches a layer norm, in
+whose mean and variance constants count, too; one unit in every layer; all channels that a step reads which is not
+known. Dead units that stay are listed with the reason.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lobs.compaction.channels import Channels, LinearOperation, constants
-from lobs.compaction.trace import follow
+from lobs.compaction.attention import CompactAttention, join
+from lobs.compaction.channels import Channels, Follower, LinearOperation, constants
+from lobs.compaction.trace import Traced, follow
 from lobs.layers.evaluation import evaluation_mode
+from lobs.layers.matrix import weight_matrix
+from lobs.layers.network import tied_layers
 
 
 @dataclass(frozen=True)
 class LayerSize:
-    """A Linear or Conv2d before and after compaction.
+    """A Linear or convolution before and after compaction.
 
     Attributes:
         units: outputs before.
@@ -51,7 +56,9 @@ class CompactResult:
 
     Attributes:
         model: the smaller network, of the same class and in the same mode.
-        layers: sizes by layer, in the order of the calls.
+        layers: sizes by layer, in the order of the calls. An attention module's parts have names of their own:
+            ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj``; where heads have left, it is a `CompactAttention`.
+        staying: units that are dead and stay, by layer and reason, in the numbering of before.
         parameters: number of parameters before.
         parameters_left: and after.
         difference: largest difference between the outputs of the two networks on the example.
@@ -59,6 +66,7 @@ class CompactResult:
 
     model: nn.Module
     layers: dict[str, LayerSize]
+    staying: dict[str, dict[str, tuple[int, ...]]]
     parameters: int
     parameters_left: int
     difference: float
@@ -87,15 +95,33 @@ def compact(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Com
     example = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
     smaller = deepcopy(model)
     with evaluation_mode(smaller):
-        channels = follow(smaller, example)
-        layers = _shrink(channels)
+        traced = follow(smaller, example)
+        need = traced.channels.needed()
+        layers = _shrink(traced.channels, need)
+        join(smaller, traced.originals)
         difference = _difference(model, smaller, example)
+    for name, module in smaller.named_modules():
+        if isinstance(module, CompactAttention) and name in traced.originals:
+            module.train(traced.originals[name].training)
+    staying = traced.channels.staying(need) | _skipped(model, traced)
     before, after = (sum(entry.numel() for entry in network.parameters()) for network in (model, smaller))
-    return CompactResult(smaller, layers, before, after, difference)
+    return CompactResult(smaller, layers, staying, before, after, difference)
 
 
-def _shrink(channels: Channels) -> dict[str, LayerSize]:
-    need = channels.needed()
+def _skipped(model: nn.Module, traced: Traced) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Units without a weight in layers that have not been followed."""
+    followed = {product.name for product in traced.channels.products}
+    found = {}
+    for name, tied in tied_layers(model).items():
+        module = next(iter(tied.values()))
+        empty = (weight_matrix(module, bias=False) == 0).all(dim=1).nonzero()[:, 0].tolist()
+        if name not in followed and empty:
+            reason = traced.skipped.get(name, "is used by a step that is not known")
+            found[name] = {reason: tuple(empty)}
+    return found
+
+
+def _shrink(channels: Channels, need: Tensor) -> dict[str, LayerSize]:
     layers = {}
     for product in channels.products:
         units, inputs = need[product.outputs], need[product.inputs.ids]
@@ -103,10 +129,10 @@ def _shrink(channels: Channels) -> dict[str, LayerSize]:
             _shrink_product(product, units, inputs)
         gone = [tuple((~kept).nonzero()[:, 0].tolist()) for kept in (units, inputs)]
         layers[product.name] = LayerSize(len(units), len(inputs), *gone)
-    for _, module, ids in channels.norms:
-        kept = need[ids]
+    for follower in channels.followers:
+        kept = need[follower.ids]
         if not kept.all():
-            _shrink_norm(module, kept)
+            _shrink_follower(follower, kept)
     return layers
 
 
@@ -120,13 +146,14 @@ def _shrink_product(product: LinearOperation, units: Tensor, inputs: Tensor) -> 
             requires_grad = (module.weight if module.bias is None else module.bias).requires_grad
             _set(module, "bias", folded.to(module.weight), requires_grad)
         elif module.bias is not None:
-            _keep(module, "bias", units)
-        _keep(module, "weight", units, inputs)
+            _keep(module, "bias", {0: units})
+        transposed = getattr(module, "transposed", False)
+        _keep(module, "weight", {int(transposed): units, 1 - transposed: inputs})
     else:
         # Whole groups have left, with their inputs and units.
-        _keep(module, "weight", units)
+        _keep(module, "weight", {0: units})
         if module.bias is not None:
-            _keep(module, "bias", units)
+            _keep(module, "bias", {0: units})
         vars(module)["groups"] = int(inputs.view(groups, -1)[:, 0].sum())
     outputs_name, inputs_name = (
         ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
@@ -135,22 +162,22 @@ def _shrink_product(product: LinearOperation, units: Tensor, inputs: Tensor) -> 
     setattr(module, inputs_name, int(inputs.sum()))
 
 
-def _shrink_norm(module: nn.Module, kept: Tensor) -> None:
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if getattr(module, name) is not None:
-            _keep(module, name, kept)
-    module.num_features = int(kept.sum())  # type: ignore[assignment]
+def _shrink_follower(follower: Follower, kept: Tensor) -> None:
+    for name, dim in follower.tensors.items():
+        _keep(follower.module, name, {dim: kept})
+    for name, width in follower.sizes.items():
+        setattr(follower.module, name, int(kept.sum()) // width)
 
 
-def _keep(module: nn.Module, name: str, rows: Tensor, columns: Tensor | None = None) -> None:
-    """Cut a parameter or buffer down to some rows and columns; memory layout and gradient flag stay."""
+def _keep(module: nn.Module, name: str, kept: dict[int, Tensor]) -> None:
+    """Cut a parameter or buffer down along some dimensions; memory layout and gradient flag stay."""
     tensor = getattr(module, name)
-    kept = tensor.detach()[rows.to(tensor.device)]
-    if columns is not None:
-        kept = kept[:, columns.to(tensor.device)]
+    left = tensor.detach()
+    for dim, entries in kept.items():
+        left = left.index_select(dim, entries.nonzero()[:, 0].to(tensor.device))
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    kept = kept.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    _set(module, name, kept, tensor.requires_grad)
+    left = left.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    _set(module, name, left, tensor.requires_grad)
 
 
 def _set(module: nn.Module, name: str, tensor: Tensor, requires_grad: bool) -> None:

@@ -1,7 +1,8 @@
 """Follows a network's channels from its inputs to its outputs, by torch.fx.
 
-The network is traced and gone through once in the order of its calls. A step that is not listed here is taken to read
-all channels of its inputs, and nothing is known about what it gives.
+The network is traced and gone through once in the order of its calls. What a step does to channels stands in the tables
+of `products`, `steps`, `moves` and `attention`; one that is listed nowhere is taken to read all channels of its inputs,
+which stay then, and nothing is known about what it gives.
 """
 
 from __future__ import annotations
@@ -9,80 +10,91 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable
-from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from lobs.compaction.channels import Axis, Channels, LinearOperation, constants
-from lobs.layers.view import Prunable
+from lobs.compaction import attention, moves, products, steps
+from lobs.compaction.channels import Axis, Channels
 
 # fx types a node's arguments as anything that a graph may hold; what is asked of them is checked where it is used.
 Node: TypeAlias = Any
+Axes: TypeAlias = Axis | tuple[Axis, ...] | None
 
-_POINTWISE_MODULES = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
-    *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softshrink),
-)
-_POINTWISE = {
-    *(torch.relu, torch.sigmoid, torch.tanh, torch.relu_, operator.neg),
-    *(functional.relu, functional.relu6, functional.leaky_relu, functional.elu, functional.selu, functional.celu),
-    *(functional.gelu, functional.silu, functional.mish, functional.softplus, functional.softsign, functional.hardtanh),
-    *(functional.sigmoid, functional.tanh, functional.logsigmoid, functional.hardswish, functional.hardsigmoid),
-    *("relu", "relu_", "sigmoid", "tanh"),
-}
-_IDENTITY = ("contiguous", "clone", "detach")
-_IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-# Pools whose windows never look at padding: the mean and the maximum of a constant is the constant.
-_POOL_MODULES = (nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_POOLS = (functional.max_pool2d, torch.max_pool2d, functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d)
-_ARITHMETIC: dict[Any, Callable] = {
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), operator.add),
-    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), operator.mul),
-    **dict.fromkeys((operator.sub, torch.sub, "sub", "sub_"), operator.sub),
-    **dict.fromkeys((operator.truediv, torch.div, "div", "div_"), operator.truediv),
-}
+# What handles a call: of a module with one argument, of any other module, of a function or method whose first argument
+# is followed, of any other function.
+_MODULES: dict[Any, Callable[..., Axes]] = {**steps.MODULES, **moves.MODULES}
+_OTHER_MODULES: dict[Any, Callable[..., Axes]] = {**products.MODULES, **attention.MODULES}
+_FUNCTIONS: dict[Any, Callable[..., Axes]] = {**steps.FUNCTIONS, **moves.FUNCTIONS}
+_OTHER_FUNCTIONS: dict[Any, Callable[..., Axes]] = {**products.FUNCTIONS, **steps.SEVERAL}
 # Functions that overwrite their first argument; methods that do so end with an underscore.
 _IN_PLACE = (torch.relu_, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a traced network and notes the shape of every tensor."""
+@dataclass
+class Traced:
+    """A network as `follow` has found it.
+
+    Attributes:
+        channels: its channels.
+        skipped: why a module's call was not followed, by the module's name.
+        originals: attention modules in whose place their parts stand, by name.
+    """
+
+    channels: Channels
+    skipped: dict[str, str]
+    originals: dict[str, nn.Module]
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, attention.CompactAttention) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Run(fx.Interpreter):
+    """Runs a traced network; notes every tensor's shape, and numbers and shapes that steps give."""
 
     def __init__(self, traced: fx.GraphModule) -> None:
         super().__init__(traced)
         self.shapes: dict[fx.Node, torch.Size] = {}
+        self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n] = result.shape
+        elif isinstance(result, (bool, int, float, torch.Size)):
+            self.values[n] = result
         return result
 
 
-def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Channels:
+def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     """Follow a network's channels.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; attention modules whose heads can leave are replaced by `attention.CompactAttention`.
         example: the arguments of one call.
 
     Returns:
-        The channels.
+        The channels and what belongs to them.
 
     Raises:
         ValueError: torch.fx cannot trace the network, or the network does not accept the example.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # whatever a network's own code raises when it meets a proxy
+        first = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{type(model).__name__} cannot be compacted: torch.fx cannot trace it ({type(error).__name__}: {error})"
+            f"{type(model).__name__} cannot be compacted: torch.fx cannot trace it ({type(error).__name__}: {first})"
         ) from error
-    run = _Shapes(fx.GraphModule(model, graph))
+    uses = _count_uses(model, graph)
+    called = [node.target for node in graph.nodes if node.op == "call_module"]
+    originals = attention.split(model, called, lambda module: _plain(module, uses))
+    run = _Run(fx.GraphModule(model, graph))
     try:
         with torch.no_grad():
             run.run(*example)
@@ -91,68 +103,158 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Channels:
         raise ValueError(
             f"{type(model).__name__} does not accept the example input of shape {shapes}: {error}"
         ) from error
-    return _Walk(model, graph, run.shapes).channels
+    walk = Walk(model, graph, run.shapes, run.values)
+    unused = [name for name, module in walk.modules.items() if not any(walk.uses[id(t)] for t in module.parameters())]
+    walk.skipped |= dict.fromkeys(unused, "is not used in evaluation mode")
+    return Traced(walk.channels, walk.skipped, originals)
 
 
-class _Walk:
-    """One pass over the graph, front to back."""
+def _count_uses(model: nn.Module, graph: fx.Graph) -> Counter[int]:
+    """How often each parameter and buffer is used."""
+    uses: Counter[int] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            module = model.get_submodule(node.target)
+            uses.update(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
+        elif node.op == "get_attr":
+            uses[id(operator.attrgetter(node.target)(model))] += len(node.users)
+    return uses
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, shapes: dict[Node, torch.Size]) -> None:
-        self.channels = Channels()
-        self.modules = dict(model.named_modules())
-        self.shapes = shapes
-        self.uses = self._count_uses(model, graph)
-        self.axes: dict[Node, Axis | None] = {}
-        for node in graph.nodes:
+
+def _plain(module: nn.Module, uses: Counter[int]) -> bool:
+    """Whether a module does just what its class does, on tensors of its own."""
+    inside = list(module.modules())
+    hooks = any(part._forward_hooks or part._forward_pre_hooks or parametrize.is_parametrized(part) for part in inside)
+    return not hooks and all(uses[id(tensor)] == 1 for tensor in (*module.parameters(), *module.buffers()))
+
+
+@dataclass
+class Walk:
+    """One pass over the graph, front to back.
+
+    Attributes:
+        model: the network.
+        graph: its steps.
+        shapes: of every step's tensor.
+        values: numbers and shapes that steps gave.
+        channels: what has been found.
+        skipped: why a module's call was not followed, by the module's name.
+        axes: of every step's tensor, or tensors; None where nothing is known.
+        sizes: of numbers that change when channels leave: the ids that they count.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    shapes: dict[Node, torch.Size]
+    values: dict[Node, Any]
+    channels: Channels = field(default_factory=Channels)
+    skipped: dict[str, str] = field(default_factory=dict)
+    axes: dict[Node, Axes] = field(default_factory=dict)
+    sizes: dict[Node, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.model.named_modules())
+        self.uses = _count_uses(self.model, self.graph)
+        for node in self.graph.nodes:
             self.axes[node] = self._visit(node)
 
-    def _count_uses(self, model: nn.Module, graph: fx.Graph) -> Counter[int]:
-        """How often each parameter and buffer is used."""
-        uses: Counter[int] = Counter()
-        for node in graph.nodes:
-            if node.op == "call_module":
-                module = self.modules[node.target]
-                uses.update(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
-            elif node.op == "get_attr":
-                uses[id(operator.attrgetter(node.target)(model))] += len(node.users)
-        return uses
+    def plain(self, module: nn.Module) -> bool:
+        """Whether a module does just what its class does, on tensors of its own."""
+        return _plain(module, self.uses)
 
-    def _visit(self, node: Node) -> Axis | None:
-        if node.op == "get_attr" or self._reads_batch_size_only(node):
+    def pin(self, axes: Axes, reason: str) -> None:
+        """Let all channels of a tensor, or of several, stay."""
+        for axis in axes if isinstance(axes, tuple) else (axes,):
+            if axis is not None:
+                self.channels.pin(axis.ids, reason)
+
+    def known(self, arguments: Any) -> Any:
+        """A call's arguments, with the values of what is no tensor."""
+        return fx.node.map_arg(arguments, lambda node: self.values.get(node, node))
+
+    def axis(self, entry: Any) -> Axis | None:
+        """Of one tensor among a call's arguments."""
+        axes = self.axes.get(entry) if isinstance(entry, fx.Node) else None
+        return axes if isinstance(axes, Axis) else None
+
+    def _visit(self, node: Node) -> Axes:
+        unread = node.target is operator.getitem and not node.users  # what an assignment to several names leaves
+        if node.op in ("placeholder", "get_attr") or unread or self._reads_size(node):
             return None
-        axis = None
-        if node.op.startswith("call") and not self._overwrites(node):
-            axis = self._module(node) if node.op == "call_module" else self._function(node)
-        if axis is not None:
-            return axis
-        for source in node.all_input_nodes:
-            known = self.axes[source]
-            if known is not None:
-                self.channels.pin(known.ids)
-        return self._opaque(node)
+        axes = self._call(node) if node.op.startswith("call") and not self._overwrites(node) else None
+        if axes is None:
+            reason = "is an output of the network" if node.op == "output" else f"is read by {self.label(node)}"
+            for source in node.all_input_nodes:
+                self.pin(self.axes[source], reason)
+                if source in self.sizes:
+                    self.channels.pin(self.sizes[source], f"{reason}, by the number of channels")
+        return axes
 
-    def _opaque(self, node: Node) -> Axis | None:
-        """Channels nothing is known about, which stay."""
-        shape: tuple[int, ...] = self.shapes.get(node, ())
-        if len(shape) not in (2, 4):
+    def label(self, node: Node) -> str:
+        """A step's name in a reason."""
+        if node.op == "call_module":
+            return f"{node.target!r} ({type(self.modules[node.target]).__name__})"
+        return str(getattr(node.target, "__name__", node.target))
+
+    def _call(self, node: Node) -> Axes:
+        first = node.args[0] if node.args else None
+        source = self.axes[first] if isinstance(first, fx.Node) else None
+        if node.op == "call_module":
+            module = self.modules[node.target]
+            if not self.plain(module):
+                self.skipped[node.target] = "is called more than once, has hooks or shares its weights"
+                return None
+            if type(module) in _OTHER_MODULES:
+                return _OTHER_MODULES[type(module)](self, node, module)
+            handle = _MODULES.get(type(module))
+            single = len(node.args) == 1 and not node.kwargs and isinstance(source, Axis)
+            return handle(self, node, module, source) if handle and single else None
+        counted = any(entry in self.sizes for entry in node.all_input_nodes)
+        if node.target in _OTHER_FUNCTIONS:
+            return None if counted else _OTHER_FUNCTIONS[node.target](self, node)
+        handle = _FUNCTIONS.get(node.target) or steps.of_other_packages(node.target)
+        if handle is None or source is None or (isinstance(source, tuple) and handle is not moves.item):
             return None
-        ids = self.channels.new(shape[1])
-        self.channels.pin(ids)
-        return _varying(ids)
+        others = [entry for entry in node.all_input_nodes if entry is not first and self.axes[entry] is not None]
+        if (counted and handle is not moves.reshaped) or (others and handle is not moves.expanded_as):
+            return None
+        return handle(self, node, source)
 
-    def _reads_batch_size_only(self, node: Node) -> bool:
-        if node.target == "size" and node.args[1:] == (0,):
+    def _reads_size(self, node: Node) -> bool:
+        """Whether a step is about sizes alone; where these will change, `sizes` says so."""
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if source is None:
+            return False
+        attribute = node.args[1] if node.target is getattr else None
+        if node.target in ("dim", "ndimension") or attribute in ("ndim", "dtype", "device"):
             return True
-        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
-            return node.args[1] == 0 and self._is_shape(node.args[0])
-        return self._is_shape(node) and all(
-            user.target is operator.getitem and user.args[1] == 0 for user in node.users
-        )
+        given = (*node.args[1:], *node.kwargs.values())
+        if (node.target == "size" and not given) or attribute == "shape":
+            axis = self.axis(source)
+            if axis is not None:
+                self.sizes[node] = axis.ids
+            return True
+        if node.target is operator.getitem and isinstance(self.values.get(source), torch.Size):
+            return self._counts(node, self.sizes.get(source), node.args[1])
+        if node.target == "size":
+            axis = self.axis(source)
+            return self._counts(node, None if axis is None else axis.ids, given[0])
+        if node.target in (operator.floordiv, operator.mul) and source in self.sizes and self.values.get(source):
+            others = [entry for entry in node.all_input_nodes if entry in self.sizes]
+            if others == [source] and isinstance(self.values[source], int):
+                self.sizes[node] = self.sizes[source]
+                return True
+        return False
 
-    def _is_shape(self, node: Node) -> bool:
-        if node.op == "call_method":
-            return node.target == "size" and len(node.args) == 1
-        return node.target is getattr and node.args[1:] == ("shape",)
+    def _counts(self, node: Node, ids: Tensor | None, index: Any) -> bool:
+        if ids is None or not isinstance(index, (int, slice)):
+            return ids is None
+        shape = ids.shape[index]
+        if shape == 1 or (isinstance(shape, torch.Size) and shape.numel() == 1):
+            return True
+        if isinstance(index, int):
+            self.sizes[node] = ids
+        return isinstance(index, int)
 
     def _overwrites(self, node: Node) -> bool:
         """Whether a step changes a tensor in place that is read elsewhere too: then nothing is known about either."""
@@ -164,187 +266,7 @@ class _Walk:
         source = node.args[0] if node.args else None
         if not in_place or not isinstance(source, fx.Node) or len(source.users) < 2:
             return False
-        axis = self.axes[source]
+        axis = self.axis(source)
         if axis is not None:
-            axis.known[:] = False
+            axis.known = torch.zeros_like(axis.known)
         return True
-
-    def _module(self, node: Node) -> Axis | None:
-        module = self.modules[node.target]
-        source = self._source(node)
-        if source is None or node.kwargs or len(node.args) != 1 or not self._plain(module):
-            return None
-        kind, dims = type(module), len(self.shapes[node.args[0]])
-        if kind is nn.Linear and dims == 2:
-            return self._product(node.target, module, source, True)
-        if kind is nn.Conv2d and dims == 4:
-            exact = module.padding_mode != "zeros" or not any(module._reversed_padding_repeated_twice)
-            return self._product(node.target, module, source, exact)
-        if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
-            return self._norm(node.target, module, source)
-        if kind in _IDENTITY_MODULES:
-            return source
-        if kind in _POINTWISE_MODULES or (kind is nn.PReLU and module.num_parameters == 1):
-            return source.mapped(deepcopy(module).cpu().double())
-        if kind in _POOL_MODULES:
-            return source if node in self.shapes else None  # none: it gives indices, too
-        if kind is nn.AvgPool2d:
-            padding = module.padding if isinstance(module.padding, tuple) else (module.padding,)
-            plain = not any(padding) and not module.ceil_mode and module.divisor_override is None
-            return source.where(plain | source.value.eq(0))
-        if kind is nn.ZeroPad2d:
-            return source.where(source.value == 0)
-        if kind is nn.Flatten and module.start_dim == 1:
-            return self._flat(node, source)
-        return None
-
-    def _function(self, node: Node) -> Axis | None:
-        target = node.target
-        if target in (torch.conv2d, functional.conv2d, functional.linear):
-            return self._functional_product(node)
-        if target is torch.cat:
-            return self._joined(node)
-        if target in _ARITHMETIC:
-            return self._arithmetic(node)
-        source = self._source(node)
-        if source is None or any(isinstance(entry, fx.Node) for entry in node.kwargs.values()):
-            return None
-        if target in ("view", "reshape"):
-            # Only what leaves the number of columns open can follow when channels leave.
-            sizes = node.args[1] if len(node.args) == 2 else node.args[1:]
-            open_ended = isinstance(sizes, (tuple, list)) and len(sizes) == 2 and sizes[1] == -1
-            return self._flat(node, source) if open_ended else None
-        if any(isinstance(entry, fx.Node) for entry in node.args[1:]):
-            return None
-        if target in (torch.flatten, "flatten"):
-            start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-            return self._flat(node, source) if start == 1 else None
-        if target in _IDENTITY:
-            return source
-        if target in _POINTWISE:
-            call = operator.methodcaller(target, *node.args[1:], **node.kwargs) if isinstance(target, str) else None
-            return source.mapped(call or (lambda value: target(value, *node.args[1:], **node.kwargs)))
-        if target in _POOLS:
-            return source if node in self.shapes else None
-        if target in (functional.avg_pool2d, torch._C._nn.avg_pool2d):
-            return source.where(source.value == 0)
-        if target is functional.dropout:
-            return None if node.kwargs.get("training", True) else source
-        if target in (torch.mean, "mean"):
-            dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-            dims = [dims] if isinstance(dims, int) else dims
-            size = len(self.shapes[node.args[0]])
-            return source if dims and all(dim % size > 1 for dim in dims) and self._two_or_four(node) else None
-        return None
-
-    def _two_or_four(self, node: Node) -> bool:
-        return len(self.shapes.get(node, ())) in (2, 4)
-
-    def _source(self, node: Node) -> Axis | None:
-        first = node.args[0] if node.args else None
-        return self.axes[first] if isinstance(first, fx.Node) else None
-
-    def _plain(self, module: nn.Module) -> bool:
-        """Whether a module does just what its class does, on tensors of its own."""
-        hooks = (module._forward_hooks, module._forward_pre_hooks)
-        tensors = (*module.parameters(), *module.buffers())
-        return (
-            not any(hooks) and not parametrize.is_parametrized(module) and all(self.uses[id(t)] == 1 for t in tensors)
-        )
-
-    def _flat(self, node: Node, source: Axis) -> Axis | None:
-        before, after = self.shapes[node.args[0]], self.shapes[node]
-        if len(after) != 2 or after[0] != before[0]:
-            return None
-        width = after[1] // before[1]
-        return Axis(*(entry.repeat_interleave(width) for entry in (source.ids, source.known, source.value)))
-
-    def _functional_product(self, node: Node) -> Axis | None:
-        """A product written as a function of a module's own weight, as in subclasses of Conv2d."""
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-        given: dict[str, Node] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-        source, weight, bias = given.get("input"), given.get("weight"), given.get("bias")
-        if not isinstance(source, fx.Node) or not isinstance(weight, fx.Node) or weight.op != "get_attr":
-            return None
-        owner, _, attribute = str(weight.target).rpartition(".")
-        module, axis = self.modules[owner], self.axes[source]
-        fits = isinstance(module, nn.Linear if node.target is functional.linear else nn.Conv2d)
-        whole = bias is None or (isinstance(bias, fx.Node) and bias.target == f"{owner}.bias".lstrip("."))
-        dims = 2 if node.target is functional.linear else 4
-        if axis is None or not fits or not whole or attribute != "weight" or not self._plain(module):
-            return None
-        if len(self.shapes[source]) != dims or given.get("groups", 1) != getattr(module, "groups", 1):
-            return None
-        padding = given.get("padding", 0)
-        exact = padding == "valid" or not (any(padding) if isinstance(padding, (tuple, list)) else padding)
-        # Without a bias in the call nobody knows whether one would be used.
-        return self._product(owner, module, axis, exact and bias is not None)
-
-    def _product(self, name: str, module: Prunable, source: Axis, exact: bool) -> Axis:
-        """Follow ``z = W y``; ``exact``: a constant other than zero can go into the bias."""
-        foldable = source.known & (exact | source.value.eq(0))
-        groups = getattr(module, "groups", 1)
-        weight = module.weight.detach()
-        reads = (weight != 0).flatten(2).any(dim=2) if weight.dim() > 2 else weight != 0
-        reads = reads.cpu().unflatten(0, (groups, -1))  # [groups, out / groups, in / groups]
-        known = ~(reads & ~foldable.view(groups, 1, -1)).any(dim=2).flatten()
-        value = constants(module, torch.where(foldable, source.value, 0.0))
-        if groups == 1:
-            outputs = self.channels.new(len(weight))
-            reads_all = reads[0]
-        else:
-            # A group leaves as a whole: its first input stands for all of its inputs and units.
-            members = source.ids.view(groups, -1)
-            for member in members.T[1:]:
-                self.channels.tie(member, members[:, 0])
-            outputs = self.channels.new(len(weight))
-            self.channels.tie(outputs, members[:, 0].repeat_interleave(len(weight) // groups))
-            reads_all = None
-        self.channels.products.append(LinearOperation(name, module, source, outputs, reads_all, foldable))
-        return Axis(outputs, known & value.isfinite(), value)
-
-    def _norm(self, name: str, module: Any, source: Axis) -> Axis | None:
-        if module.running_mean is None or len(source.ids) != module.num_features:
-            return None
-        scale = (module.running_var.cpu().double() + module.eps).rsqrt()
-        shift = torch.zeros_like(scale)
-        if module.weight is not None:
-            scale, shift = scale * module.weight.detach().cpu().double(), module.bias.detach().cpu().double()
-        mean = module.running_mean.cpu().double()
-        # A scale of zero makes any channel a constant.
-        value = torch.where(scale == 0, shift, (source.value - mean) * scale + shift)
-        self.channels.norms.append((name, module, source.ids))
-        return Axis(source.ids, source.known | (scale == 0), value)
-
-    def _joined(self, node: Node) -> Axis | None:
-        tensors = node.args[0]
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        axes = [self.axes[entry] for entry in tensors]
-        if dim not in (1, 1 - len(self.shapes[node])) or any(axis is None for axis in axes):
-            return None
-        parts = [axis for axis in axes if axis is not None]
-        return Axis(*(torch.cat([getattr(axis, name) for axis in parts]) for name in ("ids", "known", "value")))
-
-    def _arithmetic(self, node: Node) -> Axis | None:
-        change = _ARITHMETIC[node.target]
-        if node.kwargs or len(node.args) != 2:
-            return None
-        one, other = node.args
-        axes = [self.axes[entry] if isinstance(entry, fx.Node) else None for entry in node.args]
-        if isinstance(one, fx.Node) and isinstance(other, fx.Node):
-            first, second = axes
-            if first is None or second is None or len(self.shapes[one]) != len(self.shapes[other]):
-                return None
-            if len(first.ids) != len(second.ids):
-                return None
-            self.channels.tie(first.ids, second.ids)
-            value = change(first.value, second.value)
-            return Axis(first.ids, first.known & second.known & value.isfinite(), value)
-        axis, number = (axes[0], other) if axes[0] is not None else (axes[1], one)
-        if axis is None or not isinstance(number, (int, float)):
-            return None
-        return axis.mapped(lambda value: change(*(number if entry is number else value for entry in node.args)))
-
-
-def _varying(ids: Tensor) -> Axis:
-    return Axis(ids, torch.zeros(len(ids), dtype=torch.bool), torch.zeros(len(ids), dtype=torch.float64))

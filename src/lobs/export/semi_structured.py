@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lobs.layers.checks import independent_copy
-from lobs.layers.matrix import Prunable
 from lobs.layers.network import prunable_layers, tied_layers
+from lobs.layers.view import Prunable
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from lobs.base.atomic import replacing
 from lobs.base.fingerprint import tensor_digest
+from lobs.base.tensor_files import tensors_of_format
 from lobs.export.sparse_layout import FileCosts, layout_bytes, position_type
 from lobs.layers.network import memory_place, prunable_layers
 from lobs.layers.parts import Part
@@ -119,20 +120,9 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is missing, damaged or no sparse file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise ValueError(f"there is no sparse file {path}")
+    stored, described = tensors_of_format(path, FORMAT, "sparse file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file ({error})") from None
-    if FORMAT not in metadata:
-        raise ValueError(f"{path} is no sparse file: its metadata have {list(metadata)}, not {FORMAT!r}")
-    try:
-        index = json.loads(metadata[FORMAT])
+        index = json.loads(described)
         tensors = {}
         for name, entry in index.items():
             keys = {part: f"{name}#{part}" for part in _PARTS[entry["layout"]]} or {"": name}

@@ -19,8 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lobs.base.warning import warn
 from lobs.layers.checks import check_plain
-from lobs.layers.matrix import Prunable
 from lobs.layers.network import prunable_layers
+from lobs.layers.view import Prunable
 
 if TYPE_CHECKING:
     from lobs.result import PruneResult

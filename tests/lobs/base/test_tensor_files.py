@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lobs.base.tensor_files import DTYPES, layer_file, read_tensors, write_tensors
+from lobs.base.tensor_files import DTYPES, layer_file, read_tensors, tensors_of_format, write_tensors
 
 
 def drawn(dtype, shape, seed):
@@ -100,3 +100,23 @@ def test_every_name_has_a_file_of_its_own_in_the_folder_itself(tmp_path_factory,
     files = [layer_file(folder, name) for name in names]
     assert files[0] != files[1]
     assert all(file.resolve().parent == folder.resolve() and file.name.endswith(".safetensors") for file in files)
+
+
+def test_a_file_names_its_format_and_version(tmp_path):
+    path, values = tmp_path / "some.safetensors", {"a": torch.arange(3)}
+
+    def refused(words):
+        with pytest.raises(ValueError, match=words):
+            tensors_of_format(path, "kind-2", "kind of file")
+
+    refused("there is no kind of file .*some")
+    path.write_bytes(b"no tensors")
+    refused("is damaged or no safetensors file")
+    write_tensors(path, values, values.__getitem__, {"other": "x"})
+    refused(r"is no kind of file: its metadata have \['other'\], not 'kind-2'")
+    write_tensors(path, values, values.__getitem__, {"kind-3": "x"})
+    refused("is a kind of file of another version: 'kind-3', and 'kind-2' is what can be read")
+    write_tensors(path, values, values.__getitem__, {"kind-2": "text"})
+    tensors, text = tensors_of_format(path, "kind-2", "kind of file")
+    assert text == "text"
+    assert torch.equal(tensors["a"], values["a"])

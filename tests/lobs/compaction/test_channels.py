@@ -95,13 +95,13 @@ def test_what_pinned_units_read_is_needed_and_what_is_tied_to_it():
         second.weight[:, [1, 3]] = 0
     hidden = linear(channels, first, axis(inputs))
     outputs = linear(channels, second, axis(hidden), [True, False, False, False])
-    channels.pin(outputs)
+    channels.pin(outputs, "is an output")
     # The first unit is a constant that the bias takes over, the second and the fourth are not read.
     assert channels.needed()[hidden].tolist() == [False, False, True, False]
     assert channels.needed()[inputs].all()
     channels.tie(hidden[1:2], hidden[2:3])
     assert channels.needed()[hidden].tolist() == [False, True, True, False]
-    channels.pin(hidden[3:])
+    channels.pin(hidden[3:], "is read")
     assert channels.needed()[hidden].tolist() == [False, True, True, True]
 
 

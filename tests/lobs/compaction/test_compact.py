@@ -108,6 +108,77 @@ def test_networks_of_torchvision_and_efficientnet_lite_shrink(name, size):
     assert result.parameters_left < 0.8 * result.parameters
 
 
+def alive(model):
+    """Fresh networks with scales and heads that are not all but zero."""
+    for name, entry in model.named_parameters():
+        if "layer_scale" in name or name.startswith(("heads", "class_token")):
+            nn.init.normal_(entry, std=0.3)
+    return model.double().eval()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_convnext_loses_hidden_units_and_says_which_channels_stay():
+    model = alive(torchvision.models.convnext_tiny(num_classes=5))
+    for place, stage in enumerate((1, 3, 5, 7)):
+        up, down = model.features[stage][0].block[3], model.features[stage][0].block[5]
+        up.weight[:50] = 0
+        down.weight[:, 100 : 120 + place] = 0
+        down.weight[7] = 0
+    result = lobs.compact(model, torch.randn(1, 3, 32, 32).double())
+    for place, stage in enumerate((1, 3, 5, 7)):
+        up, down = (f"features.{stage}.0.block.{layer}" for layer in (3, 5))
+        assert result.layers[up].removed_units == (*range(50), *range(100, 120 + place))
+        assert result.model.get_submodule(down).in_features == model.get_submodule(down).in_features - 70 - place
+        ((reason, units),) = result.staying[down].items()
+        assert "LayerNorm" in reason
+        assert units == (7,)
+    removed = sum(70 * (2 * width + 1) + place * (2 * width + 1) for place, width in enumerate((96, 192, 384, 768)))
+    assert result.parameters - result.parameters_left == removed
+    inputs = torch.randn(2, 3, 64, 64).double()
+    torch.testing.assert_close(result.model(inputs), model(inputs))
+
+
+@torch.no_grad()
+def test_a_vision_transformer_loses_heads_and_hidden_units():
+    model = alive(torchvision.models.VisionTransformer(32, 8, 2, 4, 24, 48, num_classes=5))
+    for layer in model.encoder.layers:
+        layer.self_attention.in_proj_weight[2 * 24 + 6 : 2 * 24 + 12] = 0
+        layer.self_attention.in_proj_bias.normal_()
+        layer.self_attention.out_proj.weight[:, 18:] = 0
+        layer.mlp[0].weight[:9] = 0
+        layer.mlp[3].weight[:, 20:25] = 0
+    result = lobs.compact(model, torch.randn(2, 3, 32, 32).double())
+    for layer in result.model.encoder.layers:
+        assert layer.self_attention.kept_heads.tolist() == [0, 2]
+        assert layer.mlp[0].out_features == layer.mlp[3].in_features == 34
+    each = 12 * (3 * 25 + 24) + 14 * (25 + 24)
+    assert result.parameters - result.parameters_left == 2 * each
+    inputs = torch.randn(3, 3, 32, 32).double()
+    torch.testing.assert_close(result.model(inputs), model(inputs))
+
+
+def test_layers_that_are_not_followed_say_why_their_empty_units_stay():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.spare = nn.Linear(6, 6), nn.Linear(6, 3), nn.Linear(6, 6)
+
+        def forward(self, x):
+            x = self.two(self.one(torch.relu(self.one(x))))
+            return self.spare(x) if self.training else x
+
+    model = Twice()
+    model.one.weight.data[1] = 0.0
+    model.two.weight.data[2] = 0.0
+    model.spare.weight.data[3] = 0.0
+    assert lobs.compact(model, torch.randn(2, 6)).staying == {
+        "one": {"is called more than once, has hooks or shares its weights": (1,)},
+        "two": {"is an output of the network": (2,)},
+        "spare": {"is not used in evaluation mode": (3,)},
+    }
+
+
 def test_a_bias_is_made_where_a_constant_has_to_go_into_one():
     model = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3, bias=False))
     model[0].weight.data[1] = 0.0

@@ -117,6 +117,31 @@ def test_a_function_that_overwrites_its_argument_is_noticed():
     assert lobs.compact(model, torch.randn(2, 6)).difference < 1e-6
 
 
+class Counts(nn.Module):
+    """Reads sizes in every way; only one of them counts the channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.one, self.two, self.channels = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), channels
+
+    def forward(self, x):
+        x = torch.relu(self.one(x))
+        (batch, count, height, _), shape = x.shape, x.size()
+        places = height * x.size(dim=3) // 2 + x.dim() + x.ndim + shape[2:][0]
+        return self.two(x) * (count if self.channels else places) / batch
+
+
+@pytest.mark.parametrize(("channels", "left"), [(False, 1), (True, 0)])
+def test_only_a_step_that_counts_channels_keeps_them(channels, left):
+    model = Counts(channels)
+    model.one.weight.data[1] = 0.0
+    result = lobs.compact(model, torch.randn(2, 3, 4, 4))
+    assert result.removed["one"] == left
+    assert result.difference < 1e-4
+    if channels:
+        assert result.staying["one"] == {"is read by mul, by the number of channels": (1,)}
+
+
 def test_what_fx_cannot_trace_is_an_error_that_says_why():
     class Branching(nn.Linear):
         def forward(self, x):
