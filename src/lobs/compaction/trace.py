@@ -223,7 +223,7 @@ class Walk:
     def _reads_size(self, node: Node) -> bool:
         """Whether a step is about sizes alone; where these will change, `sizes` says so."""
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        if source is None:
+        if source is None or node.op == "call_module":
             return False
         attribute = node.args[1] if node.target is getattr else None
         if node.target in ("dim", "ndimension") or attribute in ("ndim", "dtype", "device"):
