@@ -141,7 +141,9 @@ def _linear(weight: Tensor, bias: Tensor | None, owner: Tensor | None) -> nn.Lin
     return layer
 
 
-def split(model: nn.Module, called: Iterable[str], plain: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+def split(
+    model: nn.Module, called: Iterable[str], plain: Callable[[nn.Module], bool]
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """Put attention modules' parts in their places.
 
     Args:
@@ -150,18 +152,38 @@ def split(model: nn.Module, called: Iterable[str], plain: Callable[[nn.Module], 
         plain: whether a module does what its class does, on tensors of its own.
 
     Returns:
-        The attention modules by name.
+        The attention modules by name, and by the names of parts why others stay as they are.
     """
     modules = dict(model.named_modules())
+    nested = {
+        module
+        for stack in modules.values()
+        if isinstance(stack, nn.TransformerEncoder) and getattr(stack, "use_nested_tensor", False)
+        for module in stack.modules()
+    }
     found: dict[str, nn.Module] = {}
+    skipped: dict[str, str] = {}
     for name in called:
         for inner, module in modules[name].named_modules(prefix=name):
-            reached = name and (inner == name or type(modules[name]) in _STACKS) and plain(modules[name])
-            if type(module) is nn.MultiheadAttention and reached and module.bias_k is None and not module.add_zero_attn:
+            if not isinstance(module, nn.MultiheadAttention):
+                continue
+            reason = ""
+            if type(module) is not nn.MultiheadAttention or (inner != name and type(modules[name]) not in _STACKS):
+                reason = "belongs to a class that is not known"
+            elif not name or not plain(modules[name]):
+                reason = "is called more than once, has hooks or shares its weights"
+            elif module.bias_k is not None or module.add_zero_attn:
+                reason = "attends to more than its inputs (add_bias_kv, add_zero_attn)"
+            elif module in nested:
+                # Such a stack gives zeros for padding, which it does not with attention of our own.
+                reason = "is in a TransformerEncoder with enable_nested_tensor=True, which needs attention as it is"
+            if reason:
+                skipped |= {f"{inner}.{part}": reason for part in _PARTS}
+            else:
                 found[inner] = module
     for name, module in found.items():
         put(model, name, CompactAttention(module))  # type: ignore[arg-type]
-    return found
+    return found, skipped
 
 
 def join(model: nn.Module, originals: dict[str, nn.Module]) -> None:

@@ -93,7 +93,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
         ) from error
     uses = _count_uses(model, graph)
     called = [node.target for node in graph.nodes if node.op == "call_module"]
-    originals = attention.split(model, called, lambda module: _plain(module, uses))
+    originals, skipped = attention.split(model, called, lambda module: _plain(module, uses))
     run = _Run(fx.GraphModule(model, graph))
     try:
         with torch.no_grad():
@@ -105,7 +105,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
         ) from error
     walk = Walk(model, graph, run.shapes, run.values)
     unused = [name for name, module in walk.modules.items() if not any(walk.uses[id(t)] for t in module.parameters())]
-    walk.skipped |= dict.fromkeys(unused, "is not used in evaluation mode")
+    walk.skipped |= skipped | dict.fromkeys(unused, "is not used in evaluation mode")
     return Traced(walk.channels, walk.skipped, originals)
 
 
@@ -223,7 +223,7 @@ class Walk:
     def _reads_size(self, node: Node) -> bool:
         """Whether a step is about sizes alone; where these will change, `sizes` says so."""
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        if source is None:
+        if source is None or node.op == "call_module":
             return False
         attribute = node.args[1] if node.target is getattr else None
         if node.target in ("dim", "ndimension") or attribute in ("ndim", "dtype", "device"):

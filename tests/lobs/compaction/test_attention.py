@@ -169,6 +169,30 @@ def test_torchs_transformer_layers_lose_heads_and_hidden_units(norm_first, activ
     torch.testing.assert_close(result.model(inputs), model(inputs))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_heads_stay_in_a_stack_that_makes_nested_tensors():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 20, batch_first=True)
+            self.stack, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(WIDTH, 3)
+
+        def forward(self, x, padding):
+            return self.head(self.stack(x, src_key_padding_mask=padding))
+
+    model = Masked().eval()
+    drop_heads(model.stack.layers[0].self_attn, values=[1])
+    model.stack.layers[0].self_attn.out_proj.weight.data[3] = 0
+    model.stack.layers[1].linear1.weight.data[:4] = 0
+    padding = torch.arange(5) > torch.tensor([[2], [4]])
+    result = lobs.compact(model, (torch.randn(2, 5, WIDTH), padding))
+    assert result.removed["stack.layers.1.linear1"] == 4
+    assert type(result.model.stack.layers[0].self_attn) is nn.MultiheadAttention
+    ((reason, units),) = result.staying["stack.layers.0.self_attn.out_proj"].items()
+    assert "enable_nested_tensor=True" in reason
+    assert units == (3,)
+
+
 def test_modes_stay():
     model = Attends(dropout=0.5)
     drop_heads(model.attention, values=[1])

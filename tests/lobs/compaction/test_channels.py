@@ -132,3 +132,37 @@ def test_a_layers_constants_are_its_outputs_on_constant_inputs(module):
     outputs = module.double()(inputs).detach()
     expected = outputs.flatten(2)[0, :, 0] if outputs.dim() == 4 else outputs[0]
     torch.testing.assert_close(constants(module, value), expected)
+
+
+def test_dead_units_that_stay_are_named_with_the_reason():
+    channels = Channels()
+    layer, reader, dead = nn.Linear(2, 6), nn.Linear(6, 2), nn.Linear(2, 3)
+    with torch.no_grad():
+        reader.weight[:, 1:] = 0
+        reader.weight[:, 5] = 1
+    hidden = linear(channels, layer, axis(channels.new(2)))
+    channels.products[-1].constant = torch.tensor([False] * 5 + [True])
+    # Unit 5 is a constant, known to its reader, which cannot take it over.
+    inputs = axis(hidden, [False] * 5 + [True], [0.0] * 5 + [2.0])
+    outputs = linear(channels, reader, inputs)
+    spare = linear(channels, dead, axis(channels.new(2)))
+    channels.pin(outputs, "is an output")
+    channels.pin(spare[2:], "feeds a norm")
+    channels.tie(hidden[1:2], hidden[:1])
+    channels.tie(hidden[2:3], spare[2:])
+    channels.tie(hidden[3:4], hidden[1:2])
+    channels.use(hidden[3:4])
+    channels.products[0].name, channels.products[1].name = "layer", "reader"
+    need = channels.needed()
+    assert need[hidden].tolist() == [True, True, True, True, False, True]
+    assert channels.staying(need)["layer"] == {
+        "leaves with others only (a sum, a group, a head), of which one is needed": (1,),
+        "meets another branch, of which a channel feeds a norm": (2,),
+        "is a constant that 'reader' cannot take into its bias": (5,),
+    }
+
+
+def test_a_dead_layer_names_the_unit_that_it_keeps():
+    channels = Channels()
+    linear(channels, nn.Linear(3, 4), axis(channels.new(3)))
+    assert channels.staying(channels.needed()) == {"": {"is kept so that the layer is not empty": (0,)}}

@@ -154,3 +154,17 @@ def test_what_fx_cannot_trace_is_an_error_that_says_why():
 def test_an_example_that_does_not_fit_is_an_error_that_shows_its_shape():
     with pytest.raises(ValueError, match=r"LeNet300 does not accept the example input of shape \(2, 3\)"):
         lobs.compact(LeNet300(), torch.randn(2, 3))
+
+
+def test_a_module_may_have_the_name_of_a_method():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.size, self.dim = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.dim(torch.relu(self.size(x)))
+
+    model = Named()
+    model.dim.weight.data[:, 1] = 0.0
+    assert lobs.compact(model, torch.randn(2, 6)).removed == {"size": 1, "dim": 0}
