@@ -17,7 +17,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet pipelines test package lint format bench screenshot ui
+.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet pipelines test package lint format bench bench-gpu screenshot ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,9 +68,11 @@ format: $(STAMP) ## rewrite the sources in the house format
 	ruff check --fix
 	ruff format
 
-bench: $(STAMP) ## measure the solvers on the trained network: reports/solvers.md, speed.txt (by hand: large_layer, imagenet_shapes)
-	python benchmarks/solvers.py
-	(python benchmarks/exact_obs.py && echo && python benchmarks/second_moments.py) | tee reports/speed.txt
+bench: $(STAMP) ## measure what takes time, and compare with the committed ratios: reports/speed.md
+	python benchmarks/speed.py
+
+bench-gpu: $(STAMP) ## the same on a CUDA device: reports/gpu.md
+	@python benchmarks/gpu.py
 
 screenshot: $(STAMP) ## take docs/mlflow.png anew, of the runs as they are (needs a Chromium)
 	lobs track

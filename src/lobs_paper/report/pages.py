@@ -39,13 +39,16 @@ from lobs_paper.report.statistic import fixed, significant, statistic, whole
 # Pages that benchmarks/ writes into the same folder, not the report stage.
 BENCHMARKS = {
     "solvers.md": "layer error and seconds of every solver",
-    "speed.txt": "exact OBS and statistics against their floors",
+    "speed.md": "what takes time, against floors and plain references",
+    "gpu.md": "the same on a GPU",
+    "lobs_iterative.md": "how far the published algorithm goes in rounds, by a search on held-out training images",
     "large_layer.txt": "VGG-16's first classifier",
     "imagenet_shapes.md": "VGG-16 and ResNet-50 from calibration to pruned network",
     "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
 }
 BENCHMARK_FILES = (
-    *("solvers.*", "speed.txt", "large_layer.txt", "memory.csv", "allocation.*", "figure1.csv"),
+    *("solvers.*", "speed.*", "gpu.md", "large_layer.txt", "memory.csv", "allocation.*", "figure1.csv"),
+    *("lobs_iterative.*", "accelerate.*"),
     *("imagenet_shapes.*", "wall_clock.csv"),
 )
 # The report's own files, one name per line.

@@ -170,7 +170,7 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 
 def test_what_an_earlier_report_wrote_and_this_one_did_not_goes(tmp_path: Path) -> None:
-    benchmarks = ("solvers.md", "speed.txt", "memory.csv", "allocation.csv")
+    benchmarks = ("solvers.md", "speed.md", "memory.csv", "allocation.csv")
     touch(tmp_path, "notes.txt")
     assert remove_stale(tmp_path, touch(tmp_path, "README.md", "figure9.svg", *benchmarks)) == []
     removed = remove_stale(tmp_path, touch(tmp_path, "README.md", "figure2.svg"))
