@@ -105,7 +105,7 @@ def main() -> None:
                 seconds = time.perf_counter() - start
                 row = {"method": " ".join([method, *options_of_solver.values()]), "density": result.density}
                 rows.append({**row, **measured(dense, embeddings(result.model, tokens)), "seconds": seconds})
-    print(pd.DataFrame(rows).round(3).fillna("").to_string(index=False))
+    print(pd.DataFrame(rows).round(3).to_string(index=False, na_rep=""))
 
 
 if __name__ == "__main__":
