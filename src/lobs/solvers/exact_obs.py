@@ -24,6 +24,8 @@ MOST_OPERATIONS = 3e14
 WIDEST = 16384
 # Of inputs, where a layer is too large: a multiple of every usual N:M pattern's M.
 GROUP = 512
+# Rows on which "auto" compares precisions, and how far the error after any count may be off, relative to it.
+CHECKED_ROWS, CHECKED_DIFFERENCE = 16, 1e-3
 # The least-squares systems of a mask: above this a layer in groups is compensated group by group.
 MOST_SOLVE_OPERATIONS = 1e14
 
@@ -56,7 +58,9 @@ class ExactOBS(Solver):
             layer is too large otherwise.
         refine: at every count swap kept and removed weights of a unit while the error falls (`lobs.solvers.swaps`).
         precision: of the elimination, ``"float64"`` or ``"float32"`` (about half the time and memory; the errors
-            agree within 1%). The weights are always solved in float64 up to 8,192 inputs.
+            agree within 1%). ``"auto"``: float32 where on some rows, eliminated in both, the summed error after every
+            count is within `CHECKED_DIFFERENCE`; the path's note says what came out. The weights are always solved in
+            float64 up to 8,192 inputs.
     """
 
     line: ClassVar[str] = (
@@ -82,6 +86,12 @@ class ExactOBS(Solver):
         if self.group_size == "auto":
             return self._sized(len(weight), statistics).path(weight, statistics)
         self._check(statistics)
+        if self.precision == "auto":
+            solver, difference = self._precise(weight, statistics)
+            path = solver.path(weight, statistics)
+            off = f"float32's error differs by {difference:.1g} on some rows"
+            path.note = "; ".join(filter(None, [path.note, f"eliminated in {solver.precision}: {off}"]))
+            return path
         hessian = damp(statistics, self.damping)
         self._check_size(len(weight), len(hessian.alive))
         parts = self._parts(weight, hessian)
@@ -111,6 +121,20 @@ class ExactOBS(Solver):
         parsed = parse_pattern(self.pattern, statistics.features)
         width = parsed.width if parsed else 1
         return replace(self, group_size=None if whole else max(1, GROUP // width) * width)
+
+    def _precise(self, weight: Tensor, statistics: LayerStatistics) -> tuple[ExactOBS, float]:
+        """The solver in float32 where that is enough, else in float64, and the largest difference that was seen."""
+        rows = weight[:: max(1, len(weight) // CHECKED_ROWS)][:CHECKED_ROWS]
+        double, single = (replace(self, precision=name) for name in PRECISIONS)
+        worst = 0.0
+        for columns, part in self._parts(rows, damp(statistics, self.damping)):
+            exact = double._sequence(rows[:, columns], part)[1].sum(0).cumsum(0)
+            try:
+                found = single._sequence(rows[:, columns], part)[1].sum(0).cumsum(0)
+            except SingularStatisticsError:
+                return double, float("inf")
+            worst = max(worst, float(((found - exact).abs() / exact)[exact > 0].amax()) if (exact > 0).any() else 0.0)
+        return (single if worst <= CHECKED_DIFFERENCE else double), worst
 
     def weighted(self, path: PruningPath, unit_weights: Tensor) -> PruningPath:
         """The path merged anew: g multiplies all increments of a row and changes nothing within it."""
@@ -188,8 +212,8 @@ class ExactOBS(Solver):
     def _check(self, statistics: LayerStatistics) -> None:
         features = statistics.features
         parsed = parse_pattern(self.pattern, features)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.precision not in (*PRECISIONS, "auto"):
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, auto, got {self.precision!r}")
         if self.block < 1 or features % self.block:
             raise ValueError(f"block must divide the layer's {features} inputs, got {self.block}")
         if parsed and self.block > 1:
@@ -244,7 +268,7 @@ class ExactOBS(Solver):
     def _eliminate(
         self, scaled: Tensor, gone: Tensor, hessian: DampedHessian, group: Tensor, quota: Tensor
     ) -> tuple[Tensor, Tensor]:
-        # Compiled loops on the CPU: ahead at every width measured (784 to 4,608 inputs, benchmarks/exact_obs.py).
+        # Compiled loops on the CPU: ahead at every width measured (784 to 4,608 inputs).
         dtype = min(PRECISIONS[self.precision], hessian.inverse.dtype, key=lambda kind: kind.itemsize)
         if scaled.is_cuda or self.block > 1:
             from lobs.solvers._kernels import elimination_torch

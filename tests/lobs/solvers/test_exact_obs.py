@@ -223,7 +223,7 @@ def test_scaling_inputs_changes_nothing():
         ({"pattern": "2:4", "block": 2}, "not both: pattern=2:4 block=2"),
         ({"group_size": 6, "pattern": "2:4"}, "group_size must be a positive multiple of 4, 'auto' or None; got 6"),
         ({"group_size": 0}, "group_size must be a positive multiple of 1, 'auto' or None; got 0"),
-        ({"precision": "half"}, "precision must be one of float64, float32, got 'half'"),
+        ({"precision": "half"}, "precision must be one of float64, float32, auto, got 'half'"),
         ({"refine": True, "block": 2}, "leave out pattern, block and group_size"),
     ],
 )
@@ -250,3 +250,19 @@ def test_same_path_on_cuda(options):
     expected, actual = ExactOBS(**options)(weight, statistics), ExactOBS(**options)(weight.cuda(), moved)
     assert torch.equal(actual.rank.cpu(), expected.rank)
     torch.testing.assert_close(actual.at(90)[0].cpu(), expected.at(90)[0])
+
+
+@pytest.mark.parametrize(("damping", "taken"), [(1e-2, "float32"), (1e-11, "float64")])
+def test_precision_is_chosen_by_what_some_rows_show(damping, taken):
+    torch.manual_seed(0)
+    samples = torch.randn(200, 60, dtype=torch.float64) @ torch.randn(60, 60, dtype=torch.float64)
+    if taken == "float64":  # nearly dependent inputs, and next to no damping
+        samples[:, 30:] = samples[:, :30] + 1e-5 * samples[:, 30:]
+    statistics, weight = lobs.LayerStatistics.from_samples(samples, False), torch.randn(40, 60, dtype=torch.float64)
+    path = make("exact_obs", precision="auto", damping=damping)(weight, statistics)
+    assert path.note.startswith(f"eliminated in {taken}: float32's error differs by ")
+    same = make("exact_obs", precision=taken, damping=damping)(weight, statistics)
+    assert torch.equal(path.rank, same.rank)
+    exact = make("exact_obs", damping=damping)(weight, statistics)
+    counts = range(1, path.total + 1, 97)
+    assert all(path.layer_error(count) == pytest.approx(exact.layer_error(count), rel=1e-2) for count in counts)
