@@ -92,7 +92,8 @@ def _point(part: Part, key: str, owner: nn.Module, piece: Slice | None) -> None:
     view = whole.detach()[piece.rows]
     now = part._parameters.get(key)
     if now is None or (now.data_ptr(), now.shape, now.dtype) != (view.data_ptr(), view.shape, view.dtype):
-        part.register_parameter(key, nn.Parameter(view, requires_grad=whole.requires_grad))
+        trained = whole.requires_grad and not whole.is_inference()
+        part.register_parameter(key, nn.Parameter(view, requires_grad=trained))
 
 
 @contextmanager
@@ -124,4 +125,6 @@ def without_calls_of_parts(model: nn.Module) -> nn.Module:
 def _by_parts(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     composite = composite_of(self)
     assert composite is not None
+    if any(isinstance(value, torch.Tensor) and value.is_nested for value in (*args, *kwargs.values())):
+        return type(self).forward(self, *args, **kwargs)  # what its parts would be given has no rows
     return composite.forward(self, parts_of(self), *args, **kwargs)
