@@ -134,8 +134,14 @@ def test_without_weights_nothing_runs_of_itself(folder, capsys):
         ("model.weights=none.pt", "model.weights=none.pt does not exist"),
         ("model.weights=3", "model.weights=3 is not accepted: the name of weights, a file, or null"),
         ("model.depth=3", "does not accept {'depth': 3}"),
-        ("model._target_=my_package.net.Both", "dict of out=(6, 3) torch.float32, maps=(6, 4, 16, 16) torch.float32: nam"),
-        ("model.output=[1]", "model.output=[1] is not accepted: a key or attribute of the network's outputs, an index, "),
+        (
+            "model._target_=my_package.net.Both",
+            "dict of out=(6, 3) torch.float32, maps=(6, 4, 16, 16)",
+        ),
+        (
+            "model.output=[1]",
+            "model.output=[1] is not accepted: a key or attribute of the network's outputs",
+        ),
         ("model.output=out", "output='out' is no part of the network's outputs, which are one tensor (6, 3)"),
         ("model.output=my_package.net.none", "model.output='my_package.net.none' cannot be imported"),
         ("data.root=null", "data=folder is not downloaded: give data.root=<path>"),

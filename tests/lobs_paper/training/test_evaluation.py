@@ -41,7 +41,7 @@ def test_with_a_label_per_pixel_an_image_counts_by_its_share_of_wrong_ones():
 
 def test_outputs_that_do_not_go_with_the_labels_are_refused():
     network, split = nn.Conv2d(3, 7, 1), Split(torch.zeros(2, 3, 4, 5, dtype=torch.uint8), torch.zeros(2).long())
-    with pytest.raises(ValueError, match=r"for labels \(2,\), and the network gives \(2, 7, 4, 5\) torch.float32: name"):
+    with pytest.raises(ValueError, match=r"for labels \(2,\), and the network gives \(2, 7, 4, 5\) torch.float32"):
         errors(network, split)
 
 
