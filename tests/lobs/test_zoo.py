@@ -111,7 +111,7 @@ FAMILIES = {
 }
 # Large networks, of which narrower layers have to do, and magnitude.
 LARGE = {"deeplab", "faster_rcnn", "fcn", "fcos", "keypoint_rcnn", "mask_rcnn", "resnet_2_plus_1", "retinanet"}
-LARGE |= {"ssd", "ssdlite"}
+LARGE |= {"s3d", "ssd", "ssdlite", "swin_3d"}
 WIDEST_OF_LARGE = 600
 # What holds more than 1% of a network's weights and is left out all the same, and what the account says of it.
 LEFT_OUT: dict[str, dict[str, str]] = {

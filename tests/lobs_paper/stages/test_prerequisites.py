@@ -104,6 +104,7 @@ def test_only_what_is_missing_or_stale_runs_before_a_stage(folder, capsys):
     assert lobs("collect", "model.width=5", "data.root=pictures") == ["train"]
 
 
+@pytest.mark.slow
 def test_a_part_of_the_outputs_is_pruned_by_retrained_and_measured(folder):
     words = [*FAST, "method.allocation=measured", "retrain.iterations=2", "retrain.batch_size=4"]
     assert main(["evaluate", *example(), *words]) == 0
