@@ -116,7 +116,6 @@ WIDEST_OF_LARGE = 600
 # What holds more than 1% of a network's weights and is left out all the same, and what the account says of it.
 LEFT_OUT: dict[str, dict[str, str]] = {
     "googlenet": {"aux?.fc1": "never called"},  # in training alone
-    "inception": {"AuxLogits.*": "never called"},
     "mvit": {"blocks.?.attn": "class not covered"},  # tables of relative positions, large in a small network
     # The keys' third of the bias is set to zero in a copy: W y + b is not what is computed.
     "swin_v2": {"features.?.?.attn.qkv": "used by a function"},
