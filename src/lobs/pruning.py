@@ -16,7 +16,7 @@ from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder
 from lobs.base.modes import outside_modes
 from lobs.base.network_inputs import Call, Output
-from lobs.calibration.batches import calibration_batches, called_batches
+from lobs.calibration.batches import calibration_batches, called_batches, whole_where_dependent
 from lobs.calibration.collect import collect_statistics
 from lobs.calibration.layerwise import require_repeatable
 from lobs.calibration.statistics import Statistics
@@ -193,6 +193,11 @@ def prune(
         left_out.append(f"without {without}: one shot, in one stage, not refitted")
     elif best and not staged and stages is None:
         left_out.append(f"in one stage: stages go with a density or flops, not with {budget}")
+    if several and planned.batches is not None and planned.batches.whole:
+        left_out.append(
+            "the outputs for a batch's last inputs are others without the rest of it (time along the first axis, or "
+            "statistics of the batch): batches stay whole, and what is held out are the last ones"
+        )
     return replace(result, notes=[*result.notes, *left_out])
 
 
@@ -265,6 +270,8 @@ def _planned(
     layers = None if layers is None else check_names("layers", layers)
     exclude = check_names("exclude", exclude)
     readings = None if batches is None else calibration_batches(batches, execution.memory if several else 0)
+    if readings is not None and several:
+        readings = whole_where_dependent(readings, model)
     if statistics is None:
         if readings is None:
             raise ValueError(

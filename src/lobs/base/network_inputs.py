@@ -28,6 +28,7 @@ class Inputs:
         count: how many inputs these are.
         call: runs the network in place of calling it.
         output: what of its outputs is looked at; None: all.
+        whole: whether they belong together, so that none can be taken.
     """
 
     args: tuple
@@ -35,6 +36,7 @@ class Inputs:
     count: int = 1
     call: Call | None = None
     output: Output | None = None
+    whole: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -56,7 +58,7 @@ class Inputs:
     @property
     def divisible(self) -> bool:
         """Whether some of the inputs can be taken: nobody knows of a `call`, nor where tensors have other lengths."""
-        return self.call is None and divisible((self.args, dict(self.kwargs)), self.count)
+        return self.call is None and not self.whole and divisible((self.args, dict(self.kwargs)), self.count)
 
     @property
     def alone(self) -> Tensor:

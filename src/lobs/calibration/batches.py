@@ -9,6 +9,7 @@ compared with the first one, batch by batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -20,7 +21,7 @@ from lobs.base.memory import available_bytes
 from lobs.base.network_inputs import Call, Output, takes_one
 from lobs.base.trees import leaves
 from lobs.calibration.calling import CalledBatch, Calling, called
-from lobs.calibration.inputs import check_batches, input_count
+from lobs.calibration.inputs import check_batches, input_count, inputs_depend, network_input
 
 # Share of the machine's free memory that batches may take which are kept for further readings.
 MEMORY_SHARE = 0.25
@@ -79,6 +80,12 @@ class CalibrationBatches:
     def kept(self) -> bool:
         """Whether all batches are in memory now: a further reading costs nothing."""
         return self._kept is not None and self._complete
+
+    @property
+    def whole(self) -> bool:
+        """Whether the inputs of a batch belong together (`whole_where_dependent`)."""
+        first = self.first()
+        return first is not None and called(first).calling.whole
 
     def first(self) -> object:
         """The first batch, which is always kept; None where there is none."""
@@ -224,6 +231,30 @@ class _Loader:
 
     def __iter__(self) -> Iterator:
         return (called(batch, self.calling) for batch in self.batches)
+
+
+class _Whole(_Loader):
+    """The same, of batches that may know it already."""
+
+    def __iter__(self) -> Iterator:
+        return (CalledBatch(called(batch).content, self.calling) for batch in self.batches)
+
+
+def whole_where_dependent(batches: CalibrationBatches, model: nn.Module) -> CalibrationBatches:
+    """Batches none of whose inputs is taken out, where a network's answers to the first one's depend on each other.
+
+    Args:
+        batches: of the network's inputs.
+        model: the network.
+
+    Returns:
+        The same batches.
+    """
+    first = batches.first()
+    if first is None or called(first).calling.whole or not inputs_depend(model, network_input(first, model)):
+        return batches
+    found = _Whole(batches, replace(called(first).calling, whole=True))
+    return CalibrationBatches(list(found)) if batches.kept else CalibrationBatches(found, memory=0)
 
 
 def called_batches(

@@ -29,6 +29,7 @@ class Calling:
         call: a function of the network and the batch, in place of calling it with the batch's inputs.
         output: what of the outputs is looked at.
         takes_list: whether a list of inputs is one argument, else it is several.
+        whole: whether a batch's inputs belong together (`lobs.calibration.inputs.inputs_depend`).
 
     Raises:
         TypeError: ``call`` is no function, or ``output`` neither a function nor a name nor an index.
@@ -37,6 +38,7 @@ class Calling:
     call: Call | None = None
     output: Output | None = None
     takes_list: bool = True
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not (self.call is None or callable(self.call)):
@@ -88,7 +90,7 @@ class CalledBatch:
             args = (first,)
         if count is None:
             raise TypeError(f"nothing in a batch of {shown(content)} says how many inputs it holds: {OTHERWISE}")
-        return Inputs(args, kwargs, count, None, calling.output)
+        return Inputs(args, kwargs, count, None, calling.output, calling.whole)
 
     def target(self) -> object:
         """What stands second in it, or under ``labels`` in a mapping; None where it has none."""

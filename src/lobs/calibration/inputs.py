@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+from lobs.base.modes import same_buffers
 from lobs.base.network_inputs import Inputs, forward_signature, misfit, run, shown
 from lobs.base.trees import copied
 from lobs.calibration.calling import OTHERWISE, called
 from lobs.calibration.outputs import output_tensors
+from lobs.layers.evaluation import evaluation_mode
 
 
 def network_input(batch: object, model: nn.Module) -> Inputs:
@@ -137,6 +139,38 @@ def answer(model: nn.Module, inputs: Tensor | Inputs, which: str) -> object:
         )
     what = f"{which} of inputs {shown(inputs) if isinstance(inputs, Tensor) else inputs}"
     raise ValueError(f"{type(model).__name__} cannot be run on {what}: {cause}")
+
+
+@torch.no_grad()
+def inputs_depend(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether a network's answers to the last two inputs of a batch are others without the rest of it.
+
+    So it is where the first axis is time and not the batch (``batch_first=False``), or where a norm takes the batch's
+    own statistics: to take inputs out of such a batch would be to make others of them.
+
+    Args:
+        model: the network.
+        inputs: of a batch.
+
+    Returns:
+        True where they depend on each other; False where nothing can be told.
+    """
+    count = len(inputs)
+    if count < 3 or not inputs.divisible:
+        return False
+    with evaluation_mode(model), same_buffers(model):
+        whole = output_tensors(answer(model, inputs.clone(), "the first batch"))
+        part = output_tensors(answer(model, inputs.at(torch.arange(count - 2, count)).clone(), "the first batch"))
+    for one, other in zip(whole, part, strict=False) if len(whole) == len(part) else ():
+        if not one.dim() or (one.shape == other.shape and torch.equal(one, other)):
+            continue  # a loss, or a constant
+        rows, rest = divmod(len(one), count)
+        if rest or len(other) != 2 * rows:
+            return True
+        tolerance = 1e-3 if one.dtype.itemsize >= 4 else 5e-2
+        if float((one[-2 * rows :] - other).norm()) > tolerance * float(other.norm()):
+            return True
+    return False
 
 
 @torch.no_grad()

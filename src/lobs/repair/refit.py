@@ -24,7 +24,7 @@ from lobs.base.arguments import check_number
 from lobs.base.memory import available_bytes
 from lobs.base.modes import outside_modes, same_buffers
 from lobs.base.network_inputs import Call, Inputs, Output, joined
-from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches, called_batches
+from lobs.calibration.batches import FEWEST, MEMORY_SHARE, CalibrationBatches, called_batches, whole_where_dependent
 from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import output_spreads
@@ -116,7 +116,7 @@ def refit(
     if steps < 1 or steps != int(steps) or not 0 < learning_rate < float("inf"):
         raise ValueError(f"steps must be at least 1 and learning_rate above 0, got {steps} and {learning_rate}")
     steps = int(steps)
-    learned = require_repeatable(called_batches(batches, dense, call, output), "a refit")
+    learned = whole_where_dependent(require_repeatable(called_batches(batches, dense, call, output), "a refit"), dense)
     held_out = called_batches(held_out, dense, call, output)
     parts = learned.divided() if held_out is None else (learned, require_repeatable(held_out, "a refit"))
     if parts is None:
