@@ -119,7 +119,8 @@ def accelerate(
     given = called(inputs, Calling(call, output, takes_one(model))).inputs()
     if not len(given):
         raise ValueError("there are no inputs to measure with: give one batch of the size that will be used")
-    start, notes = independent_copy(model).eval().requires_grad_(False), []
+    start = independent_copy(model).eval().requires_grad_(False)
+    notes: list[str] = []
     with torch.no_grad():
         given = given.clone()
         if not any(_density(module) < 1 for module in _layers(start).values()):
@@ -127,11 +128,14 @@ def accelerate(
             return Accelerated(start, [], spent, spent, ["no layer has a zero weight: prune the network first"])
         smaller = _compacted(start, given, notes)
         swapped, layers = _swapped(smaller, given, notes)
-        return _fastest(start, smaller, swapped, layers, given, notes)
+        networks = {"given": start, "compacted": smaller}
+        if swapped is not None:
+            networks["accelerated"] = swapped
+        return _fastest(networks, layers, given, notes)
 
 
 def race(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Time functions in turn.
+    """Time functions in turn, each run once before it is timed: what the others left in the caches is not its matter.
 
     Args:
         runs: by name. Once it is clear that one is slower than the first, it is left out of further rounds.
@@ -158,6 +162,7 @@ def race(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def _milliseconds(run: Callable[[], object]) -> float:
+    run()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -281,43 +286,39 @@ def _replaced(network: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Modu
     """The network with other modules in the place of some, wherever they stand."""
     for parent in list(network.modules()):
         for key, child in parent._modules.items():
-            if child in new:
+            if child is not None and child in new:
                 parent._modules[key] = new[child]
     return new.get(network, network)
 
 
 def _fastest(
-    start: nn.Module,
-    smaller: nn.Module,
-    swapped: nn.Module | None,
-    layers: list[AcceleratedLayer],
-    given: Inputs,
-    notes: list[str],
+    networks: dict[str, nn.Module], layers: list[AcceleratedLayer], given: Inputs, notes: list[str]
 ) -> Accelerated:
-    """The fastest of the three whole networks, the later only where it is faster."""
-    if swapped is None:
+    """The fastest of the whole networks ``given``, ``compacted`` and, where there is one, ``accelerated``."""
+    start, smaller = networks["given"], networks["compacted"]
+    if "accelerated" not in networks:
         notes.append("no other kernel is faster")
-    elif difference := _difference(start, swapped, given):
+    elif difference := _difference(start, networks["accelerated"], given):
         notes.append(f"the faster layers were taken back: {difference}")
-        swapped = None
-    networks = {"given": start, "compacted": smaller, "accelerated": swapped}
-    runs = {name: lambda model=model: given.run(model) for name, model in networks.items() if model is not None}
+        del networks["accelerated"]
+    runs = {name: lambda model=model: given.run(model) for name, model in networks.items()}
     times = race(runs)
-    before, chosen = times["given"], "compacted"
-    if times.get("accelerated", float("inf")) < min(before, times["compacted"]):
+    before, compacted, accelerated = (times.get(name, 0.0) for name in ("given", "compacted", "accelerated"))
+    chosen = "compacted"
+    if "accelerated" in networks and accelerated < min(before, compacted):
         chosen = "accelerated"
-    elif swapped is not None:
+    elif "accelerated" in networks:
         notes.append(
-            f"the faster layers were taken back: with them the whole network took {_shown(times['accelerated'])} ms, "
-            f"without them {_shown(times['compacted'])} ms"
+            f"the faster layers were taken back: the whole network took {_shown(accelerated)} ms with them and "
+            f"{_shown(compacted)} ms without"
         )
-    if chosen == "compacted" and smaller is not start and times["compacted"] * MARGIN > before:
-        notes.append(f"the compacted network was slower ({_shown(times['compacted'])} ms), the given one is kept")
+    if chosen == "compacted" and smaller is not start and MARGIN * compacted > before:
+        notes.append(f"the compacted network took {_shown(compacted)} ms, more than the given one, which is kept")
         chosen = "given"
     if chosen != "accelerated":
         layers = [replace(row, kernel=DENSE, milliseconds_after=row.milliseconds_before) for row in layers]
     after = before if networks[chosen] is start else times[chosen]
-    return Accelerated(cast("nn.Module", networks[chosen]), layers, before, after, notes)
+    return Accelerated(networks[chosen], layers, before, after, notes)
 
 
 def _difference(start: nn.Module, swapped: nn.Module, given: Inputs) -> str:

@@ -55,22 +55,22 @@ class SparseRows(nn.Module):
         self.register_buffer("col_indices", rows.col_indices().int())
         self.register_buffer("values", rows.values())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self._rows: Tensor | None = None
+        self._operands: tuple[Tensor, Tensor] | None = None
         self.eval()
 
     @property
     def weight(self) -> Tensor:
         """The matrix as torch's sparse tensor, which shares memory with the buffers."""
-        if self._rows is None:
-            parts = self.crow_indices, self.col_indices, self.values
-            self._rows = torch.sparse_csr_tensor(*parts, self.shape, check_invariants=False)
-        return self._rows
+        return self.operands()[1]
 
-    def product(self, columns: Tensor) -> Tensor:
-        """``W y + b`` of ``[features, samples]``."""
-        if self.bias is None:
-            return self.weight @ columns
-        return torch.addmm(self.bias[:, None], self.weight, columns)
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """The bias as a column and the matrix, made once: to look them up takes as long as a small product."""
+        if self._operands is None:
+            parts = self.crow_indices, self.col_indices, self.values
+            rows = torch.sparse_csr_tensor(*parts, self.shape, check_invariants=False)
+            bias = self.values.new_zeros(self.shape[0]) if self.bias is None else self.bias
+            self._operands = bias[:, None], rows
+        return self._operands
 
     def extra_repr(self) -> str:
         """Shape and density."""
@@ -78,11 +78,11 @@ class SparseRows(nn.Module):
         return f"{out} x {features}, {len(self.values)} weights"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseRows:
-        self._rows = None
+        self._operands = None
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_rows": None}
+        return {**vars(self), "_operands": None}
 
 
 class SparseLinear(SparseRows):
@@ -99,10 +99,10 @@ class SparseLinear(SparseRows):
         self.out_features, self.in_features = matrix.shape
         self.contiguous = False
 
-    @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
-        output = self.product(input.reshape(-1, self.in_features).T).T
+        columns = (input if input.dim() == 2 else input.reshape(-1, self.in_features)).T
+        output = torch.addmm(*self.operands(), columns).T
         if self.contiguous:
             output = output.contiguous()
         return output if input.dim() == 2 else output.reshape(*input.shape[:-1], self.out_features)
@@ -124,7 +124,6 @@ class ReadColumns(nn.Module):
         self.out_features, self.in_features = matrix.shape
         self.eval()
 
-    @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
         """``[..., in]`` to ``[..., out]``."""
         return functional.linear(input.index_select(-1, self.read), self.weight, self.bias)
@@ -142,7 +141,6 @@ class SparseConvolution(SparseRows):
         self.options = {name: getattr(module, name) for name in ("kernel_size", "stride", "dilation", "groups")}
         self.padding, self.padding_mode = list(module._reversed_padding_repeated_twice), module.padding_mode
 
-    @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor:
         """``[images, channels, ...]`` to ``[images, out, ...]``, with or without the first axis."""
         axes = len(self.options["kernel_size"])
@@ -159,7 +157,9 @@ class SparseConvolution(SparseRows):
         for first in range(0, len(input), step):
             images = Windows(input[first : first + step], *self.options.values())
             columns = images.patches().flatten(1, 2).transpose(0, 1).reshape(features, -1)
-            output[first : first + step] = self.product(columns).reshape(out, -1, *sizes).transpose(0, 1)
+            output[first : first + step] = (
+                torch.addmm(*self.operands(), columns).reshape(out, -1, *sizes).transpose(0, 1)
+            )
         return output
 
 
