@@ -114,7 +114,7 @@ def accelerate(
 
     Raises:
         TypeError: the inputs are of another kind.
-        ValueError: there are no inputs, or the network has no layer to prune or cannot be copied.
+        ValueError: there are no inputs, or the network cannot be copied, is compiled or wrapped for several devices.
     """
     given = called(inputs, Calling(call, output, takes_one(model))).inputs()
     if not len(given):
@@ -127,7 +127,10 @@ def accelerate(
             spent = race({DENSE: lambda: given.run(start)})[DENSE]
             return Accelerated(start, [], spent, spent, ["no layer has a zero weight: prune the network first"])
         smaller = _compacted(start, given, notes)
-        swapped, layers = _swapped(smaller, given, notes)
+        try:
+            swapped, layers = _swapped(smaller, given, notes)
+        except RuntimeError:  # a view that joins axes refuses transposed outputs
+            swapped, layers = _swapped(smaller, given, notes, contiguous=True)
         networks = {"given": start, "compacted": smaller}
         if swapped is not None:
             networks["accelerated"] = swapped
@@ -247,7 +250,9 @@ class _Lane:
         return best if self.times and self.times[best] < MARGIN * self.times[DENSE] else DENSE
 
 
-def _swapped(smaller: nn.Module, given: Inputs, notes: list[str]) -> tuple[nn.Module | None, list[AcceleratedLayer]]:
+def _swapped(
+    smaller: nn.Module, given: Inputs, notes: list[str], contiguous: bool = False
+) -> tuple[nn.Module | None, list[AcceleratedLayer]]:
     """A copy of the network with faster layers, None where none is faster; and all pruned layers."""
     network = independent_copy(smaller)
     pruned = {name: module for name, module in _layers(network).items() if _density(module) < 1}
@@ -255,6 +260,9 @@ def _swapped(smaller: nn.Module, given: Inputs, notes: list[str]) -> tuple[nn.Mo
     lanes = {}
     for name, module in pruned.items():
         others = {} if reasons[name] else alternatives(module)
+        for other in others.values():
+            if isinstance(other, SparseLinear):
+                other.contiguous = contiguous
         if others:
             lanes[name] = _Lane(name, module, others, notes)
         elif not reasons[name]:
@@ -325,13 +333,7 @@ def _difference(start: nn.Module, swapped: nn.Module, given: Inputs) -> str:
     """What is wrong with the network's outputs; empty: nothing."""
     expected = list(_floats(given.clone().run(start)))
     try:
-        try:
-            found = list(_floats(given.clone().run(swapped)))
-        except RuntimeError:  # a view that joins axes, perhaps
-            for module in swapped.modules():
-                if isinstance(module, SparseLinear):
-                    module.contiguous = True
-            found = list(_floats(given.clone().run(swapped)))
+        found = list(_floats(given.clone().run(swapped)))
     except Exception as error:
         return f"the network fails with them: {' '.join(str(error).split())[:200]}"
     for one, other in zip(expected, found, strict=True):
