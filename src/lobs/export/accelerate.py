@@ -33,8 +33,8 @@ DENSE = "dense"
 MARGIN = 0.9
 # Relative difference of the outputs that rounding explains: in float32, and in units of another type's epsilon.
 TOLERANCE, ROUNDING = 1e-4, 16.0
-WARM_UPS = 3
-FEWEST_ROUNDS, MOST_ROUNDS = 7, 100
+WARM_UPS = 1
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 100
 # Rounds end after so many seconds per layer or network.
 SECONDS = 0.5
 

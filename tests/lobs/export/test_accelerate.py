@@ -10,7 +10,7 @@ from torch import nn
 
 import lobs
 from lobs.export import accelerate as module
-from lobs.export.kernels import COLUMNS, CSR, PATCHES, PIXELS, alternatives
+from lobs.export.kernels import COLUMNS, CSR, PATCHES, PIXELS, SEMI_STRUCTURED, alternatives
 
 WHOLE = "accelerated"
 
@@ -228,6 +228,17 @@ def test_refused_in_one_sentence():
         lobs.accelerate(model, None)
     with pytest.raises(ValueError, match="is compiled"):
         lobs.accelerate(torch.compile(model), torch.randn(2, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_two_of_four_on_a_gpu(timer):
+    solver = lobs.solvers.make("magnitude", pattern="2:4")
+    dense, inputs = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 64)), torch.randn(32, 128)
+    model = lobs.prune(dense, batches=[inputs], method=solver, density=0.5).model.half().cuda()
+    timer.update({SEMI_STRUCTURED: 1.0, WHOLE: 5.0})
+    found = lobs.accelerate(model, inputs.half().cuda())
+    assert {row.kernel for row in found.layers} == {SEMI_STRUCTURED}
 
 
 def test_the_race_gives_medians_and_leaves_out_what_is_slower(monkeypatch):
