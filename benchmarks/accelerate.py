@@ -139,6 +139,8 @@ def in_onnxruntime(path: Path, inputs: Tensor) -> Callable[[], object]:
     """A function that runs an exported network in onnxruntime."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
+    # Threads of three sessions that wait by spinning would take the cores from each other.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     given = {"input": inputs.numpy()}
     return lambda: session.run(None, given)
