@@ -42,8 +42,8 @@ EXPORTED = ("pruned", "compacted")
 NOTE = """
 Times faster than the same network with its zeros in place, which takes as long as the dense one: after `lobs.compact`,
 and after `lobs.accelerate`, which compacts and then lets every layer's kernels race. Beside it the kernels that it
-chose for the layers in the last repeat, in their order. onnxruntime and OpenVINO run the exported network (`lobs.export_onnx`): with its
-zeros and compacted, in times faster than the dense network in the same runtime. Each number is the median of {repeats}
+chose for the layers in the last repeat, in their order. onnxruntime and OpenVINO run the exported network
+(`lobs.export_onnx`): with its zeros and compacted, in times faster than the dense network in the same runtime. Each number is the median of {repeats}
 repeats with the smallest and the largest, each of medians of calls in turn: where these lie far apart, the machine was
 busy. About 1 means: nothing helps.
 
@@ -57,8 +57,8 @@ OPENVINO = (
     "AMX only"
 )
 ABSENT = (
-    "DeepSparse, a runtime made for sparse networks, is not measured: for Python 3.11 pip found no wheel of it, and its "
-    "source did not build."
+    "DeepSparse, a runtime made for sparse networks, is not measured: for Python 3.11 pip found no wheel of it, and "
+    "its source did not build."
 )
 
 
