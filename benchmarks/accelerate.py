@@ -43,9 +43,9 @@ NOTE = """
 Times faster than the same network with its zeros in place, which takes as long as the dense one: after `lobs.compact`,
 and after `lobs.accelerate`, which compacts and then lets every layer's kernels race. Beside it the kernels that it
 chose for the layers in the last repeat, in their order. onnxruntime and OpenVINO run the exported network
-(`lobs.export_onnx`): with its zeros and compacted, in times faster than the dense network in the same runtime. Each number is the median of {repeats}
-repeats with the smallest and the largest, each of medians of calls in turn: where these lie far apart, the machine was
-busy. About 1 means: nothing helps.
+(`lobs.export_onnx`): with its zeros and compacted, in times faster than the dense network in the same runtime. Each
+number is the median of {repeats} repeats with the smallest and the largest, each of medians of calls in turn: where
+these lie far apart, the machine was busy. About 1 means: nothing helps.
 
 The networks are pruned by `exact_obs`, `allocation="relative"`, without retraining; the wide one has random weights,
 of which random ones are zero. float32 on a CPU with {threads} threads, torch {torch}, onnxruntime
