@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lobs.calibration.statistics import LayerStatistics, Statistics
     from lobs.compaction.compact import CompactResult, compact
     from lobs.compaction.compact_file import load_compact, save_compact
+    from lobs.export.accelerate import Accelerated, accelerate
     from lobs.export.onnx import export_onnx
     from lobs.export.semi_structured import SemiStructured, semi_structured
     from lobs.export.sparse import load_sparse, save_sparse
@@ -56,6 +57,8 @@ _HOME = {
     "load_compact": "lobs.compaction.compact_file",
     "save_sparse": "lobs.export.sparse",
     "load_sparse": "lobs.export.sparse",
+    "accelerate": "lobs.export.accelerate",
+    "Accelerated": "lobs.export.accelerate",
     "export_onnx": "lobs.export.onnx",
     "semi_structured": "lobs.export.semi_structured",
     "SemiStructured": "lobs.export.semi_structured",

@@ -1,1 +1,1 @@
-"""Pruned networks as files."""
+"""Pruned networks as files, and faster on the machine at hand."""

@@ -45,6 +45,7 @@ BENCHMARKS = {
     "large_layer.txt": "VGG-16's first classifier",
     "imagenet_shapes.md": "VGG-16 and ResNet-50 from calibration to pruned network",
     "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
+    "accelerate.md": "what pruned networks gain in speed, compacted and by sparse kernels",
 }
 BENCHMARK_FILES = (
     *("solvers.*", "speed.*", "gpu.md", "large_layer.txt", "memory.csv", "allocation.*", "figure1.csv"),
@@ -107,6 +108,7 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     further = _further(results)
     shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2, "further": further}
     shared["refitted"] = "frontier" in further
+    shared["benchmarks"] = {name: title for name, title in BENCHMARKS.items() if (reports_dir / name).exists()}
     pages = {
         "README.md": render("README", **shared, **_first_page(results, rows, common, reports_dir)),
         **{f"{own['name']}.md": render("network", **own) for own in networks},
@@ -177,7 +179,6 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "missed": findings.short_of(published),
         "bound": method_tables.bound_summary(results),
         "summary": table1.summary_table(published),
-        "benchmarks": {name: title for name, title in BENCHMARKS.items() if (reports_dir / name).exists()},
     }
 
 
