@@ -144,7 +144,8 @@ def site_link(found: re.Match[str], uri: str, uris: set[str], repository: str | 
         return f"{found['picture']}[{label}]({where}{anchor})"
     if repository:
         return f"{found['picture']}[{label}]({repository}/blob/main/{target}{anchor})"
-    return label if target.endswith(label.strip("`")) else f"{label} (`{target}`)"
+    path = label.strip("`").rstrip("/")
+    return f"`{path}`" if target.endswith(path) else f"{label} (`{target}`)"
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -201,6 +202,12 @@ def solvers_table() -> str:
     return table(head, [[solver, *errors, seconds[solver]] for solver, errors in body.items()])
 
 
+def durations_table() -> str:
+    """What the commands took from a clone to the report."""
+    body = [[f"`{r['command']}`", r["runs"], f"{float(r['minutes']):.0f}", r["cores"]] for r in rows("wall_clock")]
+    return table(["command", "runs", "minutes", "CPU cores"], body)
+
+
 def methods_table() -> str:
     """The methods by name, with one line each."""
     sys.path.insert(0, str(ROOT / "src"))
@@ -222,6 +229,7 @@ def allocations_table() -> str:
 TABLES = {
     "networks": networks_table,
     "solvers": solvers_table,
+    "durations": durations_table,
     "methods": methods_table,
     "allocations": allocations_table,
 }

@@ -52,6 +52,13 @@ def test_layer_errors_are_those_of_the_benchmark():
     assert not shown
 
 
+def test_durations_are_those_that_were_measured():
+    table = pd.read_csv(ROOT / "reports/wall_clock.csv")
+    shown = cells(hooks.durations_table())
+    assert [line[0] for line in shown] == [f"`{command}`" for command in table["command"]]
+    assert [float(line[2]) for line in shown] == pytest.approx(table["minutes"].tolist(), abs=0.5)
+
+
 def test_methods_and_allocations_are_the_librarys():
     assert [line[0].strip("`") for line in cells(hooks.methods_table())] == list(lobs.methods())
     assert all(len(line) == 3 for line in cells(hooks.methods_table())), "a line of a table that is torn apart"
@@ -82,7 +89,8 @@ PLACES = [
     ("reports/README.md", "[a](../docs/methods.md)", "[a](../methods.md)"),
     ("contributing.md", "[a](docs/methods.md)", "[a](methods.md)"),
     ("methods.md", "[the solver](../src/lobs/solvers/lobs.py)", "the solver (`src/lobs/solvers/lobs.py`)"),
-    ("methods.md", "[solvers/lobs.py](../src/lobs/solvers/lobs.py)", "solvers/lobs.py"),
+    ("methods.md", "[solvers/lobs.py](../src/lobs/solvers/lobs.py)", "`solvers/lobs.py`"),
+    ("contributing.md", "[conf/](conf/)", "`conf`"),
     ("methods.md", "[a](https://example.org/x.md), [b](#c)", "[a](https://example.org/x.md), [b](#c)"),
 ]
 
