@@ -71,7 +71,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers show without a script."""
+    """Formulas as MathML, which browsers show without a script; the two colons before a docstring's block are one."""
     from latex2mathml.converter import convert
 
     def shown(found: re.Match[str]) -> str:
@@ -80,7 +80,7 @@ def on_page_content(content: str, **_: Any) -> str:
             f'<{found[1]} class="arithmatex">{convert(html.unescape(found[3]).strip(), display=display)}</{found[1]}>'
         )
 
-    return FORMULA.sub(shown, content)
+    return FORMULA.sub(shown, content.replace("::</p>", ":</p>"))
 
 
 def on_post_build(config: Any) -> None:
