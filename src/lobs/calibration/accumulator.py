@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from lobs.base.distributed import gathered, summed
-from lobs.calibration.shifted_products import shifted_products, shifts_pay
+from lobs.calibration.shifted_products import add_shifted_products, shifts_pay
 from lobs.layers.convolution import ConvolutionView
-from lobs.layers.matrix import input_samples, view_of
+from lobs.layers.matrix import input_samples, matrix_shape, view_of
 from lobs.layers.view import Prunable
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
 CHUNK_SAMPLES = 4096
 # A wider layer's products are formed in blocks of rows of at most so many, without those above the diagonal.
 PRODUCT_ROWS = 1024
-# Inputs whose products are formed without unfolding come in chunks of about so many bytes.
-SHIFTED_BYTES = 128 * 2**20
+# Inputs that are unfolded along some axes only come in chunks of about so many bytes.
+SHIFTED_BYTES = 32 * 2**20
 
 
 class Reservoir:
@@ -109,20 +109,17 @@ class InputSums:
             images = max(1, len(inputs) * SHIFTED_BYTES // max(1, inputs.numel() * inputs.element_size()))
             for chunk in widened(inputs).split(images):
                 windows = view.windows(module, chunk)
-                self._add_sums(*shifted_products(windows), windows.positions)
+                features = matrix_shape(module)[1]
+                if not self.samples:
+                    size = features + self.bias
+                    self.moment = chunk.new_zeros(1, size, size, dtype=torch.float64)
+                moment = self.moment[0, :features, :features]
+                total = self.moment[0, -1, :features] if self.bias else moment.new_empty(features)
+                add_shifted_products(windows, moment, total)
+                self.samples += windows.positions
             return
         for samples in input_samples(module, inputs):
             self.add(samples)
-
-    def _add_sums(self, moment: Tensor, total: Tensor, count: int) -> None:
-        """Add sums over samples of one group that are known already."""
-        features = len(total)
-        if not self.samples:
-            self.moment = moment.new_zeros(1, features + self.bias, features + self.bias)
-        self.moment[0, :features, :features] += moment
-        if self.bias:
-            self.moment[0, -1, :features] += total
-        self.samples += count
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:
         """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""

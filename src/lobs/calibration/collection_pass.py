@@ -13,7 +13,7 @@ from lobs.calibration.inputs import answer, network_input, network_target, probe
 from lobs.layers.checks import check_product
 from lobs.layers.coverage import Calls, functional_uses
 from lobs.layers.evaluation import evaluation_mode
-from lobs.layers.matrix import call_input, zero_counts
+from lobs.layers.matrix import call_input, unit_outputs, zero_counts
 from lobs.layers.network import bias_columns, tied_layers
 from lobs.layers.view import Prunable
 
@@ -100,7 +100,14 @@ class CalibrationPass:
                     check_product(own, module, given, output)
                     self._checked.add(own)
                 sums = self.sums.setdefault(name, self.waiting[name])
+                before = sums.samples
                 sums.add_call(module, cast("Tensor", given))
+                positions = unit_outputs(module, output).shape[0]
+                if sums.samples - before != positions:
+                    raise ValueError(
+                        f"layer {name!r} was given {sums.samples - before} samples and gave {positions} in one call "
+                        f"(output_size=, or another argument beside its input): leave it out with exclude=[{name!r}]"
+                    )
                 sums.add_zeros(*zero_counts(module, output))
             sums.inputs += self._total - self._seen[name]
             self._seen[name] = self._total

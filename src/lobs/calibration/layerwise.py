@@ -25,17 +25,18 @@ class _LastCall(BaseException):
 def run_until(
     model: nn.Module, modules: Iterable[nn.Module], calls: int, inputs: Tensor | Inputs, see: Callable[..., None]
 ) -> None:
-    """Run a forward pass up to the last call of some of its modules.
+    """Run a forward pass up to the only call of some of its modules, or to its end where they are called more often.
 
     Args:
         model: in evaluation mode.
         modules: of the model: one, or those that share its weight.
-        calls: how often a forward pass calls them together.
+        calls: how often a forward pass calls them together, by the first one; a recurrent module's states are as many
+            as a batch has steps.
         inputs: of the network.
         see: is given a module's input and its output at every call.
 
     Raises:
-        ValueError: this pass calls them less often.
+        ValueError: this pass does not call them.
     """
     seen, modules = 0, list(modules)
 
@@ -43,7 +44,7 @@ def run_until(
         nonlocal seen
         seen += 1
         see(call_input(args, kwargs), output)
-        if seen == calls:
+        if calls == 1:
             raise _LastCall
 
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
@@ -54,10 +55,11 @@ def run_until(
     finally:
         for handle in handles:
             handle.remove()
-    raise ValueError(
-        f"{modules[0]} was called {seen} times in a forward pass and {calls} times in the first one: networks that "
-        f"call their layers depending on the data cannot be gone through layer by layer"
-    )
+    if not seen:
+        raise ValueError(
+            f"{modules[0]} is not called in a forward pass and was in the first one: networks that call their layers "
+            f"depending on the data cannot be gone through layer by layer"
+        )
 
 
 def first_input(model: nn.Module, batches: Iterable) -> Inputs:

@@ -1,23 +1,17 @@
-"""A convolution's second moment without unfolding its inputs.
+"""A convolution's second moment with its inputs unfolded along all axes but the first.
 
-Psi's block of the kernel places k and k' is the sum over the output positions p of ``x[p + k] x[p + k']^T``, with x the
-padded inputs and ``[channels]`` at every pixel. Let the kernel move by single pixels. Up to the borders that depends on
-``k' - k`` alone::
+Let u[i] be what the kernel sees of row i of the padded inputs: features ``channels * places in a row`` at every column
+and in every image. Psi's block of the kernel's rows k and k' is a sum over the output's rows p::
 
-    F(d) = sum over all pixels q of x[q] x[q + d]^T,    Psi(k, k') = F(k' - k) - sum over q that no output has as p + k
+    Psi(k, k') = sum over p of u[p + k] u[p + k']^T
 
-One product per difference d of two places, those of opposite sign being each other's transposes: for a kernel of 3 x 3
-13 instead of 81. The pixels that do not count lie in the first and last rows and columns; their sums are cumulative
-sums of products of single rows, columns and corner pixels, a batched product of each kind per difference.
-
-With the pixels of all images in one long row, ``q + d`` is ``q`` moved by a fixed number of places. What so meets
-across the end of a row or an image lies in those rows and columns as well, and is taken away with them.
+which for all blocks with the same difference ``k' - k`` is a sum over nearly the same rows. The rows that all of them
+have in common are multiplied once, as one product; the few others row by row. For a kernel of 3 x 3 that is three
+products of a third of the features in the place of one: a third of the operations, and of the unfolded inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import product
 from math import prod
 
 import torch
@@ -26,127 +20,65 @@ from torch.nn import functional
 
 from lobs.layers.convolution import Windows
 
-# Pixels in one product: rounding in float32 grows with them (`lobs.calibration.accumulator.CHUNK_SAMPLES`).
+# Pixels in one product: rounding in float32 grows with them.
 CHUNK_PIXELS = 4096
+# Of output rows; below that the products row by row cost what is saved.
+FEWEST_ROWS = 4
 
 
 def shifts_pay(windows: Windows) -> bool:
-    """Whether fewer products of single channels are faster than one of unfolded patches: measured, see benchmarks/."""
-    places, sizes = prod(windows.kernel), windows.sizes
-    return (
-        len(windows.kernel) == 2
-        and windows.groups == 1
-        and places > 1
-        and set(windows.stride) == {1}
-        and windows.inputs.shape[1] >= 32
-        and min(sizes) >= 4 * max(windows.kernel)
-    )
+    """Whether this is faster than to unfold the inputs along all axes (measured: `benchmarks/speed.py`)."""
+    rows, margin = windows.sizes[0], windows.dilation[0] * (windows.kernel[0] - 1)
+    one_step = windows.stride[0] == 1 and windows.kernel[0] > 1
+    return windows.groups == 1 and one_step and rows >= FEWEST_ROWS + margin
 
 
-def shifted_products(windows: Windows) -> tuple[Tensor, Tensor]:
-    """Sums over all output positions of a convolution with stride 1 over two axes and one group.
+def add_shifted_products(windows: Windows, moment: Tensor, total: Tensor) -> None:
+    """Add the sums over all output positions of a convolution of one group that moves row by row.
 
     Args:
-        windows: what the kernel slides over.
-
-    Returns:
-        moment: sum of ``y y^T`` over the patches y, float64 ``[d, d]`` with ``d = channels * kernel places``.
-        total: sum of ``y``, float64 ``[d]``.
+        windows: what the kernel slides over; more rows of output than the kernel's height less one (`shifts_pay`).
+        moment: gets the sum of ``y y^T`` over the patches y, float64 ``[d, d]``, ``d = channels * kernel places``.
+        total: gets the sum of ``y``, float64 ``[d]``.
     """
-    height, width = windows.kernel
-    places = list(product(range(height), range(width)))
-    channels = windows.inputs.shape[1]
-    moment = windows.inputs.new_zeros(len(places), len(places), channels, channels, dtype=torch.float64)
-    sums = _Differences(windows)
-    blocks: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for (i, one), (j, other) in product(enumerate(places), repeat=2):
-        if i <= j:
-            blocks.setdefault((other[0] - one[0], other[1] - one[1]), []).append((i, j))
-    for difference, pairs in blocks.items():
-        counted = sums.of(difference)
-        for i, j in pairs:
-            moment[i, j] = counted(places[i])
-            if i < j:
-                moment[j, i] = moment[i, j].T
-    features = channels * len(places)
-    return moment.permute(2, 0, 3, 1).reshape(features, features), sums.totals().flatten()
+    height, step, rows = windows.kernel[0], windows.dilation[0], windows.sizes[0]
+    margin = step * (height - 1)
+    seen = _rows_seen(windows)
+    shape = windows.inputs.shape[1], height, len(seen) // windows.inputs.shape[1]
+    parts = moment.unflatten(0, shape).unflatten(-1, shape)
+    for difference in range(height):
+        first, second = seen[:, : seen.shape[1] - difference * step], seen[:, difference * step :]
+        common = _product(first[:, margin:rows], second[:, margin:rows])
+        # Rows before and after the common ones, each for the blocks that reach it.
+        others = (*range(margin), *range(rows, rows + margin - difference * step))
+        edges = {row: first[:, row] @ second[:, row].T for row in others}
+        for k in range(height - difference):
+            reached = [edges[row] for row in (*range(k * step, margin), *range(rows, rows + k * step))]
+            block = common + sum(reached) if reached else common
+            parts[:, k, :, :, k + difference] += block.view(shape[0], shape[2], shape[0], shape[2])
+            if difference:
+                parts[:, k + difference, :, :, k] += block.T.reshape(shape[0], shape[2], shape[0], shape[2])
+    by_row = functional.pad(seen.sum(2, dtype=torch.float64).cumsum(1), (1, 0))
+    sums = torch.stack([by_row[:, k * step + rows] - by_row[:, k * step] for k in range(height)])
+    total += sums.unflatten(1, (shape[0], -1)).transpose(0, 1).flatten()
 
 
-class _Differences:
-    """Sums of ``x[q] x[q + d]^T`` over the pixels that a place of the kernel reaches.
-
-    Args:
-        windows: with a stride of 1.
-    """
-
-    def __init__(self, windows: Windows) -> None:
-        self.kernel, self.dilation, self.sizes = windows.kernel, windows.dilation, windows.sizes
-        images, self.channels, *self.shape = windows.inputs.shape
-        self.images = images
-        self.margin = [step * (size - 1) for step, size in zip(self.dilation, self.kernel, strict=True)]
-        self.pixels = windows.inputs.transpose(0, 1).flatten(1)  # [channels, images * height * width]
-        # Room at both ends, so that every pixel has one at every difference: zeros meet nothing.
-        self.room = self.margin[0] * self.shape[1] + self.margin[1]
-        self.padded = functional.pad(self.pixels, (self.room, self.room))
-
-    def of(self, difference: tuple[int, int]) -> Callable[[tuple[int, int]], Tensor]:
-        """A function from a place of the kernel to the sum that belongs to it, float64 ``[channels, channels]``."""
-        offset = difference[0] * self.dilation[0] * self.shape[1] + difference[1] * self.dilation[1]
-        moved = self.padded[:, self.room + offset : self.room + offset + self.pixels.shape[1]]
-        whole = torch.zeros(self.channels, self.channels, dtype=torch.float64, device=moved.device)
-        for own, other in zip(self.pixels.split(CHUNK_PIXELS, 1), moved.split(CHUNK_PIXELS, 1), strict=True):
-            whole += own @ other.T
-        own, other = (part.unflatten(1, (self.images, *self.shape)) for part in (self.pixels, moved))
-        edges = [self._edge(axis) for axis in (0, 1)]
-        rows = _cumulated(own[:, :, edges[0]], other[:, :, edges[0]], (2,))
-        columns = _cumulated(own[..., edges[1]], other[..., edges[1]], (3,))
-        corners = _cumulated(own[:, :, edges[0]][..., edges[1]], other[:, :, edges[0]][..., edges[1]], (2, 3))
-
-        def counted(place: tuple[int, int]) -> Tensor:
-            top, left = (step * index for step, index in zip(self.dilation, place, strict=True))
-            outside_rows = _outside(rows, 0, top, self.margin[0])
-            outside_columns = _outside(columns, 0, left, self.margin[1])
-            both = _outside(_outside(corners, 0, top, self.margin[0]), 0, left, self.margin[1])
-            return whole - outside_rows - outside_columns + both
-
-        return counted
-
-    def totals(self) -> Tensor:
-        """Sums of x over the pixels that each place reaches, float64 ``[channels, places]``."""
-        images = self.pixels.unflatten(1, (self.images, *self.shape)).sum(1, dtype=torch.float64)
-        tops, lefts = (
-            [step * index for index in range(size)] for step, size in zip(self.dilation, self.kernel, strict=True)
-        )
-        height, width = self.sizes
-        return torch.stack(
-            [images[:, top : top + height, left : left + width].sum((1, 2)) for top in tops for left in lefts], 1
-        )
-
-    def _edge(self, axis: int) -> Tensor:
-        """The first and last rows or columns, which some place of the kernel does not reach."""
-        count, size = self.margin[axis], self.shape[axis]
-        return torch.cat([torch.arange(count), torch.arange(size - count, size)])
+def _rows_seen(windows: Windows) -> Tensor:
+    """u, ``[channels * places in a row, rows of the inputs, images * columns]``."""
+    views = windows.inputs
+    steps = zip(windows.sizes, windows.kernel, windows.stride, windows.dilation, strict=True)
+    for axis, (size, kernel, stride, dilation) in enumerate(list(steps)[1:], start=3):
+        views = views.unfold(axis, (size - 1) * stride + 1, dilation).narrow(axis, 0, kernel)[..., ::stride]
+    # [images, channels, rows, places ..., columns ...]
+    others = len(windows.kernel) - 1
+    order = (1, *range(3, 3 + others), 2, 0, *range(3 + others, 3 + 2 * others))
+    return views.permute(order).reshape(windows.inputs.shape[1] * prod(windows.kernel[1:]), windows.inputs.shape[2], -1)
 
 
-def _cumulated(own: Tensor, other: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Products of the slices along some axes, summed up from the first on: a zero, then one more slice each.
-
-    Args:
-        own: ``[channels, images, rows, columns]``.
-        other: likewise.
-        axes: along which every slice has a product of its own.
-
-    Returns:
-        float64 ``[slices + 1 (, slices + 1), channels, channels]``.
-    """
-    parts = [part.movedim(axes, tuple(range(len(axes)))).flatten(len(axes) + 1) for part in (own, other)]
-    products = (parts[0] @ parts[1].mT).double()
-    for axis in range(len(axes)):
-        products = functional.pad(products.movedim(axis, -1), (1, 0)).cumsum(-1).movedim(-1, axis)
-    return products
-
-
-def _outside(cumulated: Tensor, axis: int, first: int, margin: int) -> Tensor:
-    """The sum over the slices before the ``first`` one that counts, and after the last one."""
-    before = cumulated.select(axis, first)
-    return before + cumulated.select(axis, 2 * margin) - cumulated.select(axis, margin + first)
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of ``first second^T`` over all rows and pixels, float64."""
+    total = first.new_zeros(len(first), len(second), dtype=torch.float64)
+    pairs = zip(first.flatten(1).split(CHUNK_PIXELS, 1), second.flatten(1).split(CHUNK_PIXELS, 1), strict=True)
+    for one, other in pairs:
+        total += one @ other.T
+    return total

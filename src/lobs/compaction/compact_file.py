@@ -139,7 +139,7 @@ def _resize(network: nn.Module, entries: dict[str, dict[str, Any]]) -> str:
 
 def _fill(network: nn.Module, tensors: dict[str, Tensor]) -> str:
     """Give a network that has been resized its tensors; what does not fit, as in `_resize`."""
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     state = network.state_dict()
     for key, tensor in tensors.items():
         owner, _, attribute = key.rpartition(".")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import call_input, groups_of, input_samples, unit_outputs, view_of, weight_matrix
 from lobs.layers.network import memory_place, named_modules, prunable_layers, tied_layers
 from lobs.layers.parts import split_parameters, without_calls_of_parts
-from lobs.layers.view import Prunable
+from lobs.layers.view import Prunable, View
 
 # How far ||W y - z||_F may be from zero relative to ||z||_F, by the coarsest dtype that is involved.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -45,6 +46,7 @@ def check_plain(layers: Mapping[str, nn.Module]) -> None:
         ValueError: one is computed from other tensors; the message names the call that makes it plain.
     """
     for name, module in layers.items():
+        _check_view(name, cast("Prunable", module))
         for key in ("weight", "bias"):
             if getattr(module, key) is not None and key not in module._parameters:
                 raise ValueError(
@@ -57,6 +59,20 @@ def check_plain(layers: Mapping[str, nn.Module]) -> None:
                     f"layer {name!r}: its {key} is {parameter.dtype}, and real floating-point numbers are pruned: "
                     f"leave it out with exclude=[{name!r}]"
                 )
+
+
+def _check_view(name: str, module: Prunable) -> None:
+    """Refuse a view that does not put a matrix back where it was taken from."""
+    view, shape = view_of(module), module.weight.shape
+    if type(view).matrix is View.matrix and type(view).shaped is View.shaped:
+        return
+    places = torch.arange(shape.numel()).reshape(shape)
+    back = view.shaped(module, view.matrix(module, places))
+    if back.shape != shape or not torch.equal(back, places):
+        raise ValueError(
+            f"layer {name!r}: {type(view).__name__} of {type(module).__name__} does not undo its matrix() in shaped(): "
+            f"weights would be written to other places than they were read from"
+        )
 
 
 def _remedy(module: nn.Module, key: str) -> str:
@@ -231,7 +247,7 @@ def independent_copy(model: nn.Module) -> nn.Module:
         ValueError: it holds a tensor that cannot be copied, or something else that cannot.
     """
     try:
-        return without_calls_of_parts(copy.deepcopy(model))
+        copied = without_calls_of_parts(copy.deepcopy(model))
     except (RuntimeError, TypeError) as error:
         for name, module in model.named_modules():
             for key, value in vars(module).items():
@@ -244,3 +260,9 @@ def independent_copy(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({' '.join(str(error).split())}): give a network that "
             f"copy.deepcopy copies, or use in_place=True"
         ) from error
+    # Parameters that share their memory and are two objects all the same are two in the copy.
+    first: dict[tuple, nn.Parameter] = {}
+    for own, other in zip(model.parameters(), copied.parameters(), strict=True):
+        if own.numel():
+            other.data = first.setdefault(memory_place(own), other).data
+    return copied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any, cast
@@ -211,7 +212,7 @@ class _Recorder(TorchFunctionMode):
 @torch.no_grad()
 def _own_call(module: Any, inputs: Tensor) -> Windows | None:
     """What a forward of its own gives to torch's convolution; None where it does not compute with the weight so."""
-    with _Recorder(module.weight) as recorder:
+    with _Recorder(module.weight) as recorder, suppress(TypeError):  # of a forward that takes more than inputs
         type(module).forward(module, inputs)
     if recorder.found is None:
         return None

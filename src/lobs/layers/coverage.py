@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from lobs.base.network_inputs import Inputs, run
 from lobs.layers.matrix import find_view
-from lobs.layers.network import named_modules, tied_layers
-from lobs.layers.parts import split_parameters
+from lobs.layers.network import memory_place, named_modules, tied_layers
+from lobs.layers.parts import Part, split_parameters
 
 # Where a parameter lies in memory, from and to, and the layers that it belongs to.
 Place: TypeAlias = tuple[int, int, set[str]]
@@ -87,14 +87,15 @@ def unpruned_weights(model: nn.Module, pruned: Iterable[str], excluded: Iterable
         One entry per module, in the order of definition; a parameter that several modules share is counted once.
     """
     groups, excluded = tied_layers(model), set(excluded)
-    counted = {id(module.weight) for name in pruned for module in groups[name].values()}
+    # A part is another view of its owner's parameter in every module that shares it.
+    counted = {_identity(module, module.weight) for name in pruned for module in groups[name].values()}
     first = {own: name for name, members in groups.items() for own in members}
     result = []
     for name, module in named_modules(model):
         split = split_parameters(module)
         own = {key: p for key, p in module._parameters.items() if p is not None and key not in split}
-        parameters = [p for p in own.values() if p.dim() > 1 and id(p) not in counted]
-        counted |= {id(parameter) for parameter in parameters}
+        parameters = [p for p in own.values() if p.dim() > 1 and _identity(module, p) not in counted]
+        counted |= {_identity(module, parameter) for parameter in parameters}
         weights = sum(parameter.numel() for parameter in parameters)
         if weights:
             layer = first.get(name, name)
@@ -102,12 +103,18 @@ def unpruned_weights(model: nn.Module, pruned: Iterable[str], excluded: Iterable
                 reason = "left out by layers= or exclude="
             elif find_view(module) is not None and any(p is own.get("weight") for p in parameters):
                 reason = calls.reason(layer)
+            elif split:
+                reason = "keys and values of its own are no matrix"
             else:
                 reason = next(
                     (why for kind, why in NOT_COVERED.items() if isinstance(module, kind)), "class not covered"
                 )
             result.append(Unpruned(name, type(module).__name__, weights, reason, layer in excluded))
     return result
+
+
+def _identity(module: nn.Module, parameter: Tensor) -> object:
+    return memory_place(parameter) if isinstance(module, Part) else id(parameter)
 
 
 def weight_count(model: nn.Module) -> int:

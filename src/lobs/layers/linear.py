@@ -35,7 +35,9 @@ class TransposedLinearView(LinearView):
     @staticmethod
     def fits(module: nn.Module) -> bool:
         """Known by its name and its ``nf`` units, so that transformers need not be there."""
-        return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__) and hasattr(module, "nf")
+        named = any(kind.__name__ == "Conv1D" for kind in type(module).__mro__) and hasattr(module, "nf")
+        weight = module._parameters.get("weight")
+        return named and weight is not None and weight.dim() == 2 and hasattr(module, "bias")
 
     def matrix(self, module: Any, values: Tensor) -> Tensor:
         """Transposed."""

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from lobs.layers.matrix import find_view, groups_of, kinds
+from lobs.layers.matrix import find_view, groups_of, kinds, view_of
 from lobs.layers.parts import parts_of
 from lobs.layers.view import Prunable
 
@@ -57,6 +57,9 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
     chosen: set[str] = set()
     for pattern in layers:
         matches = {name for name, members in groups.items() if any(fnmatchcase(own, pattern) for own in members)}
+        if not matches and any(own.startswith(f"{pattern}.") for members in groups.values() for own in members):
+            kind = type(modules[pattern]).__name__ if pattern in modules else "module"
+            raise TypeError(f"{pattern!r} is a {kind} of several layers: all of them are {pattern + '.*'!r}")
         if not matches and pattern in modules:
             raise TypeError(
                 f"layer {pattern!r} is a {type(modules[pattern]).__name__}, which is not seen as a matrix: layers of "
@@ -95,6 +98,11 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
                 f"was before (torch.compile's result holds it as _orig_mod) and compile what comes back"
             )
         if find_view(module) is not None:
+            if not (hasattr(module, "weight") and hasattr(module, "bias")):
+                raise ValueError(
+                    f"layer {name!r}: {type(module).__name__} is registered as a layer and has no weight or no bias: "
+                    f"a layer has both (its bias may be None)"
+                )
             first, weight = name, module._parameters.get("weight")
             if weight is not None and (isinstance(weight, nn.parameter.UninitializedParameter) or weight.is_meta):
                 raise ValueError(
@@ -103,7 +111,8 @@ def tied_layers(model: nn.Module) -> dict[str, dict[str, Prunable]]:
                 )
             # A weight that is computed anew is nobody else's.
             if weight is not None and weight.numel():
-                first = owners.setdefault((memory_place(weight), groups_of(module)), name)
+                view = view_of(module)  # the same weight seen otherwise is another layer: `check_owners` refuses both
+                first = owners.setdefault((memory_place(weight), groups_of(module), id(view)), name)
             groups.setdefault(first, {})[name] = cast("Prunable", module)
     return groups
 

@@ -4,7 +4,7 @@
 of such a module is a *part*: an `nn.Linear` whose weight and bias are views of the module's own parameters, so that
 what is written to a part is in the module, whose state, class and attributes stay as they are. Parts are named after
 their owner (``encoder.attention.q_proj``). They are no submodules; within `evaluation_mode` the owner's forward calls
-them like any other layer.
+them like any other layer. So does torchvision's window attention its submodules.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from torch import nn
 from lobs.layers.attention import Attention
 from lobs.layers.composite import Composite, Slice
 from lobs.layers.recurrent import Recurrent
+from lobs.layers.window_attention import WindowAttention
 
 
 class Part(nn.Linear):
     """One matrix of a module that computes with several."""
 
 
-COMPOSITES: tuple[Composite, ...] = (Attention(), Recurrent())
+COMPOSITES: tuple[Composite, ...] = (Attention(), Recurrent(), WindowAttention())
 _PARTS: WeakKeyDictionary[nn.Module, dict[str, Part]] = WeakKeyDictionary()
 _FORWARD = "forward"
 
@@ -92,13 +93,14 @@ def _point(part: Part, key: str, owner: nn.Module, piece: Slice | None) -> None:
     view = whole.detach()[piece.rows]
     now = part._parameters.get(key)
     if now is None or (now.data_ptr(), now.shape, now.dtype) != (view.data_ptr(), view.shape, view.dtype):
-        part.register_parameter(key, nn.Parameter(view, requires_grad=whole.requires_grad))
+        trained = whole.requires_grad and not whole.is_inference()
+        part.register_parameter(key, nn.Parameter(view, requires_grad=trained))
 
 
 @contextmanager
 def calls_of_parts(model: nn.Module) -> Iterator[None]:
-    """Within the block, modules that have parts compute by calling them."""
-    owners = [module for module in model.modules() if _FORWARD not in vars(module) and parts_of(module)]
+    """Within the block, modules that compute with several matrices do so by calling their parts, or their layers."""
+    owners = [module for module in model.modules() if _FORWARD not in vars(module) and composite_of(module)]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         for module in owners:
@@ -124,4 +126,6 @@ def without_calls_of_parts(model: nn.Module) -> nn.Module:
 def _by_parts(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
     composite = composite_of(self)
     assert composite is not None
+    if any(isinstance(value, torch.Tensor) and value.is_nested for value in (*args, *kwargs.values())):
+        return type(self).forward(self, *args, **kwargs)  # what its parts would be given has no rows
     return composite.forward(self, parts_of(self), *args, **kwargs)

@@ -70,7 +70,7 @@ class Recurrent(Composite):
         ends = ends if back is None else [end[:, back] for end in ends]
         if packed:
             return PackedSequence(data, sizes, order, back), tuple(ends) if cells else ends[0]
-        output = data.unflatten(0, (-1, count))
+        output = data.unflatten(0, (len(sizes), count))
         if not batched:
             output, ends = output[:, 0], [end[:, 0] for end in ends]
         elif module.batch_first:

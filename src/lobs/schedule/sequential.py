@@ -110,13 +110,13 @@ def paired_statistics(
     sums, residuals = InputSums(base.bias, keep), ResidualSums(base.bias, keep)
     for count, (wanted, found) in zip(inputs, side_by_side(name, dense, pruned), strict=True):
         sums.inputs += count
+        shapes = [[tuple(output.shape) for _, output in calls] for calls in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"layer {name!r} gives {shapes[0]} in the pruned network and {shapes[1]} in the dense one: what "
+                f"reaches it depends on the data (a mixture of experts), which cannot be pruned with sequential=True"
+            )
         for (_, target), (given, output) in zip(wanted, found, strict=True):
-            if target.shape != output.shape:
-                raise ValueError(
-                    f"layer {name!r} gives {tuple(output.shape)} in the pruned network and {tuple(target.shape)} in "
-                    f"the dense one: what reaches it depends on the data (a mixture of experts), which cannot be "
-                    f"pruned with sequential=True"
-                )
             if not given.numel():
                 continue
             targets = unit_outputs(module, target)

@@ -28,6 +28,12 @@ def validate(config: Mapping[str, Any]) -> None:
     weights = config.get("model", {}).get("weights")
     if not (weights is None or (isinstance(weights, str) and weights)):
         raise ConfigError(f"model.weights={weights!r} is not accepted: the name of weights, a file, or null")
+    output = config.get("model", {}).get("output")
+    if not (output is None or (isinstance(output, (str, int)) and not isinstance(output, bool) and output != "")):
+        raise ConfigError(
+            f"model.output={output!r} is not accepted: a key or attribute of the network's outputs, an index, "
+            "package.function of them, or null"
+        )
     check_tuned(config.get("methods", {}))
     data, method = config.get("data", {}), config.get("method", {})
     if "_target_" in data and data["_target_"] is None and data["name"] not in DATASETS:

@@ -263,6 +263,7 @@ class Config(Section):
 # Mappings whose keys a command line may add to; what may stand in them is checked by `lobs_paper.config.checks`.
 OPEN_KEYS = (
     "model.weights",
+    "model.output",
     "method.limits.",
     "method.options.",
     "method.retrain.",

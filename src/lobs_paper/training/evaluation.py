@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lobs.base.network_inputs import shown
 from lobs.layers.evaluation import evaluation_mode
 from lobs_paper.data.splits import Batches, Split
 
@@ -27,7 +28,7 @@ class Errors:
     """Errors on labelled images in percent.
 
     Attributes:
-        top1: images whose largest output is not the label's.
+        top1: images whose largest output is not the label's; with a label per pixel, the mean share of such pixels.
         top5: images whose five largest outputs do not hold the label's; None for fewer than 100 classes.
     """
 
@@ -61,22 +62,40 @@ def error_percent(network: nn.Module, split: Split) -> float:
 
 
 @torch.no_grad()
-def wrong_answers(network: nn.Module, batches: Batches) -> tuple[int, int | None]:
+def wrong_answers(network: nn.Module, batches: Batches) -> tuple[float, float | None]:
     """How many images have another largest output than their label's, and how many have none such among five.
 
+    Args:
+        network: its outputs are logits ``[k, classes, ...]`` of labels ``[k, ...]``.
+        batches: of inputs and labels.
+
     Returns:
-        The counts; None for fewer than 100 classes.
+        The counts, an image with several labels counted by their share; None for fewer than 100 classes.
+
+    Raises:
+        ValueError: the outputs are something else.
     """
     device = _device(network)
-    wrong1, wrong5, classes = 0, 0, 0
+    wrong1, wrong5, classes = 0.0, 0.0, 0
     with evaluation_mode(network):
         for inputs, labels in batches:
             outputs, labels = network(inputs.to(device)), labels.to(device)
+            if not isinstance(outputs, Tensor) or (*outputs.shape[:1], *outputs.shape[2:]) != labels.shape:
+                raise ValueError(
+                    f"the error is measured by class logits [images, classes] for labels {tuple(labels.shape)}, and "
+                    f"the network gives {shown(outputs)}: name what to take of it with model.output, a key, an index, "
+                    f"or package.function"
+                )
             classes = outputs.shape[1]
-            wrong1 += int((outputs.argmax(dim=1) != labels).sum())
+            wrong1 += _shares(outputs.argmax(dim=1) != labels)
             if classes >= TOP5_CLASSES:
-                wrong5 += int((outputs.topk(5).indices != labels[:, None]).all(1).sum())
+                wrong5 += _shares((outputs.topk(5, dim=1).indices != labels[:, None]).all(1))
     return wrong1, wrong5 if classes >= TOP5_CLASSES else None
+
+
+def _shares(wrong: Tensor) -> float:
+    """The sum over images of the share of an image's labels."""
+    return float(wrong.double().reshape(len(wrong), -1).mean(1).sum())
 
 
 class DenseOutputs:

@@ -87,8 +87,8 @@ class Classifier(pl.LightningModule):
         if size == 1:
             return functional.cross_entropy(outputs, labels)
         # DDP averages the gradients, and shares may differ in size: weighted like this, the average is the minibatch's.
-        images = summed(torch.tensor(len(labels), device=outputs.device))
-        return functional.cross_entropy(outputs, labels, reduction="sum") * size / images
+        answers = summed(torch.tensor(outputs[:, 0].numel(), device=outputs.device))
+        return functional.cross_entropy(outputs, labels, reduction="sum") * size / answers
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer and, where it asks for one, a schedule that moves with every minibatch."""
@@ -132,7 +132,7 @@ class ErrorCurve(pl.Callback):
         loss = float(summed(torch.stack(self._losses).mean()) / size) if self._losses else None
         self._losses = []
         share = self._measured.batches(batch_size(self._measured)).share(rank, size)
-        wrong = int(summed(torch.tensor(wrong_answers(network, share)[0])))
+        wrong = float(summed(torch.tensor(wrong_answers(network, share)[0], dtype=torch.float64)))
         self.points.append(
             {
                 "iteration": iteration,

@@ -216,3 +216,24 @@ def test_a_file_s_size_is_not_shared_out_between_parts():
     model = ATTENTION["attention"]().eval()
     with pytest.raises(ValueError, match=r"layer 'attend\.q_proj' is a part of a module's weight"):
         lobs.prune(model, batches=[torch.randn(60, 5, 8)], method="magnitude", size=2000, allocation="relative")
+
+
+@pytest.mark.parametrize(("version", "layers"), [("", ["qkv", "proj"]), ("V2", ["proj"])])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_torchvisions_window_attention_calls_its_layers(version, layers, sequential):
+    swin = pytest.importorskip("torchvision.models.swin_transformer")
+    torch.manual_seed(0)
+    module = getattr(swin, f"ShiftedWindowAttention{version}")(8, [4, 4], [2, 2], 2).eval()
+    x, calls = torch.randn(5, 7, 8, 8), []  # padded and shifted
+    for name, layer in module.named_children():
+        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
+    expected = module(x)
+    calls.clear()
+    with evaluation_mode(module):
+        close(module(x), expected)
+    assert [name for name in calls if name in ("qkv", "proj")] == layers
+    result = lobs.prune(module, batches=[x], method="exact_obs", density=0.5, sequential=sequential)
+    assert set(layers) <= set(result.masks)
+    assert {entry.name: entry.reason.split(" (")[0] for entry in result.unpruned if entry.kind == "Linear"} == (
+        {} if "qkv" in layers else {"qkv": "used by a function"}
+    )

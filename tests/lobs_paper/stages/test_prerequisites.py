@@ -30,7 +30,13 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.head(self.act(self.norm(self.conv(x))).mean((2, 3)))
+
+class Both(Net):
+    def forward(self, x):
+        maps = self.act(self.norm(self.conv(x)))
+        return {"out": self.head(maps.mean((2, 3))), "maps": maps}
 """
+NETS = ("Net", "Both")
 FAST = ["device=cpu", "threads=1", "data.size=16", "data.resize=20"]
 
 
@@ -98,6 +104,16 @@ def test_only_what_is_missing_or_stale_runs_before_a_stage(folder, capsys):
     assert lobs("collect", "model.width=5", "data.root=pictures") == ["train"]
 
 
+@pytest.mark.slow
+def test_a_part_of_the_outputs_is_pruned_by_retrained_and_measured(folder):
+    words = [*FAST, "method.allocation=measured", "retrain.iterations=2", "retrain.batch_size=4"]
+    assert main(["evaluate", *example(), *words]) == 0
+    assert main(["evaluate", *example(), *words, "model._target_=my_package.net.Both", "model.output=out"]) == 0
+    plain, both = (json.loads((folder / f"runs/{n}/seed0/lobs/evaluate/metrics.json").read_text()) for n in NETS)
+    assert {**both, "experiment": "Net"} == plain
+    assert plain["pruned"]["storage"]["compact_bytes"]
+
+
 def test_a_sweep_prepares_its_points_once(folder, capsys):
     assert main(["prune", "-m", *example()[:-1], "density=0.2,0.5", *FAST, "method=magnitude"]) == 0
     assert ran(capsys) == ["fetch", "train", "collect"]
@@ -119,6 +135,16 @@ def test_without_weights_nothing_runs_of_itself(folder, capsys):
         ("model.weights=none.pt", "model.weights=none.pt does not exist"),
         ("model.weights=3", "model.weights=3 is not accepted: the name of weights, a file, or null"),
         ("model.depth=3", "does not accept {'depth': 3}"),
+        (
+            "model._target_=my_package.net.Both",
+            "dict of out=(6, 3) torch.float32, maps=(6, 4, 16, 16)",
+        ),
+        (
+            "model.output=[1]",
+            "model.output=[1] is not accepted: a key or attribute of the network's outputs",
+        ),
+        ("model.output=out", "output='out' is no part of the network's outputs, which are one tensor (6, 3)"),
+        ("model.output=my_package.net.none", "model.output='my_package.net.none' cannot be imported"),
         ("data.root=null", "data=folder is not downloaded: give data.root=<path>"),
     ],
 )

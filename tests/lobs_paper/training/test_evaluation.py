@@ -29,6 +29,22 @@ def test_top_1_and_top_5_errors_are_those_of_a_count(classes):
         assert found.named("error_before_percent").keys() == {"error_before_percent", "top5_error_before_percent"}
 
 
+def test_with_a_label_per_pixel_an_image_counts_by_its_share_of_wrong_ones():
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 120, 1)
+    split = Split(torch.randint(0, 256, (9, 3, 4, 5), dtype=torch.uint8), torch.randint(0, 5, (9, 4, 5)))
+    with torch.no_grad():
+        wrong = (network(split[:][0]).argmax(1) != split.labels).double()
+    assert errors(network, split).top1 == pytest.approx(100 * float(wrong.mean()))
+    assert 0 <= errors(network, split).top5 <= errors(network, split).top1
+
+
+def test_outputs_that_do_not_go_with_the_labels_are_refused():
+    network, split = nn.Conv2d(3, 7, 1), Split(torch.zeros(2, 3, 4, 5, dtype=torch.uint8), torch.zeros(2).long())
+    with pytest.raises(ValueError, match=r"for labels \(2,\), and the network gives \(2, 7, 4, 5\) torch.float32"):
+        errors(network, split)
+
+
 def test_large_images_are_measured_few_at_a_time():
     labels = torch.zeros(3, dtype=torch.long)
     assert batch_size(Split(torch.zeros(3, 28, 28, dtype=torch.uint8), labels)) == 250
