@@ -17,14 +17,14 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet pipelines test package lint format bench bench-gpu screenshot ui
+.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet pipelines test coverage docs package lint format bench bench-gpu screenshot ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[experiments,export,imagenet,slurm,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[experiments,export,imagenet,slurm,docs,dev]'
 	touch $@
 
 repro: $(STAMP) ## rerun the paper's experiments, from raw data to reports/README.md
@@ -54,6 +54,12 @@ pipelines: $(STAMP) ## write pipelines/*/dvc.yaml anew from dvc.yaml
 
 test: lint ## lint, types, then the test suite
 	pytest -n 2
+
+coverage: $(STAMP) ## the test suite, and which lines it runs
+	pytest -n 2 --cov=src --cov-report=term
+
+docs: $(STAMP) ## build the site into site/, warnings are errors; open site/index.html
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 package: $(STAMP) ## build the sdist and the wheel, and try the wheel out in an empty folder
 	python tests/packaging/check_wheel.py

@@ -1,4 +1,4 @@
-"""README.md and docs/*.md: every Python block runs, our programs accept every command line, every link resolves."""
+"""README.md, CONTRIBUTING.md, docs/*.md: Python blocks run, our programs accept the command lines, links resolve."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 import yaml
 from torch import nn
 
+import lobs
 from lobs_paper.cli import STAGES, main
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Languages of blocks that somebody could try out; formulas and pictures stand in blocks without a language.
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Languages of blocks that somebody could try out; pictures stand in blocks without a language, formulas in "math".
 LANGUAGES = {"python", "sh", "yaml"}
 TEXTS = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def test_every_python_block_runs(path, tmp_path, monkeypatch):
     batches = [(torch.randn(30, 12), torch.zeros(30)) for _ in range(3)]
     names = {"model": model, "batches": batches}  # as a reader would: one block after the other
     for language, block in blocks(path):
-        assert language in LANGUAGES | {""}, f"{path.name}: nobody runs blocks of {language}"
+        assert language in LANGUAGES | {"", "math"}, f"{path.name}: nobody runs blocks of {language}"
         if language == "python":
             exec(block, names)
             if path.name == "README.md":
@@ -175,6 +176,12 @@ def test_what_a_document_may_not_say_is_noticed(tmp_path):
     ]:
         with pytest.raises((AssertionError, KeyError)):
             check(words, tmp_path)
+
+
+def test_the_version_is_the_same_wherever_it_is_named():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == lobs.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+) ?", changes, flags=re.MULTILINE)[0] == lobs.__version__
 
 
 def test_the_picture_of_the_packages_is_up_to_date():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lobs.solvers.hessian import SingularStatisticsError
     from lobs.solvers.path import PruningPath
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "collect_statistics": "lobs.calibration.collect",

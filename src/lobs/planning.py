@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.network import prunable_layers
+from lobs.plots import curve_figure
 from lobs.registry import CORRECTIONS, GLOBAL_CANDIDATES, unknown_name
 from lobs.result import PruneResult
 from lobs.schedule.job import Job
@@ -40,6 +41,9 @@ from lobs.schedule.run import refitted
 from lobs.schedule.stages import run_in_stages, stage_budgets
 from lobs.schedule.way import Way
 from lobs.solvers import PruningPath, Solver
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,23 @@ class Plan:
                 continue
             points.append(curve_point(self.paths, decision, consumers, measure))
         return points
+
+    def plot(self, densities: Iterable[float] | None = None, allocation: str = "uniform") -> Figure:
+        """Error against density, from `curve`.
+
+        Args:
+            densities: as for `curve`.
+            allocation: as for `curve`.
+
+        Returns:
+            A figure of matplotlib: the layers' mean relative error, and with batches the distance of the outputs.
+
+        Raises:
+            ImportError: matplotlib is not installed (``pip install 'lobs[plots]'``).
+            ValueError: as `curve`.
+            TypeError: as `curve`.
+        """
+        return curve_figure(self.curve(densities, allocation))
 
     def _check_unchanged(self) -> None:
         if self._versions != _versions(self.model):

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from lobs.layers.coverage import Unpruned, shown
+from lobs.plots import layers_figure
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lobs.repair.refit import Refit
 
 
@@ -105,6 +108,17 @@ class PruneResult:
         if not self.weights:
             return self.density
         return (sum(record.kept for record in self.layers) + sum(e.weights for e in self.unpruned)) / self.weights
+
+    def plot(self) -> Figure:
+        """Every layer's density and relative error as bars.
+
+        Returns:
+            A figure of matplotlib: `.savefig("layers.png")` keeps it, notebooks show it.
+
+        Raises:
+            ImportError: matplotlib is not installed (``pip install 'lobs[plots]'``).
+        """
+        return layers_figure(self.layers, self.density)
 
     def __repr__(self) -> str:
         rows = [("layer", "weights", "density", "relative error")]

@@ -3,10 +3,12 @@
 The wheel is installed into a new virtual environment without its dependencies; a .pth file lends it those of the
 environment that runs this. So it is not proved that the dependencies which pyproject.toml declares are enough or can be
 installed: `--fresh` installs them from the registry and proves that (the job `package` of .github/workflows/ci.yml).
+`--built FOLDER` takes the archives that lie there already, to try out what is going to be published.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -48,15 +50,20 @@ ONE_LINE = "lobs: lobs prune needs {}, which is not installed here: run `pip ins
 
 
 def main() -> None:
-    fresh = "--fresh" in sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--built", type=Path, metavar="FOLDER")
+    given = parser.parse_args()
     with TemporaryDirectory() as folder:
         place = Path(folder).resolve()
-        run(sys.executable, "-m", "build", "--outdir", place / "dist", ROOT, cwd=ROOT)
-        (sdist,), (wheel,) = (place / "dist").glob("*.tar.gz"), (place / "dist").glob("*.whl")
+        built = (given.built or place / "dist").resolve()
+        if given.built is None:
+            run(sys.executable, "-m", "build", "--outdir", built, ROOT, cwd=ROOT)
+        (sdist,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
         check_contents(sdist, wheel)
-        python = install(wheel, place / "environment", fresh)
+        python = install(wheel, place / "environment", given.fresh)
         (place / "empty").mkdir()
-        try_out(python, place / "empty", fresh)
+        try_out(python, place / "empty", given.fresh)
         check_types(python, place / "empty")
     print("the sdist and the wheel are as they should be")
 
