@@ -53,8 +53,8 @@ CONVOLUTIONS = {
     "depthwise": (192, 192, 3, 192, 28, 64, 2),
 }
 NOTE = """
-Each row: seconds of what is measured, seconds of what it is compared with, and their ratio, taken in turns in one run on
-{threads} threads (PyTorch {version}). Made by benchmarks/speed.py.
+Each row: seconds of what is measured, seconds of what it is compared with, and their ratio, taken in turns in one run
+on {threads} threads (PyTorch {version}). Made by benchmarks/speed.py.
 """
 
 

@@ -1,0 +1,173 @@
+"""What strangers brought that was silently wrong, or failed in somebody else's words."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+import lobs
+from helpers.networks import net
+from lobs.layers.matrix import VIEWS
+
+
+class Conv1D(nn.Module):
+    """As transformers has it."""
+
+    def __init__(self, size, bias=True):
+        super().__init__()
+        self.nf, self.weight = size, nn.Parameter(torch.randn(size, size))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x):
+        return x @ self.weight + getattr(self, "bias", 0)
+
+
+def tied(first, second, key="weight"):
+    model = nn.Sequential(first, second)
+    setattr(second, key, getattr(first, key))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        (tied(Conv1D(6), nn.Linear(6, 6)), torch.randn(60, 6)),
+        (tied(nn.Conv2d(3, 3, 3, bias=False), nn.ConvTranspose2d(3, 3, 3, bias=False)), torch.randn(60, 3, 5, 5)),
+    ],
+)
+def test_one_weight_that_two_classes_see_otherwise_is_refused(model, inputs):
+    with pytest.raises(ValueError, match=r"shares its weight with 'weight' of '0' .* computes with it in another way"):
+        lobs.prune(model, batches=[inputs], method="magnitude", density=0.5)
+
+
+class Turned(nn.Linear):
+    pass
+
+
+def test_a_view_that_does_not_undo_itself_is_refused():
+    class View(type(VIEWS[nn.Linear])):
+        def matrix(self, module, values):
+            return values.flip(1)
+
+        def samples(self, module, inputs, chunk_bytes):
+            yield inputs.flip(1)[None]
+
+    lobs.layers.register(Turned, View())
+    try:
+        with pytest.raises(ValueError, match=r"layer '0': View of Turned does not undo its matrix\(\) in shaped\(\)"):
+            lobs.prune(nn.Sequential(Turned(6, 4)), batches=[torch.randn(60, 6)], method="magnitude", density=0.5)
+    finally:
+        del VIEWS[Turned]
+
+
+def test_a_size_that_is_given_at_the_call_is_refused_whenever_it_comes():
+    model = net(lambda self, x: self.up(x, output_size=[x.shape[-1] * 2]), up=nn.ConvTranspose1d(2, 3, 2, stride=2))
+    lobs.prune(model, batches=[torch.randn(60, 2, 7)], method="magnitude", density=0.5)
+    model = net(
+        lambda self, x: self.up(x, output_size=[2 * x.shape[-1] - x.shape[-1] % 2]),
+        up=nn.ConvTranspose1d(2, 3, 1, stride=2),
+    )
+    batches = [torch.randn(60, 2, 7), torch.randn(60, 2, 8)]
+    with pytest.raises(ValueError, match=r"layer 'up' was given \d+ samples and gave \d+ in one call \(output_size="):
+        lobs.prune(model, batches=batches, method="magnitude", density=0.5)
+
+
+@pytest.mark.parametrize("memory", [nn.LSTM(6, 6), nn.TransformerEncoderLayer(6, 2, 8)])
+def test_batches_whose_first_axis_is_time_stay_whole(memory):
+    seen = set()
+
+    def forward(self, x):
+        seen.add(tuple(x.shape))
+        states = self.memory(x)
+        return self.head(states[0] if isinstance(states, tuple) else states)
+
+    model = net(forward, memory=memory, head=nn.Linear(6, 3))
+    result = lobs.prune(model.eval(), batches=[torch.randn(9, 10, 6) for _ in range(7)], density=0.5, refit=5)
+    assert {shape[1] for shape in seen} == {10}
+    assert {shape[0] for shape in seen} == {2, 9}, "a probe of two, else whole sequences"
+    assert any("batches stay whole" in note for note in result.notes)
+
+
+def test_inputs_that_do_not_depend_on_each_other_are_taken_one_by_one():
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+    result = lobs.prune(model, batches=[torch.randn(60, 6)], density=0.5, refit=5)
+    assert result.held_out == 10
+    assert not any("whole" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_sequences_of_many_lengths_are_gone_through(kind):
+    model = net(
+        lambda self, x: self.head(self.memory(x)[1][-1][-1] if kind is nn.LSTM else self.memory(x)[1][-1]),
+        memory=kind(6, 5),
+        head=nn.Linear(5, 3),
+    )
+    batches = [
+        pack_sequence([torch.randn(n, 6) for n in sorted(sizes, reverse=True)]) for sizes in ((3, 5), (7, 2), (4, 4))
+    ]
+    result = lobs.prune(
+        model.eval(),
+        batches=batches,
+        call=lambda network, batch: network(batch),
+        density=0.5,
+        sequential=True,
+        method="exact_obs",
+    )
+    assert set(result.masks) == {"memory.ih_l0", "memory.hh_l0", "head"}
+
+
+def test_layers_without_a_bias_of_any_kind():
+    lobs.layers.register(Turned, VIEWS[nn.Linear])
+    try:
+        layer = Turned(6, 4, bias=False)
+        del layer._parameters["bias"]
+        with pytest.raises(ValueError, match="layer '0': Turned is registered as a layer and has no weight or no bias"):
+            lobs.layers.prunable_layers(nn.Sequential(layer))
+    finally:
+        del VIEWS[Turned]
+    with pytest.raises(ValueError, match="has no layer to prune"):
+        lobs.layers.prunable_layers(nn.Sequential(Conv1D(4, bias=False)))
+
+
+def test_parts_of_a_shared_weight_are_counted_once():
+    one, other = nn.MultiheadAttention(8, 2, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)
+    other.in_proj_weight, other.in_proj_bias = one.in_proj_weight, one.in_proj_bias
+    model = net(lambda self, x: self.b(*[self.a(x, x, x)[0]] * 3)[0], a=one, b=other).eval()
+    result = lobs.prune(model, batches=[torch.randn(60, 3, 8)], method="magnitude", density=0.5, exclude=["a.q_proj"])
+    pruned = sum(record.kept + record.removed for record in result.layers)
+    assert pruned + sum(entry.weights for entry in result.unpruned) == result.weights == 5 * 64
+
+
+def test_weights_that_share_their_memory_alone_do_so_in_the_copy():
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 6, bias=False))
+    model[2].weight.data = model[0].weight.data
+    result = lobs.prune(model.eval(), batches=[torch.randn(60, 6)], method="magnitude", density=0.5)
+    assert torch.equal(result.model[0].weight, result.model[2].weight)
+    assert result.model[0].weight.data_ptr() == result.model[2].weight.data_ptr() != model[0].weight.data_ptr()
+    assert int((result.model[2].weight == 0).sum()) == 18
+
+
+def test_a_module_of_several_layers_is_named_with_its_layers():
+    model = net(lambda self, x: self.a(x, x, x)[0], a=nn.MultiheadAttention(8, 2, batch_first=True))
+    with pytest.raises(TypeError, match=r"'a' is a MultiheadAttention of several layers: all of them are 'a\.\*'"):
+        lobs.prune(model.eval(), batches=[torch.randn(60, 3, 8)], method="magnitude", density=0.5, exclude=["a"])
+
+
+def test_attention_made_in_inference_mode_is_refused_like_any_other_layer():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)).eval()
+    with pytest.raises(ValueError, match=r"made in torch\.inference_mode"):
+        lobs.prune(model, batches=[torch.randn(60, 3, 8)], method="magnitude", density=0.5)
+
+
+def test_a_compact_file_of_one_module_in_two_places_comes_back(tmp_path):
+    def make():
+        layer = nn.Linear(6, 6)
+        return nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(6, 2)).eval()
+
+    model, inputs = make(), torch.randn(60, 6)
+    small = lobs.compact(lobs.prune(model, batches=[inputs], method="magnitude", density=0.5).model, inputs)
+    lobs.save_compact(small, tmp_path / "small.safetensors")
+    again = lobs.load_compact(tmp_path / "small.safetensors", into=make())
+    torch.testing.assert_close(again(inputs), small.model(inputs))
