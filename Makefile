@@ -59,7 +59,7 @@ coverage: $(STAMP) ## the test suite, and which lines it runs
 	pytest -n 2 --cov=src --cov-report=term
 
 docs: $(STAMP) ## build the site into site/, warnings are errors; open site/index.html
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 package: $(STAMP) ## build the sdist and the wheel, and try the wheel out in an empty folder
 	python tests/packaging/check_wheel.py

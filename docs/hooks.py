@@ -35,7 +35,11 @@ TITLES = {
     "layers": "Layers",
     "integrations": "Lightning",
 }
-LINK = re.compile(r"(?P<picture>!?)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
+# Code is matched to be left as it is.
+LINK = re.compile(
+    r"^```.*?^```|`[^`\n]+`(?!\])|(?P<picture>!?)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)",
+    re.DOTALL | re.MULTILINE,
+)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 FETCHED = re.compile(r'<(?:script|img|iframe|link rel="(?!canonical)[^"]*")[^>]* (?:src|href)="(?:https?:)?//[^"]*"')
 
@@ -125,7 +129,7 @@ def site_link(found: re.Match[str], uri: str, uris: set[str], repository: str | 
     """A link between files of the repository as one between pages.
 
     Args:
-        found: the link.
+        found: the link, or a piece of code.
         uri: of the page that it is on.
         uris: of all files of the site.
         repository: the project's address; None: there is none.
@@ -134,6 +138,8 @@ def site_link(found: re.Match[str], uri: str, uris: set[str], repository: str | 
         The same link with another target; what is not in the site is linked to in the repository, and named where
         that has no address.
     """
+    if not found["target"]:
+        return found[0]
     folder = posixpath.dirname(repository_path(uri))
     target = posixpath.normpath(posixpath.join(folder, found["target"]))
     places = {"README.md": "index.md", **{path: place for place, path in ELSEWHERE.items()}}

@@ -161,7 +161,8 @@ CHECKS = {
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_relative_link_resolves(path):
-    for link in re.findall(r"\]\(([^)#:]+)\)", TEXTS[path]):
+    text = re.sub(r"^```.*?^```", "", TEXTS[path], flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)#:]+)[)#]", text):
         assert (path.parent / link).exists(), link
 
 

@@ -91,13 +91,15 @@ PLACES = [
     ("methods.md", "[the solver](../src/lobs/solvers/lobs.py)", "the solver (`src/lobs/solvers/lobs.py`)"),
     ("methods.md", "[solvers/lobs.py](../src/lobs/solvers/lobs.py)", "`solvers/lobs.py`"),
     ("contributing.md", "[conf/](conf/)", "`conf`"),
+    ("methods.md", "`self[1](features)`\n```python\nself[1](features)\n```\n", None),
+    ("methods.md", "[`a`](../README.md), `b`", "[`a`](index.md), `b`"),
     ("methods.md", "[a](https://example.org/x.md), [b](#c)", "[a](https://example.org/x.md), [b](#c)"),
 ]
 
 
 @pytest.mark.parametrize(("page", "link", "expected"), PLACES)
 def test_links_lead_to_pages_where_there_are_some(page, link, expected):
-    assert hooks.LINK.sub(lambda found: hooks.site_link(found, page, URIS, None), link) == expected
+    assert hooks.LINK.sub(lambda found: hooks.site_link(found, page, URIS, None), link) == (expected or link)
 
 
 def test_links_that_leave_the_site_lead_into_the_repository_where_it_has_an_address():
