@@ -6,7 +6,11 @@ ROOT = Path(__file__).parents[1]
 # Tested together: one row of a table per file, or parts of one module's promise.
 TOGETHER = {
     "lobs/calibration/calling": "lobs/calibration/test_batches",
-    **{f"lobs/layers/{name}": "lobs/layers/test_parts" for name in ("attention", "composite", "recurrent", "window_attention")},
+    **{
+        f"lobs/layers/{name}": "lobs/layers/test_parts"
+        for name in ("attention", "composite", "recurrent", "window_attention")
+    },
+    "lobs/export/kernels": "lobs/export/test_accelerate",
     "lobs/layers/view": "lobs/layers/test_views",
     **{f"lobs/solvers/{name}": "lobs/solvers/test_contract" for name in ("magnitude", "random", "sparsegpt", "wanda")},
     **{
