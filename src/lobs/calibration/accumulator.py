@@ -6,13 +6,16 @@ so that float32 inputs lose nothing that matters, and memory does not grow with 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.nn import grad
 
 from lobs.base.distributed import gathered, summed
 from lobs.calibration.shifted_products import add_shifted_products, shifts_pay
-from lobs.layers.convolution import ConvolutionView
-from lobs.layers.matrix import input_samples, matrix_shape, view_of
+from lobs.layers.convolution import ConvolutionView, Windows
+from lobs.layers.matrix import input_samples, matrix_shape, unit_outputs, view_of
 from lobs.layers.view import Prunable
 
 # Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
@@ -21,6 +24,9 @@ CHUNK_SAMPLES = 4096
 PRODUCT_ROWS = 1024
 # Inputs that are unfolded along some axes only come in chunks of about so many bytes.
 SHIFTED_BYTES = 32 * 2**20
+# And of so many output positions at most: what is summed in the inputs' precision at once.
+SHIFTED_POSITIONS = 2**17
+GRADIENTS = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
 
 
 class Reservoir:
@@ -103,23 +109,20 @@ class InputSums:
 
     def add_call(self, module: Prunable, inputs: Tensor) -> None:
         """Add what a layer was given in a call; without unfolding it, where that is faster and no rows are kept."""
-        view = view_of(module)
-        whole = isinstance(view, ConvolutionView) and not self.reservoir.keep and inputs.dim() == view.axes + 2
-        if isinstance(view, ConvolutionView) and whole and shifts_pay(view.windows(module, inputs[:1])):
-            images = max(1, len(inputs) * SHIFTED_BYTES // max(1, inputs.numel() * inputs.element_size()))
-            for chunk in widened(inputs).split(images):
-                windows = view.windows(module, chunk)
-                features = matrix_shape(module)[1]
-                if not self.samples:
-                    size = features + self.bias
-                    self.moment = chunk.new_zeros(1, size, size, dtype=torch.float64)
-                moment = self.moment[0, :features, :features]
-                total = self.moment[0, -1, :features] if self.bias else moment.new_empty(features)
-                add_shifted_products(windows, moment, total)
-                self.samples += windows.positions
+        shifted = None if self.reservoir.keep else _shifted(module, inputs)
+        if shifted is None:
+            for samples in input_samples(module, inputs):
+                self.add(samples)
             return
-        for samples in input_samples(module, inputs):
-            self.add(samples)
+        features = matrix_shape(module)[1]
+        for _, windows in shifted:
+            if not self.samples:
+                size = features + self.bias
+                self.moment = windows.inputs.new_zeros(1, size, size, dtype=torch.float64)
+            moment = self.moment[0, :features, :features]
+            total = self.moment[0, -1, :features] if self.bias else moment.new_empty(features)
+            add_shifted_products(windows, moment, total)
+            self.samples += windows.positions
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:
         """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""
@@ -198,6 +201,34 @@ class ResidualSums:
         self.reservoir.add(targets[None])
         self.samples += count
 
+    def add_call(self, module: Prunable, inputs: Tensor, residual: Tensor, target: Tensor) -> None:
+        """Add what a layer was given in a call, with residual and target in the shape of its output.
+
+        Where `InputSums` does not unfold the inputs, the sum is a convolution's gradient in its weight.
+        """
+        shifted = None if self.reservoir.keep else _shifted(module, inputs)
+        if shifted is None:
+            rest, targets, start = unit_outputs(module, residual), unit_outputs(module, target), 0
+            for samples in input_samples(module, inputs):
+                stop = start + samples.shape[1]
+                self.add(samples, rest[start:stop], targets[start:stop])
+                start = stop
+            return
+        out, features = matrix_shape(module)
+        for images, windows in shifted:
+            if not self.samples:
+                self.moment = windows.inputs.new_zeros(1, out, features + self.bias, dtype=torch.float64)
+            rest = widened(residual[images])
+            shape = (out, windows.inputs.shape[1], *windows.kernel)
+            gradient = GRADIENTS[len(windows.kernel)](
+                windows.inputs, shape, rest, windows.stride, 0, windows.dilation, windows.groups
+            )
+            self.moment[0, :, :features] += gradient.flatten(1)
+            if self.bias:
+                self.moment[0, :, -1] += rest.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
+            self.power += float(rest.double().square().sum())
+            self.samples += windows.positions
+
     def target(self, weight: Tensor, second_moment: Tensor) -> tuple[Tensor, float]:
         """E[z x^T] and E||z||^2 from the residuals' sums.
 
@@ -214,6 +245,20 @@ class ResidualSums:
         produced = rows @ second_moment
         power = self.power / self.samples + float((rows * (2 * residual + produced)).sum())
         return (residual + produced).flatten(0, 1), max(0.0, power)
+
+
+def _shifted(module: Prunable, inputs: Tensor) -> Iterator[tuple[slice, Windows]] | None:
+    """A convolution's inputs, some images at a time, where it need not be unfolded whole; else None."""
+    view = view_of(module)
+    if not isinstance(view, ConvolutionView) or inputs.dim() != view.axes + 2:
+        return None
+    first = view.windows(module, inputs[:1])
+    if not shifts_pay(first):
+        return None
+    bytes_each = max(1, inputs[:1].numel() * inputs.element_size())
+    images = max(1, min(SHIFTED_BYTES // bytes_each, SHIFTED_POSITIONS // first.positions))
+    places = (slice(start, start + images) for start in range(0, len(inputs), images))
+    return ((place, view.windows(module, widened(inputs[place]))) for place in places)
 
 
 def combined(sums: dict[str, InputSums]) -> dict[str, InputSums]:

@@ -29,7 +29,7 @@ from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import LayerwisePasses, side_by_side
 from lobs.calibration.statistics import LayerStatistics, check_fit
 from lobs.layers.evaluation import evaluation_mode
-from lobs.layers.matrix import input_samples, set_weight_matrix, unit_outputs, weight_matrix
+from lobs.layers.matrix import set_weight_matrix, weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
 from lobs.schedule.job import Job
@@ -119,14 +119,8 @@ def paired_statistics(
         for (_, target), (given, output) in zip(wanted, found, strict=True):
             if not given.numel():
                 continue
-            targets = unit_outputs(module, target)
-            rest = widened(targets) - widened(unit_outputs(module, output))
-            start = 0
-            for samples in input_samples(module, given):
-                stop = start + samples.shape[1]
-                sums.add(samples)
-                residuals.add(samples, rest[start:stop], targets[start:stop])
-                start = stop
+            sums.add_call(module, given)
+            residuals.add_call(module, given, widened(target) - widened(output), target)
     moment = sums.second_moment(name)
     target_moment, target_power = residuals.target(weight_matrix(module, base.bias), moment)
     return replace(
