@@ -175,7 +175,7 @@ def collecting(options) -> Iterator[Row]:
 
     networks = {
         "ResNet-20, 500 images of 32 x 32": (ResNet20(), torch.randn(500, 3, 32, 32), 0.5),
-        "VGG-16, 8 images of 224 x 224": (vgg16(weights=None), torch.randn(8, 3, 224, 224), 0.4),
+        "VGG-16, 2 images of 224 x 224": (vgg16(weights=None), torch.randn(2, 3, 224, 224), 0.4),
     }
     for name, (network, pictures, aim) in networks.items():
         names = [key for key, layer in prunable_layers(network).items() if isinstance(layer, nn.Conv2d)]

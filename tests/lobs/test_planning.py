@@ -169,8 +169,19 @@ def test_in_place_changes_the_model_itself(model):
     assert (model[0].weight == 0).float().mean() > 0.5
 
 
+class Scaled(nn.Module):
+    """Weights that are no matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(200, 4))
+
+    def forward(self, x):
+        return x * self.weight.sum(0)
+
+
 def test_warnings_point_to_the_callers_line(model):
-    mixed = nn.Sequential(model, nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 40, 2))
+    mixed = nn.Sequential(model, nn.Unflatten(1, (1, 4)), Scaled())
     with pytest.warns(UserWarning, match="were not pruned") as caught:
         lobs.prune(mixed, batches=BATCHES, density=0.5)
         lobs.plan(mixed, None, batches=BATCHES).prune(density=0.5)

@@ -120,7 +120,7 @@ class InputSums:
                 size = features + self.bias
                 self.moment = windows.inputs.new_zeros(1, size, size, dtype=torch.float64)
             moment = self.moment[0, :features, :features]
-            total = self.moment[0, -1, :features] if self.bias else moment.new_empty(features)
+            total = self.moment[0, -1, :features] if self.bias else None
             add_shifted_products(windows, moment, total)
             self.samples += windows.positions
 

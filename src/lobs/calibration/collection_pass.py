@@ -13,7 +13,7 @@ from lobs.calibration.inputs import answer, network_input, network_target, probe
 from lobs.layers.checks import check_product
 from lobs.layers.coverage import Calls, functional_uses
 from lobs.layers.evaluation import evaluation_mode
-from lobs.layers.matrix import call_input, unit_outputs, zero_counts
+from lobs.layers.matrix import call_input, matrix_shape, zero_counts
 from lobs.layers.network import bias_columns, tied_layers
 from lobs.layers.view import Prunable
 
@@ -102,7 +102,7 @@ class CalibrationPass:
                 sums = self.sums.setdefault(name, self.waiting[name])
                 before = sums.samples
                 sums.add_call(module, cast("Tensor", given))
-                positions = unit_outputs(module, output).shape[0]
+                positions = output.numel() // matrix_shape(module)[0]
                 if sums.samples - before != positions:
                     raise ValueError(
                         f"layer {name!r} was given {sums.samples - before} samples and gave {positions} in one call "

@@ -33,13 +33,13 @@ def shifts_pay(windows: Windows) -> bool:
     return windows.groups == 1 and one_step and rows >= FEWEST_ROWS + margin
 
 
-def add_shifted_products(windows: Windows, moment: Tensor, total: Tensor) -> None:
+def add_shifted_products(windows: Windows, moment: Tensor, total: Tensor | None = None) -> None:
     """Add the sums over all output positions of a convolution of one group that moves row by row.
 
     Args:
         windows: what the kernel slides over; more rows of output than the kernel's height less one (`shifts_pay`).
         moment: gets the sum of ``y y^T`` over the patches y, float64 ``[d, d]``, ``d = channels * kernel places``.
-        total: gets the sum of ``y``, float64 ``[d]``.
+        total: gets the sum of ``y``, float64 ``[d]``, where it is given.
     """
     height, step, rows = windows.kernel[0], windows.dilation[0], windows.sizes[0]
     margin = step * (height - 1)
@@ -58,7 +58,9 @@ def add_shifted_products(windows: Windows, moment: Tensor, total: Tensor) -> Non
             parts[:, k, :, :, k + difference] += block.view(shape[0], shape[2], shape[0], shape[2])
             if difference:
                 parts[:, k + difference, :, :, k] += block.T.reshape(shape[0], shape[2], shape[0], shape[2])
-    by_row = functional.pad(seen.sum(2, dtype=torch.float64).cumsum(1), (1, 0))
+    if total is None:
+        return
+    by_row = functional.pad(seen.sum(2).double().cumsum(1), (1, 0))
     sums = torch.stack([by_row[:, k * step + rows] - by_row[:, k * step] for k in range(height)])
     total += sums.unflatten(1, (shape[0], -1)).transpose(0, 1).flatten()
 

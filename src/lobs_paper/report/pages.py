@@ -108,7 +108,7 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     further = _further(results)
     shared = {"networks": networks, "drawings": beyond, "has_table2": has_table2, "further": further}
     shared["refitted"] = "frontier" in further
-    shared["benchmarks"] = {name: title for name, title in BENCHMARKS.items() if (reports_dir / name).exists()}
+    shared["benchmarks"] = _benchmarks(reports_dir)
     pages = {
         "README.md": render("README", **shared, **_first_page(results, rows, common, reports_dir)),
         **{f"{own['name']}.md": render("network", **own) for own in networks},
@@ -180,6 +180,11 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "bound": method_tables.bound_summary(results),
         "summary": table1.summary_table(published),
     }
+
+
+def _benchmarks(reports_dir: Path) -> dict[str, str]:
+    """The benchmarks' pages that are there, with their titles."""
+    return {name: title for name, title in BENCHMARKS.items() if (reports_dir / name).exists()}
 
 
 def _network(results: Results, rows: DataFrame, reports_dir: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def first_page(runs: Path, tmp_path: Path) -> str:
     networks = [
         {"name": name, "title": name, "stem": name, "number": None, "finding": ""} for name in results.experiments
     ]
-    context = pages._first_page(results, rows, [], tmp_path)
+    context = {**pages._first_page(results, rows, [], tmp_path), "benchmarks": pages._benchmarks(tmp_path)}
     return pages.render(
         "README", networks=networks, drawings=[], has_table2=False, further=pages._further(results), **context
     )
