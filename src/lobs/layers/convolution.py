@@ -19,7 +19,7 @@ from lobs.layers.view import View
 # chunk's images do not belong together, and few of them come back in memory that is warm.
 LONG = 1024
 WARM_BYTES = 8 * 2**20
-CHECKED_IMAGES = 2
+CHECKED_IMAGES = 1
 FUNCTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
 
