@@ -52,10 +52,7 @@ of which random ones are zero. float32 on a CPU with {threads} threads, torch {t
 {onnxruntime}{openvino}. Made by benchmarks/accelerate.py.
 """
 NO_OPENVINO = ". OpenVINO was not installed"
-OPENVINO = (
-    ", OpenVINO {version} with its sparse weights decompression asked for, which it does for int8 weights on CPUs with "
-    "AMX only"
-)
+OPENVINO = ", OpenVINO {version} with its sparse weights decompression asked for"
 ABSENT = (
     "DeepSparse, a runtime made for sparse networks, is not measured: for Python 3.11 pip found no wheel of it, and "
     "its source did not build."

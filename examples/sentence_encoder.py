@@ -5,8 +5,8 @@ among all the others by the cosine of the embeddings, and all cosines are compar
 on the sentences of our own documents, which are about something else.
 
     pip install '.[examples]'
-    python examples/sentence_encoder.py                      # two minutes on two cores
-    python examples/sentence_encoder.py --methods exact_obs  # ten: any of lobs.methods()
+    python examples/sentence_encoder.py
+    python examples/sentence_encoder.py --methods exact_obs  # any of lobs.methods(); this one takes longest
 """
 
 from __future__ import annotations

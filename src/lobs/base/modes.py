@@ -27,6 +27,18 @@ def outside_modes(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
+def without_training(model: nn.Module) -> Iterator[None]:
+    """Dropout off and batch norm fixed inside the block; every module's flag comes back as it was."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+@contextmanager
 def same_buffers(model: nn.Module, but: type[nn.Module] | tuple[type[nn.Module], ...] = ()) -> Iterator[None]:
     """What forward passes write into a network's buffers (counters, caches) is put back at the block's end.
 

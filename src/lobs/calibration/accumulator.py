@@ -10,16 +10,15 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 from torch.nn import grad
 
 from lobs.base.distributed import gathered, summed
-from lobs.calibration.shifted_products import add_shifted_products, shifts_pay
+from lobs.calibration.shifted_products import CHUNK_SAMPLES, add_shifted_products, shifts_pay
 from lobs.layers.convolution import ConvolutionView, Windows
 from lobs.layers.matrix import input_samples, matrix_shape, unit_outputs, view_of
 from lobs.layers.view import Prunable
 
-# Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
-CHUNK_SAMPLES = 4096
 # A wider layer's products are formed in blocks of rows of at most so many, without those above the diagonal.
 PRODUCT_ROWS = 1024
 # Inputs that are unfolded along some axes only come in chunks of about so many bytes.
@@ -220,9 +219,11 @@ class ResidualSums:
                 self.moment = windows.inputs.new_zeros(1, out, features + self.bias, dtype=torch.float64)
             rest = widened(residual[images])
             shape = (out, windows.inputs.shape[1], *windows.kernel)
-            gradient = GRADIENTS[len(windows.kernel)](
-                windows.inputs, shape, rest, windows.stride, 0, windows.dilation, windows.groups
-            )
+            # cuDNN would round to TensorFloat-32, and add in another order every time.
+            with cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+                gradient = GRADIENTS[len(windows.kernel)](
+                    windows.inputs, shape, rest, windows.stride, 0, windows.dilation, windows.groups
+                )
             self.moment[0, :, :features] += gradient.flatten(1)
             if self.bias:
                 self.moment[0, :, -1] += rest.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)

@@ -13,7 +13,7 @@ from lobs.calibration.batches import CalibrationBatches, calibration_batches
 from lobs.calibration.inputs import network_input, probe_determinism
 from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
 from lobs.layers.matrix import call_input
-from lobs.layers.network import tied_layers
+from lobs.layers.network import named_modules, tied_layers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -56,9 +56,10 @@ def run_until(
         for handle in handles:
             handle.remove()
     if not seen:
+        name = next((own for own, module in named_modules(model) if module is modules[0]), "")
         raise ValueError(
-            f"{modules[0]} is not called in a forward pass and was in the first one: networks that call their layers "
-            f"depending on the data cannot be gone through layer by layer"
+            f"layer {name!r} is not called in a forward pass and was in the first one: networks that call their layers "
+            f"depending on the data cannot be gone through layer by layer, leave it out with exclude=[{name!r}]"
         )
 
 

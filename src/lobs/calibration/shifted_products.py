@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from lobs.layers.convolution import Windows
 
-# Pixels in one product: rounding in float32 grows with them.
-CHUNK_PIXELS = 4096
+# Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
+CHUNK_SAMPLES = 4096
 # Of output rows; below that the products row by row cost what is saved.
 FEWEST_ROWS = 4
 
@@ -80,7 +80,7 @@ def _rows_seen(windows: Windows) -> Tensor:
 def _product(first: Tensor, second: Tensor) -> Tensor:
     """Sum of ``first second^T`` over all rows and pixels, float64."""
     total = first.new_zeros(len(first), len(second), dtype=torch.float64)
-    pairs = zip(first.flatten(1).split(CHUNK_PIXELS, 1), second.flatten(1).split(CHUNK_PIXELS, 1), strict=True)
+    pairs = zip(first.flatten(1).split(CHUNK_SAMPLES, 1), second.flatten(1).split(CHUNK_SAMPLES, 1), strict=True)
     for one, other in pairs:
         total += one @ other.T
     return total

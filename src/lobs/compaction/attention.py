@@ -16,13 +16,14 @@ from torch.nn import functional
 
 from lobs.compaction import products, steps
 from lobs.compaction.channels import Axis, Follower
+from lobs.layers.attention import PARTS
 
 if TYPE_CHECKING:
     from lobs.compaction.trace import Node, Walk
 
 _LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+_PARTS = (*PARTS, "out_proj")
 _STACKS = (*_LAYERS, nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer)
-_PARTS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class CompactAttention(nn.Module):

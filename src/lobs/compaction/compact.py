@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lobs.base.modes import without_training
 from lobs.compaction.attention import CompactAttention, join
 from lobs.compaction.channels import Channels, Follower, LinearOperation, constants
 from lobs.compaction.trace import Traced, follow
-from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import tied_layers
 
@@ -94,7 +94,7 @@ def compact(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Com
     """
     example = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
     smaller = deepcopy(model)
-    with evaluation_mode(smaller):
+    with without_training(smaller):
         traced = follow(smaller, example)
         need = traced.channels.needed()
         layers = _shrink(traced.channels, need)
@@ -188,7 +188,7 @@ def _set(module: nn.Module, name: str, tensor: Tensor, requires_grad: bool) -> N
 @torch.no_grad()
 def _difference(model: nn.Module, smaller: nn.Module, example: tuple[Tensor, ...]) -> float:
     """The largest difference of the outputs, checked against the rounding that the dtype explains."""
-    with evaluation_mode(model):
+    with without_training(model):
         expected = [entry for entry in tree_leaves(model(*example)) if isinstance(entry, Tensor)]
     name = type(model).__name__
     try:

@@ -115,6 +115,7 @@ def accelerate(
     Raises:
         TypeError: the inputs are of another kind.
         ValueError: there are no inputs, or the network cannot be copied, is compiled or wrapped for several devices.
+        OutOfMemoryError: for want of memory, as torch says it.
     """
     given = called(inputs, Calling(call, output, takes_one(model))).inputs()
     if not len(given):
@@ -127,9 +128,14 @@ def accelerate(
             spent = race({DENSE: lambda: given.run(start)})[DENSE]
             return Accelerated(start, [], spent, spent, ["no layer has a zero weight: prune the network first"])
         smaller = _compacted(start, given, notes)
+        before = len(notes)
         try:
             swapped, layers = _swapped(smaller, given, notes)
-        except RuntimeError:  # a view that joins axes refuses transposed outputs
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # a view that joins axes refuses transposed outputs
+            del notes[before:]
+            notes.append(f"outputs of sparse rows are copied, as the network refuses them transposed: {error}")
             swapped, layers = _swapped(smaller, given, notes, contiguous=True)
         networks = {"given": start, "compacted": smaller}
         if swapped is not None:
@@ -234,7 +240,7 @@ class _Lane:
         for kernel, other in list(self.others.items()):
             try:
                 other.forward(given)
-            except (RuntimeError, NotImplementedError) as error:
+            except RuntimeError as error:
                 self.notes.append(f"layer {self.name!r}: no {kernel}: {' '.join(str(error).split())[:200]}")
                 del self.others[kernel]
             else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lobs.base.atomic import replacing
-from lobs.layers.evaluation import evaluation_mode
+from lobs.base.modes import without_training
 
 
 def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Path:
@@ -36,7 +36,7 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Pa
     batch = example_input if len(example_input) > 1 else example_input.expand(2, *example_input.shape[1:])
     with replacing(path) as partial:
         try:
-            with evaluation_mode(model), torch.no_grad():
+            with without_training(model), torch.no_grad():
                 torch.onnx.export(
                     model,
                     (batch,),

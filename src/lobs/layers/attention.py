@@ -47,9 +47,11 @@ class Attention(Composite):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Projections by the parts, attention by torch."""
-        given = {"q_proj": query, "k_proj": key, "v_proj": value}
-        swap = module.batch_first and query.dim() == 3
-        q, k, v = ((part.transpose(0, 1) if swap else part) for part in (parts[name](given[name]) for name in PARTS))
+        # Layers are given one input's tokens after the other's, whichever way the module is.
+        batched, first = query.dim() == 3, module.batch_first
+        given = [entry.transpose(0, 1) if batched and not first else entry for entry in (query, key, value)]
+        projected = [parts[name](entry) for name, entry in zip(PARTS, given, strict=True)]
+        q, k, v = (entry.transpose(0, 1) if batched else entry for entry in projected)
         same = torch.eye(module.embed_dim, dtype=query.dtype, device=query.device)
         output, weights = functional.multi_head_attention_forward(
             q,
@@ -76,4 +78,5 @@ class Attention(Composite):
             average_attn_weights=average_attn_weights,
             is_causal=is_causal,
         )
-        return module.out_proj(output.transpose(0, 1) if swap else output), weights
+        output = module.out_proj(output.transpose(0, 1) if batched else output)
+        return output.transpose(0, 1) if batched and not first else output, weights

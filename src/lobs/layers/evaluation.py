@@ -1,4 +1,4 @@
-"""Evaluation mode for the length of a block: used by the library and by the experiments above it."""
+"""Evaluation mode for the length of a block in which layers are looked at."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from lobs.base.modes import without_training
 from lobs.layers.parts import calls_of_parts
 
 
@@ -14,13 +15,7 @@ from lobs.layers.parts import calls_of_parts
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Dropout off and batch norm fixed inside the block, every layer called as one (`lobs.layers.parts`).
 
-    Every module's flag comes back as it was.
+    What only runs a network, times or exports it takes `lobs.base.modes.without_training`: calls of parts take longer.
     """
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with calls_of_parts(model):
-            yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
+    with without_training(model), calls_of_parts(model):
+        yield

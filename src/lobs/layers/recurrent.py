@@ -106,7 +106,7 @@ def _direction(
     reverse: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """One layer in one direction over steps of falling sizes; its outputs and its last states."""
-    steps = list(parts[f"ih_{suffix}"](data).split(sizes))
+    steps = list(_projected(parts[f"ih_{suffix}"], data, sizes).split(sizes))
     outputs: list[Tensor] = []
     count = sizes[-1] if reverse else sizes[0]
     state = [part[:count] for part in first]
@@ -124,6 +124,13 @@ def _direction(
         outputs.append(state[0])
     final = [torch.cat([part, *(end[kind] for end in reversed(ended))]) for kind, part in enumerate(state)]
     return torch.cat(outputs[::-1] if reverse else outputs), final
+
+
+def _projected(part: nn.Linear, data: Tensor, sizes: list[int]) -> Tensor:
+    """W_ih of all steps; the layer is given one input's steps after the other's, unless their number differs."""
+    if sizes[0] != sizes[-1]:
+        return part(data)
+    return part(data.unflatten(0, (len(sizes), sizes[0])).transpose(0, 1)).transpose(0, 1).flatten(0, 1)
 
 
 def _step(module: nn.RNNBase, given: Tensor, kept: Tensor, state: list[Tensor]) -> list[Tensor]:

@@ -190,7 +190,9 @@ class _Moved:
     def __init__(self, network: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
         self._places = _moved(network, masks)
         self.parameters = [parameter for parameter, _ in self._places]
-        self._before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in network.parameters()}
+        # Parts of a module's weight are parameters of their own, which the network does not list.
+        listed = [*network.parameters(), *self.parameters]
+        self._before = {parameter: (parameter.requires_grad, parameter.grad) for parameter in listed}
         self.keep()
 
     def __enter__(self) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lobs.base.modes import without_training
 from lobs.compaction.compact import CompactResult, compact
 from lobs.export.sparse import save_sparse
-from lobs.layers.evaluation import evaluation_mode
 from lobs_paper.files import save_tensors
 
 WARM_UPS = 3
@@ -75,7 +75,7 @@ def latency(network: nn.Module, smaller: nn.Module, inputs: Tensor) -> list[dict
         Per batch size the medians in milliseconds, ``before_ms`` and ``after_ms``.
     """
     rows = []
-    with evaluation_mode(network), evaluation_mode(smaller), torch.no_grad():
+    with without_training(network), without_training(smaller), torch.no_grad():
         for batch in sorted({1, len(inputs)}):
             part = inputs[:batch]
             spent: dict[str, list[float]] = {"before_ms": [], "after_ms": []}

@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lobs.base.modes import without_training
 from lobs.base.network_inputs import shown
-from lobs.layers.evaluation import evaluation_mode
 from lobs_paper.data.splits import Batches, Split
 
 # Large enough to keep two cores busy; a convolution's maps of more images are memory fresh from the system every time.
@@ -77,7 +77,7 @@ def wrong_answers(network: nn.Module, batches: Batches) -> tuple[float, float | 
     """
     device = _device(network)
     wrong1, wrong5, classes = 0.0, 0.0, 0
-    with evaluation_mode(network):
+    with without_training(network):
         for inputs, labels in batches:
             outputs, labels = network(inputs.to(device)), labels.to(device)
             if not isinstance(outputs, Tensor) or (*outputs.shape[:1], *outputs.shape[2:]) != labels.shape:
@@ -134,7 +134,7 @@ def output_error(dense: nn.Module, pruned: nn.Module, split: Split) -> float:
 def _outputs(network: nn.Module, split: Split) -> Iterator[Tensor]:
     """Batch by batch, in evaluation mode."""
     device = _device(network)
-    with evaluation_mode(network):
+    with without_training(network):
         for inputs, _ in split.batches(batch_size(split, COMPARED_SIZE)):
             yield torch.cat([network(part) for part in inputs.to(device).split(batch_size(split))])
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lobs.base.distributed import rank_and_size, summed
-from lobs.layers.evaluation import evaluation_mode
+from lobs.base.modes import without_training
 from lobs_paper.data.splits import Split
 from lobs_paper.training.datamodule import InMemoryData
 from lobs_paper.training.evaluation import batch_size, wrong_answers
@@ -81,7 +81,7 @@ class Classifier(pl.LightningModule):
         inputs, labels = batch
         outputs = self.network(inputs)
         if self.teacher is not None:
-            with torch.no_grad(), evaluation_mode(self.teacher):
+            with torch.no_grad(), without_training(self.teacher):
                 labels = self.teacher(inputs).softmax(dim=1)
         size = rank_and_size()[1]
         if size == 1:

@@ -58,3 +58,16 @@ def test_a_network_that_cannot_be_exported_is_named_and_leaves_no_file(tmp_path)
     with pytest.raises(ValueError, match="Branching cannot be exported to ONNX"):
         lobs.export_onnx(Branching(3, 3), torch.randn(2, 3), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_attention_is_exported_as_it_is_and_not_in_parts(tmp_path, monkeypatch):
+    seen = []
+
+    def export(model, args, path, **_):
+        seen.append(["forward" in vars(module) for module in model.modules()])
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    model = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    lobs.export_onnx(model, torch.randn(2, 3, 8), tmp_path / "net.onnx")
+    assert seen and not any(seen[0])

@@ -148,6 +148,39 @@ def test_classes_of_their_own_and_weights_that_are_computed_have_no_parts():
     assert not parts_of(normed)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", ["attention", "lstm"])
+def test_a_part_s_rows_lie_input_by_input_however_the_module_wants_them(kind, batch_first):
+    attention = kind == "attention"
+    module = (
+        nn.MultiheadAttention(8, 2, batch_first=batch_first) if attention else nn.LSTM(8, 4, batch_first=batch_first)
+    ).eval()
+    inputs, seen = torch.randn(5, 3, 8), []
+    name = "k_proj" if attention else "ih_l0"
+    handle = parts_of(module)[name].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    given = inputs if batch_first else inputs.transpose(0, 1)
+    with evaluation_mode(module):
+        module(given, given, given) if attention else module(given)
+    handle.remove()
+    assert torch.equal(seen[0], inputs)
+
+
+def test_a_frozen_network_s_parts_are_refitted_and_left_frozen():
+    torch.manual_seed(0)
+    model = ATTENTION["attention"]().eval().requires_grad_(False)
+    batches = list(torch.randn(96, 5, 8).split(32))
+    result = lobs.prune(model, batches=batches, method="magnitude", density=0.4, refit=30)
+    before, _ = result.before_refit["attend.in_proj_weight"], result.refit
+    assert not torch.equal(before, result.model.attend.in_proj_weight)
+    for network in (model, result.model):
+        assert not any(p.requires_grad or p.grad is not None for p in network.parameters())
+        assert not any(
+            p.requires_grad or p.grad is not None
+            for part in parts_of(network.attend).values()
+            for p in part.parameters()
+        )
+
+
 class Seq(nn.Module):
     def __init__(self, memory):
         super().__init__()
