@@ -84,7 +84,8 @@ def output_sensitivity(
     Returns:
         By layer, in the order of their first call. The calls of a layer that is called several times per image are
         positions of it. Where a call's rows are not those of the images one after the other (more or fewer rows than
-        fit), nothing says which belong together, and ``together`` is ``apart``.
+        fit), nothing says which belong together, and ``together`` is ``apart``. As many rows in another order (a Linear
+        that is given ``[time, batch, ...]``) cannot be told from them: ``together`` then sums over other positions.
 
     Raises:
         ValueError: there is no batch, a layer asked for is never called, no gradient reaches a layer, or the outputs
