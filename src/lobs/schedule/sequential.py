@@ -39,6 +39,7 @@ from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
 from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import with_bias_column
+from lobs.solvers.recomputed import whole
 
 
 def reference_weight(
@@ -152,16 +153,28 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
     Raises:
         ValueError: a layer is not called by these batches, or the solver removes whole units.
     """
-    decision: Decision | None = None
-    if job.sharing.together:
-        maker = PathMaker(job.pruned, job.statistics, job.solver, job.execution.inside("paths"))
-        decision = job.decide(lambda: job.paths or maker.paths(job.names), {})
+    maker = PathMaker(job.pruned, job.statistics, job.solver, job.execution.inside("paths"))
+    made: dict[str, PruningPath] = {}
+
+    def paths() -> Mapping[str, PruningPath]:
+        made.update(job.paths or maker.paths(job.names))
+        return made
+
+    decision = job.decide(paths, {}) if job.sharing.together else None
+    opening = made.get(job.names[0])
+    made.clear()
     dense, pruned = prunable_layers(job.dense), prunable_layers(job.pruned)
     waiting = list(job.names)
     for step in _finished(job, pruned):
         set_weight_matrix(pruned[step.name], step.weight, job.statistics[step.name].bias)
         waiting.remove(step.name)
         yield step
+    if _opens(job, waiting):
+        start, name = time.perf_counter(), waiting.pop(0)
+        path = maker.path(name) if opening is None else whole(opening)
+        yield _step(job, pruned[name], name, path, decision, start)
+        del path
+    del opening
     if not waiting:
         return
     originals, copies = ({name: layers[name] for name in waiting} for layers in (dense, pruned))
@@ -181,16 +194,35 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
             check_fit(name, module, base)
             keep = base.kept_samples if job.keep_samples is None else job.keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
-            path = _path(job.solver, name, module, layer)
-            path = path if decision is None else decision.weighted(name, path)
-            count = path.at_least(job.sharing.count(name, path) if decision is None else decision.counts[name])
-            solved, trained = path.at(count), weight_matrix(module, base.bias)
-            set_weight_matrix(module, solved[0], base.bias)
-            step = LayerResult.taken(name, trained, path, count, solved, time.perf_counter() - start)
-            del path, layer  # before the next ones are computed
-            if job.execution.place is not None:
-                step.save(job.execution.place)
-            yield step
+            yield _step(job, module, name, _path(job.solver, name, module, layer), decision, start)
+
+
+def _opens(job: Job, waiting: list[str]) -> bool:
+    """Whether the first layer is next, in the dense network: its inputs are those of its statistics, and W* is W."""
+    if waiting[:1] != job.names[:1] or job.keep_samples not in (None, job.statistics[waiting[0]].kept_samples):
+        return False
+    states = zip(job.dense.state_dict().values(), job.pruned.state_dict().values(), strict=True)
+    return all(torch.equal(before, now) for before, now in states)
+
+
+def _step(
+    job: Job, module: Prunable, name: str, path: PruningPath, decision: Decision | None, start: float
+) -> LayerResult:
+    """One layer pruned along its path and written down; `start` is when its work began."""
+    if path.removes_units:
+        raise ValueError(
+            f"{type(job.solver).__name__} removes whole units, which takes all layers at once: "
+            f"it cannot be used with sequential=True"
+        )
+    bias = job.statistics[name].bias
+    path = path if decision is None else decision.weighted(name, path)
+    count = path.at_least(job.sharing.count(name, path) if decision is None else decision.counts[name])
+    solved, trained = path.at(count), weight_matrix(module, bias)
+    set_weight_matrix(module, solved[0], bias)
+    step = LayerResult.taken(name, trained, path, count, solved, time.perf_counter() - start)
+    if job.execution.place is not None:
+        step.save(job.execution.place)
+    return step
 
 
 def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -> PruningPath:
@@ -203,13 +235,7 @@ def _path(solver: Solver, name: str, module: Prunable, layer: LayerStatistics) -
         weight = reference_weight(weight, layer, damping, alpha)
     except ValueError as error:
         raise type(error)(f"layer {name!r}: {error}") from error
-    path = solve(for_layer(solver, module), name, weight, layer)
-    if path.removes_units:
-        raise ValueError(
-            f"{type(solver).__name__} removes whole units, which takes all layers at once: "
-            f"it cannot be used with sequential=True"
-        )
-    return path
+    return solve(for_layer(solver, module), name, weight, layer)
 
 
 def _finished(job: Job, layers: Mapping[str, Prunable]) -> Iterator[LayerResult]:

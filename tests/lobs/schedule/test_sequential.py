@@ -9,6 +9,8 @@ from torch import nn
 
 import lobs
 from lobs.calibration.layerwise import LayerwisePasses, count_calls, run_until
+from lobs.schedule import sequential as in_sequence
+from lobs.schedule.paths import PathMaker
 from lobs.schedule.sequential import paired_statistics, reference_weight
 from lobs.solvers.hessian import DAMPING
 
@@ -183,6 +185,29 @@ def test_nothing_pruned_before_means_nothing_to_repair():
     assert [record.error for record in same.layers] == pytest.approx([0, 0, 0], abs=1e-12)
 
 
+def test_the_first_layer_needs_no_pass_of_its_own_and_no_second_path(monkeypatch):
+    model, inputs = mlp(torch.float32), torch.randn(200, 8)
+    seen, made = [], []
+    monkeypatch.setattr(in_sequence, "paired_statistics", _noting(paired_statistics, seen))
+    monkeypatch.setattr(PathMaker, "path", _noting(PathMaker.path, made))
+    batches = inputs.split(50)
+    lobs.prune(model, method="exact_obs", density=0.5, allocation="relative", sequential=True, batches=batches)
+    assert (seen, made) == (["2", "4"], ["0", "2", "4"])
+    seen.clear()
+    lobs.prune(model, method="exact_obs", density=0.25, sequential=True, stages=2, batches=batches)
+    assert seen == ["2", "4", "0", "2", "4"]  # in a second stage the first layer has been pruned
+
+
+def _noting(function, names):
+    """The same function; notes which of its arguments is a layer's name."""
+
+    def noted(*args):
+        names.append(next(value for value in args if isinstance(value, str)))
+        return function(*args)
+
+    return noted
+
+
 def test_the_network_comes_closer_than_independently(case):
     dense, inputs = case
     distances = {}
@@ -344,16 +369,16 @@ def test_errors_name_what_is_wrong():
     class Half(nn.Module):
         def __init__(self):
             super().__init__()
-            self.used, self.spare = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.first, self.used, self.spare = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
 
         def forward(self, x):
-            return self.spare(x) if len(x) > 3 else self.used(x)
+            return self.spare(self.first(x)) if len(x) > 3 else self.used(self.first(x))
 
     half, both = Half(), [torch.randn(5, 2), torch.randn(3, 2)]
     with pytest.raises(ValueError, match="layer 'used' is never called with these batches"):
         lobs.prune(half, density=0.5, sequential=True, batches=both)
     with pytest.raises(ValueError, match="ended where the first one called layer 'spare': networks that call"):
-        lobs.prune(half, density=0.5, sequential=True, batches=both, layers=["spare"])
+        lobs.prune(half, density=0.5, sequential=True, batches=both, layers=["first", "spare"])
 
 
 @pytest.mark.parametrize("budget", [{"density": 0.4}, {"density": 0.4, "allocation": "measured_joint"}])
