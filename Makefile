@@ -24,7 +24,7 @@ help: ## list these targets
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[experiments,export,imagenet,slurm,docs,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[experiments,export,examples,imagenet,slurm,docs,dev]'
 	touch $@
 
 repro: $(STAMP) ## rerun the paper's experiments, from raw data to reports/README.md
