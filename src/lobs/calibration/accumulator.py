@@ -14,13 +14,12 @@ from torch.backends import cudnn
 from torch.nn import grad
 
 from lobs.base.distributed import gathered, summed
-from lobs.calibration.shifted_products import CHUNK_SAMPLES, add_shifted_products, shifts_pay
+from lobs.calibration.products import CHUNK_SAMPLES, row_blocks, symmetrise
+from lobs.calibration.shifted_products import ShiftedSums, shifts_pay
 from lobs.layers.convolution import ConvolutionView, Windows
 from lobs.layers.matrix import input_samples, matrix_shape, unit_outputs, view_of
 from lobs.layers.view import Prunable
 
-# A wider layer's products are formed in blocks of rows of at most so many, without those above the diagonal.
-PRODUCT_ROWS = 1024
 # Inputs that are unfolded along some axes only come in chunks of about so many bytes.
 SHIFTED_BYTES = 32 * 2**20
 # And of so many output positions at most: what is summed in the inputs' precision at once.
@@ -89,15 +88,15 @@ class InputSums:
         self.inputs = 0
         self.outputs = 0
         self.moment: Tensor = torch.empty(0)
+        self.shifted: ShiftedSums | None = None
         self.zeros: Tensor | None = None
 
     def add(self, samples: Tensor) -> None:
         """Add samples ``[groups, n, features]``."""
         groups, count, features = samples.shape
         samples = widened(samples)
-        if not self.samples:
-            size = features + self.bias
-            self.moment = samples.new_zeros(groups, size, size, dtype=torch.float64)
+        if not len(self.moment):
+            self._begin(samples, groups, features)
         for chunk in samples.split(CHUNK_SAMPLES, dim=1):
             for rows in row_blocks(features):
                 self.moment[:, rows, : rows.stop] += chunk[:, :, rows].mT @ chunk[:, :, : rows.stop]
@@ -113,14 +112,10 @@ class InputSums:
             for samples in input_samples(module, inputs):
                 self.add(samples)
             return
-        features = matrix_shape(module)[1]
         for _, windows in shifted:
-            if not self.samples:
-                size = features + self.bias
-                self.moment = windows.inputs.new_zeros(1, size, size, dtype=torch.float64)
-            moment = self.moment[0, :features, :features]
-            total = self.moment[0, -1, :features] if self.bias else None
-            add_shifted_products(windows, moment, total)
+            if self.shifted is None:
+                self.shifted = ShiftedSums(windows)
+            self.shifted.add(windows)
             self.samples += windows.positions
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:
@@ -128,9 +123,24 @@ class InputSums:
         self.zeros = zeros if self.zeros is None else self.zeros + zeros
         self.outputs += outputs
 
+    def whole(self) -> Tensor:
+        """The sums of products, of all that was added: float64 ``[groups, d, d]``, its lower triangle."""
+        if self.shifted is not None:
+            features = self.shifted.total.numel()
+            if not len(self.moment):
+                self._begin(self.shifted.total, 1, features)
+            total = self.moment[0, -1, :features] if self.bias else None
+            self.shifted.add_to(self.moment[0, :features, :features], total)
+            self.shifted = None
+        return self.moment
+
+    def _begin(self, like: Tensor, groups: int, features: int) -> None:
+        size = features + self.bias
+        self.moment = like.new_zeros(groups, size, size, dtype=torch.float64)
+
     def combine(self) -> None:
         """Add up the sums of all processes: every process then holds those of all their batches."""
-        self.moment = summed(self.moment)
+        self.moment = summed(self.whole())
         self.zeros = None if self.zeros is None else summed(self.zeros)
         counts = torch.tensor([self.samples, self.inputs, self.outputs])
         self.samples, self.inputs, self.outputs = summed(counts).tolist()
@@ -155,7 +165,7 @@ class InputSums:
         Raises:
             ValueError: an input was not finite.
         """
-        moment = self.moment
+        moment = self.whole()
         if self.bias:
             moment[:, :-1, -1] = moment[:, -1, :-1]
             moment[:, -1, -1] = self.samples
@@ -289,31 +299,3 @@ def combined(sums: dict[str, InputSums]) -> dict[str, InputSums]:
 def widened(values: Tensor) -> Tensor:
     """Half precision as float32, everything else as it is."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def row_blocks(features: int) -> list[slice]:
-    """Rows of a product of so many features, cut into equal blocks of at most `PRODUCT_ROWS`."""
-    width = -(-features // max(1, -(-features // PRODUCT_ROWS)))
-    return [slice(start, min(start + width, features)) for start in range(0, features, max(1, width))]
-
-
-def symmetrise(moment: Tensor, lower_only: bool = False, block: int = 2048) -> None:
-    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB.
-
-    Args:
-        moment: ``[groups, d, d]``.
-        lower_only: what stands above the diagonal does not count, the rest is mirrored.
-        block: rows and columns at a time.
-    """
-    for i in range(0, moment.shape[-1], block):
-        for j in range(0, i + 1, block):
-            lower = moment[:, i : i + block, j : j + block]
-            upper = moment[:, j : j + block, i : i + block]
-            if not lower_only:
-                mean = (lower + upper.mT) / 2
-                lower.copy_(mean)
-            elif i == j:
-                mean = lower.tril() + lower.tril(-1).mT
-            else:
-                mean = lower
-            upper.copy_(mean.mT)

@@ -12,16 +12,16 @@ products of a third of the features in the place of one: a third of the operatio
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lobs.calibration.products import CHUNK_SAMPLES, row_blocks, symmetrise
 from lobs.layers.convolution import Windows
 
-# Rounding in a float32 product grows with the samples summed in it; at this many it stays near 1e-6.
-CHUNK_SAMPLES = 4096
 # Of output rows; below that the products row by row cost what is saved.
 FEWEST_ROWS = 4
 
@@ -33,36 +33,61 @@ def shifts_pay(windows: Windows) -> bool:
     return windows.groups == 1 and one_step and rows >= FEWEST_ROWS + margin
 
 
-def add_shifted_products(windows: Windows, moment: Tensor, total: Tensor | None = None) -> None:
-    """Add the sums over all output positions of a convolution of one group that moves row by row.
+class ShiftedSums:
+    """Sums over all output positions of a convolution of one group that moves row by row.
+
+    The kernel's rows are kept apart, in a block per pair of them: whole blocks are added, and put together once.
 
     Args:
-        windows: what the kernel slides over; more rows of output than the kernel's height less one (`shifts_pay`).
-        moment: gets the sum of ``y y^T`` over the patches y, float64 ``[d, d]``, ``d = channels * kernel places``.
-        total: gets the sum of ``y``, float64 ``[d]``, where it is given.
+        windows: what the kernel slides over in the first call.
     """
-    height, step, rows = windows.kernel[0], windows.dilation[0], windows.sizes[0]
-    margin = step * (height - 1)
-    seen = _rows_seen(windows)
-    shape = windows.inputs.shape[1], height, len(seen) // windows.inputs.shape[1]
-    parts = moment.unflatten(0, shape).unflatten(-1, shape)
-    for difference in range(height):
-        first, second = seen[:, : seen.shape[1] - difference * step], seen[:, difference * step :]
-        common = _product(first[:, margin:rows], second[:, margin:rows])
-        # Rows before and after the common ones, each for the blocks that reach it.
-        others = (*range(margin), *range(rows, rows + margin - difference * step))
-        edges = {row: first[:, row] @ second[:, row].T for row in others}
-        for k in range(height - difference):
-            reached = [edges[row] for row in (*range(k * step, margin), *range(rows, rows + k * step))]
-            block = common + sum(reached) if reached else common
-            parts[:, k, :, :, k + difference] += block.view(shape[0], shape[2], shape[0], shape[2])
-            if difference:
-                parts[:, k + difference, :, :, k] += block.T.reshape(shape[0], shape[2], shape[0], shape[2])
-    if total is None:
-        return
-    by_row = functional.pad(seen.sum(2).double().cumsum(1), (1, 0))
-    sums = torch.stack([by_row[:, k * step + rows] - by_row[:, k * step] for k in range(height)])
-    total += sums.unflatten(1, (shape[0], -1)).transpose(0, 1).flatten()
+
+    def __init__(self, windows: Windows) -> None:
+        self.channels, self.height = windows.inputs.shape[1], windows.kernel[0]
+        self.width = self.channels * prod(windows.kernel[1:])
+        zeros = partial(windows.inputs.new_zeros, dtype=torch.float64)
+        self.blocks = [zeros(self.height - difference, self.width, self.width) for difference in range(self.height)]
+        self.total = zeros(self.height, self.width)
+
+    def add(self, windows: Windows) -> None:
+        """Add a call: more rows of output than the kernel's height less one (`shifts_pay`)."""
+        step, rows = windows.dilation[0], windows.sizes[0]
+        margin = step * (self.height - 1)
+        seen = _rows_seen(windows)
+        for difference, blocks in enumerate(self.blocks):
+            first, second = seen[:, : seen.shape[1] - difference * step], seen[:, difference * step :]
+            common = _product(first[:, margin:rows], second[:, margin:rows], lower_only=not difference)
+            # Rows before and after the common ones, each for the blocks that reach it.
+            others = (*range(margin), *range(rows, rows + margin - difference * step))
+            edges = {row: first[:, row] @ second[:, row].T for row in others}
+            for k, block in enumerate(blocks):
+                reached = [edges[row] for row in (*range(k * step, margin), *range(rows, rows + k * step))]
+                block += common
+                for one in reached:
+                    block += one
+        by_row = functional.pad(seen.sum(2).double().cumsum(1), (1, 0))
+        self.total += torch.stack([by_row[:, k * step + rows] - by_row[:, k * step] for k in range(self.height)])
+
+    def add_to(self, moment: Tensor, total: Tensor | None) -> None:
+        """Add the sums to others; these are used up.
+
+        Args:
+            moment: gets the sum of ``y y^T`` over the patches y, float64 ``[d, d]``, ``d = channels * kernel places``.
+            total: gets the sum of ``y``, float64 ``[d]``, where it is given.
+        """
+        shape = self.channels, self.height, self.width // self.channels
+        parts = moment.unflatten(0, shape).unflatten(-1, shape)
+        while self.blocks:
+            blocks = self.blocks.pop()
+            difference = len(self.blocks)
+            if not difference:
+                symmetrise(blocks, lower_only=True)
+            for k, block in enumerate(blocks):
+                parts[:, k, :, :, k + difference] += block.view(shape[0], shape[2], shape[0], shape[2])
+                if difference:
+                    parts[:, k + difference, :, :, k] += block.T.reshape(shape[0], shape[2], shape[0], shape[2])
+        if total is not None:
+            total += self.total.unflatten(1, (shape[0], -1)).transpose(0, 1).flatten()
 
 
 def _rows_seen(windows: Windows) -> Tensor:
@@ -77,10 +102,12 @@ def _rows_seen(windows: Windows) -> Tensor:
     return views.permute(order).reshape(windows.inputs.shape[1] * prod(windows.kernel[1:]), windows.inputs.shape[2], -1)
 
 
-def _product(first: Tensor, second: Tensor) -> Tensor:
-    """Sum of ``first second^T`` over all rows and pixels, float64."""
+def _product(first: Tensor, second: Tensor, lower_only: bool) -> Tensor:
+    """Sum of ``first second^T`` over all rows and pixels, float64; of the part above the diagonal only some."""
     total = first.new_zeros(len(first), len(second), dtype=torch.float64)
     pairs = zip(first.flatten(1).split(CHUNK_SAMPLES, 1), second.flatten(1).split(CHUNK_SAMPLES, 1), strict=True)
     for one, other in pairs:
-        total += one @ other.T
+        for rows in row_blocks(len(first)):
+            stop = rows.stop if lower_only else None
+            total[rows, :stop] += one[rows] @ other[:stop].T
     return total

@@ -28,6 +28,8 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torc
 # Rounding relative to ||W||_F ||y|| / sqrt(features), the size of a product of independent numbers, in units of the
 # dtype's epsilon: what is left where products cancel.
 ROUNDING = 8.0
+# Samples of a call that are multiplied for the check.
+CHECKED_SAMPLES = 2048
 # Old ways of computing a weight: the buffer or parameter that they leave, and what makes the weight plain again.
 DERIVED = {
     "{}_mask": "torch.nn.utils.prune.remove(module, {!r})",
@@ -113,7 +115,8 @@ def check_owners(model: nn.Module, names: Iterable[str]) -> None:
 def check_product(name: str, module: Prunable, inputs: Tensor | None, output: object) -> None:
     """Compare a layer's output with the product of its weight matrix and its samples.
 
-    Holds where ``||W y + b - z||_F <= tolerance ||z||_F + rounding``; looked at are the first rows or images.
+    Holds where ``||W y + b - z||_F <= tolerance ||z||_F + rounding``; looked at are the first rows or images, at most
+    `CHECKED_SAMPLES` samples of them, evenly spread.
 
     Args:
         name: of the layer.
@@ -138,13 +141,17 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
         )
     try:
         rows, found = _first_samples(module, inputs, output)
+        samples, positions = rows.shape[1], len(found)
+        if samples == positions > CHECKED_SAMPLES:
+            some = torch.linspace(0, samples - 1, CHECKED_SAMPLES, device=rows.device).long()
+            rows, found = rows[:, some], found[some]
         weight = weight_matrix(module, bias=False).double().unflatten(0, (groups_of(module), -1))
         expected = (rows.double() @ weight.mT).movedim(0, 1).flatten(1)
     except (RuntimeError, IndexError, ValueError):
         raise ValueError(f"{what} is given {tuple(inputs.shape)}, which its class does not take: {remedy}") from None
     if expected.shape != found.shape:
         raise ValueError(
-            f"{what} has {len(expected)} samples and {len(found)} output positions: it does not compute what its "
+            f"{what} has {samples} samples and {positions} output positions: it does not compute what its "
             f"class stands for (its own forward, a hook or a wrapper), {remedy}"
         )
     if module.bias is not None:
@@ -168,7 +175,8 @@ def check_product(name: str, module: Prunable, inputs: Tensor | None, output: ob
 def _first_samples(module: Prunable, inputs: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """The first samples ``[groups, n, features]`` and the outputs ``[n, out]`` that belong to them."""
     given, outputs = view_of(module).part(inputs, output)
-    return torch.cat(list(input_samples(module, given)), dim=1), unit_outputs(module, outputs)
+    parts = list(input_samples(module, given))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), unit_outputs(module, outputs)
 
 
 @torch.no_grad()

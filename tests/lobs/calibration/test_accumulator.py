@@ -5,15 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lobs.calibration import accumulator
-from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined, row_blocks, symmetrise
+from lobs.calibration import accumulator, products
+from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Seven samples to a chunk and rows of products in blocks of three: every loop goes round several times."""
     monkeypatch.setattr(accumulator, "CHUNK_SAMPLES", 7)
-    monkeypatch.setattr(accumulator, "PRODUCT_ROWS", 3)
+    monkeypatch.setattr(products, "PRODUCT_ROWS", 3)
 
 
 def with_ones(samples, bias):
@@ -137,29 +137,7 @@ def test_reservoirs_that_are_fed_alike_keep_the_same_rows_of_every_group():
     assert InputSums(bias=True).sample() is None
 
 
-@settings(max_examples=50, deadline=None)
-@given(features=st.integers(1, 40))
-def test_blocks_of_rows_are_equal_and_cover_a_product_once(features):
-    blocks = row_blocks(features)
-    assert [j for block in blocks for j in range(features)[block]] == list(range(features))
-    sizes = [block.stop - block.start for block in blocks]
-    assert len(blocks) == -(-features // accumulator.PRODUCT_ROWS)
-    assert max(sizes) <= accumulator.PRODUCT_ROWS
-    assert len(set(sizes[:-1])) <= 1
-
-
 def test_processes_that_called_other_layers_are_named(monkeypatch):
     monkeypatch.setattr(accumulator, "gathered", lambda names: [names, ["stem", "left"], ["stem"]])
     with pytest.raises(ValueError, match="process 2 called the layers stem, process 0 left, stem: statistics can only"):
         combined({"left": InputSums(bias=False), "stem": InputSums(bias=False)})
-
-
-def test_wide_moments_are_symmetric_to_the_bit():
-    moment = torch.randn(2, 7, 7, dtype=torch.float64)
-    expected = (moment + moment.mT) / 2
-    symmetrise(moment, block=3)
-    assert torch.equal(moment, expected)
-    assert torch.equal(moment, moment.mT)
-    mirrored = moment.tril() + 5 * torch.randn(2, 7, 7, dtype=torch.float64).triu(1)
-    symmetrise(mirrored, lower_only=True, block=3)
-    assert torch.equal(mirrored, expected)

@@ -39,7 +39,7 @@ def test_second_moments_of_every_layer(count, batch, scale, bias, seed):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_wide_layers_are_multiplied_in_blocks_of_rows(monkeypatch, bias):
-    monkeypatch.setattr("lobs.calibration.accumulator.PRODUCT_ROWS", 4)
+    monkeypatch.setattr("lobs.calibration.products.PRODUCT_ROWS", 4)
     torch.manual_seed(0)
     inputs, model = torch.randn(3, 9, 20, 40).double(), nn.Conv2d(9, 2, 1, bias=bias).double()
     statistics = lobs.collect_statistics(nn.Sequential(model), inputs.split(2))["0"]

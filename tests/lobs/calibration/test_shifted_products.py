@@ -8,7 +8,7 @@ from torch import nn
 
 import lobs
 from lobs.calibration import accumulator
-from lobs.calibration.shifted_products import add_shifted_products, shifts_pay
+from lobs.calibration.shifted_products import ShiftedSums, shifts_pay
 from lobs.layers.matrix import view_of, weight_matrix
 
 
@@ -28,7 +28,9 @@ def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, m
     windows = view_of(module).windows(module, inputs)
     features = weight_matrix(module, False).shape[1]
     moment, total = torch.zeros(features, features).double(), torch.zeros(features).double()
-    add_shifted_products(windows, moment, total)
+    sums = ShiftedSums(windows)
+    sums.add(windows)
+    sums.add_to(moment, total)
     patches = torch.cat(list(windows.samples()), 1)[0]
     torch.testing.assert_close(moment, patches.T @ patches, rtol=1e-12, atol=1e-11)
     torch.testing.assert_close(total, patches.sum(0), rtol=1e-12, atol=1e-11)
@@ -39,13 +41,14 @@ def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, m
 def test_statistics_are_the_same_to_rounding_whichever_way(layer, bias, monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(type(layer)(40, 4, 3, padding=1, bias=bias))
-    batches = [torch.rand(count, 40, 16, 15) for count in (3, 2)]  # positive: the largest sums
+    # Positive: the largest sums. The last images are too low for products of rows.
+    batches = [torch.rand(count, 40, *size) for count, size in ((3, (16, 15)), (2, (16, 15)), (2, (4, 5)))]
     found = lobs.collect_statistics(model, batches)["0"]
     exact = lobs.collect_statistics(model.double(), [batch.double() for batch in batches])["0"]
     monkeypatch.setattr(accumulator, "shifts_pay", lambda windows: False)
     unfolded = lobs.collect_statistics(model.float(), batches)["0"]
     scale = exact.second_moment.abs().max()
-    assert found.samples == unfolded.samples == 5 * 16 * 15
+    assert found.samples == unfolded.samples == 5 * 16 * 15 + 2 * 4 * 5
     for name in ("second_moment",):
         errors = [(getattr(one, name) - exact.second_moment).abs().max() / scale for one in (found, unfolded)]
         assert errors[0] < 1e-6
