@@ -84,19 +84,20 @@ def load_tensors(path: str | Path, made_by: str) -> dict[str, Tensor]:
     return tensor_file(path, made_by).tensors()
 
 
-def tensor_file(path: str | Path, made_by: str) -> TensorFile:
+def tensor_file(path: str | Path, made_by: str, note: bool = True) -> TensorFile:
     """Open a safetensors file: for the texts in it, or for its tensors one by one.
 
     Args:
         path: the file.
         made_by: the command that writes it, for the error message.
+        note: whether to say that a file of an earlier version has no checksums.
 
     Returns:
         The open file.
     """
     from lobs.base.tensor_files import TensorFile
 
-    return TensorFile(require(path, made_by), remedy=f"delete it and run `{made_by}`")
+    return TensorFile(require(path, made_by), remedy=f"delete it and run `{made_by}`", note=note)
 
 
 def read_json(path: str | Path, made_by: str, kind: type = dict) -> Any:

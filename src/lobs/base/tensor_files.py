@@ -28,15 +28,27 @@ from lobs.base.warning import warn
 
 # Key in the metadata of every file, with the version of this layout at its end.
 CHECKSUMS = "lobs-file-1"
-DTYPES = {
-    **{torch.float64: "F64", torch.int64: "I64", torch.uint64: "U64", torch.complex64: "C64"},
-    **{torch.float32: "F32", torch.int32: "I32", torch.uint32: "U32"},
-    **{torch.float16: "F16", torch.bfloat16: "BF16", torch.int16: "I16", torch.uint16: "U16"},
-    **{torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"},
-    **{torch.float8_e4m3fn: "F8_E4M3", torch.float8_e4m3fnuz: "F8_E4M3FNUZ"},
-    **{torch.float8_e5m2: "F8_E5M2", torch.float8_e5m2fnuz: "F8_E5M2FNUZ"},
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
-_TYPES = {word: dtype for dtype, word in DTYPES.items()}
+DTYPES = {dtype: word for word, dtype in _TYPES.items()}
 _ZEROS = "0" * 8
 
 
@@ -244,7 +256,9 @@ def _same_file(path: Path, words: tuple[str, str], digest: str) -> TensorFile:
 
 @cache
 def _note(path: Path) -> None:
-    warn(f"{path} is of an earlier version of lobs and has no checksums: nobody can tell whether it is as it was written")
+    warn(
+        f"{path} is of an earlier version of lobs and has no checksums: nobody can tell whether it is as it was written"
+    )
 
 
 def read_part(path: Path) -> TensorFile | None:

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from lobs.base.notes import read_note, write_note
 from lobs.base.distributed import gathered
 from lobs.base.memory import ceiling
+from lobs.base.notes import read_note, write_note
 from lobs.base.tensor_files import layer_file, read_part
 from lobs.calibration.statistics import LayerStatistics, Statistics, StoredLayer
 from lobs.layers.coverage import Calls

@@ -262,7 +262,10 @@ def file_costs(model: nn.Module, names: Iterable[str]) -> FileCosts:
                 f"density= or flops=, or leave it out with exclude=[{name!r}]"
             )
     weights = {memory_place(module.weight): name for name, module in layers.items()}
-    fixed, copies = 8 + len(json.dumps({"__metadata__": {FORMAT: "", CHECKSUMS: "0" * 8}})), dict.fromkeys(weights.values(), 0)
+    fixed, copies = (
+        8 + len(json.dumps({"__metadata__": {FORMAT: "", CHECKSUMS: "0" * 8}})),
+        dict.fromkeys(weights.values(), 0),
+    )
     state = _state(model)
     digits = len(str(sum(tensor.numel() * tensor.itemsize for tensor in state.values())))
     for key, tensor in state.items():
@@ -285,7 +288,9 @@ def _header_bytes(key: str, tensor: Tensor, layout: str, digits: int) -> int:
     names = [f"{key}#{part}" for part in _PARTS[layout]] or [key]
     index = {key: {"layout": layout, "shape": list(tensor.shape)}}
     sums = 9 * len(names)
-    return sums + len(json.dumps(dict.fromkeys(names, entry), separators=(",", ":"))) + len(json.dumps(json.dumps(index)))
+    return (
+        sums + len(json.dumps(dict.fromkeys(names, entry), separators=(",", ":"))) + len(json.dumps(json.dumps(index)))
+    )
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

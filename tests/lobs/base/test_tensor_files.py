@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lobs.base.tensor_files import CHECKSUMS, DTYPES, TensorFile, layer_file, read_part, tensors_of_format, write_tensors
+from lobs.base.tensor_files import (
+    CHECKSUMS,
+    DTYPES,
+    TensorFile,
+    layer_file,
+    read_part,
+    tensors_of_format,
+    write_tensors,
+)
 
 
 def drawn(dtype, shape, seed):
