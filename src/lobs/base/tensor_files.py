@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from hashlib import sha256
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def write_tensors(
         file.write(_header(order, described, metadata, [_ZEROS] * len(order)))
         sums = []
         for key in order:
-            data = tensor(key).detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            data = tensor(key).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
             file.write(data)  # numpy's own tofile drops what goes wrong when the disk is full
             sums.append(f"{crc32(data):08x}")
         file.seek(0)
@@ -101,8 +102,8 @@ def _place(checksum: str) -> bytes:
 class TensorFile:
     """An open safetensors file: its header is checked when it is opened, every tensor when it is read.
 
-    It stays the file that was opened, whatever is renamed to its path afterwards, and takes no more memory than the file
-    has bytes, whatever it claims.
+    It stays the file that was opened, whatever is renamed to its path afterwards, and takes no more memory than the
+    file has bytes, whatever it claims.
 
     Args:
         path: the file.
@@ -170,7 +171,7 @@ class TensorFile:
         """
         dtype, shape, start, stop = self._entries[key]
         data = self._bytes(8 + len(self._text) + start, stop - start)
-        if self._sums is not None and f"{crc32(data.numpy()):08x}" != self._sums[key]:
+        if self._sums is not None and f"{crc32(data.numpy().data):08x}" != self._sums[key]:
             raise self.damaged(f"{key!r} has another checksum")
         if dtype is torch.bool and bool((data > 1).any()):
             raise self.damaged(f"{key!r} has bytes that are neither True nor False")
@@ -181,11 +182,11 @@ class TensorFile:
 
     @property
     def digest(self) -> str:
-        """A digest of everything in the file: of its header, which holds the checksums, or of all bytes without them."""
+        """A digest of all that is in the file: of its header, which holds the checksums, or else of all bytes."""
         digest = sha256(self._text)
         if not self.checked:
             for _, _, start, stop in self._entries.values():
-                digest.update(self._bytes(8 + len(self._text) + start, stop - start).numpy())
+                digest.update(self._bytes(8 + len(self._text) + start, stop - start).numpy().data)
         return digest.hexdigest()[:16]
 
     def damaged(self, cause: str) -> ValueError:
@@ -194,7 +195,7 @@ class TensorFile:
 
     def _bytes(self, start: int, count: int) -> Tensor:
         data = torch.empty(count, dtype=torch.uint8)
-        view = memoryview(data.numpy())
+        view = data.numpy().data
         with self._lock:
             self._file.seek(start)
             while view:
@@ -220,7 +221,7 @@ class TensorFile:
             raise self.damaged(f"its header: {type(error).__name__} {error}") from None
         entries = dict(sorted(entries.items(), key=lambda item: item[1][2:]))
         spans = [(0, 0), *(entry[2:] for entry in entries.values()), (size - 8 - length, None)]
-        if any(before[1] != after[0] for before, after in zip(spans, spans[1:], strict=False)):
+        if any(before[1] != after[0] for before, after in pairwise(spans)):
             raise self.damaged(f"its tensors are not its {size} bytes")
         return text, entries, metadata
 

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -200,8 +201,9 @@ class StoredLayer:
         file = _opened(self.file) if isinstance(self.file, Path) else self.file
         try:
             scalars = json.loads(file.metadata["layers"])[self.name]
-            keys = {key: f"{self.name}/{key}" for key in TENSORS}
-            tensors = {key: file.tensor(stored) for key, stored in keys.items() if stored in file.keys()}  # noqa: SIM118
+            stored = {key: f"{self.name}/{key}" for key in TENSORS}
+            there = set(file.keys())
+            tensors: dict[str, Any] = {key: file.tensor(name) for key, name in stored.items() if name in there}
             layer = LayerStatistics(**tensors, **scalars)
             _check(layer)
         except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:

@@ -170,7 +170,7 @@ class Folders:
         return f"lobs {stage} {self._overrides}{method}"
 
     def _folder(self, stage: str) -> Path:
-        """The stage's first folder that holds anything, for files of two results must not be mixed; or else the last."""
+        """The stage's first folder that holds anything: files of two results must not be mixed. Or else the last."""
         candidates = [root / self._run / self._part(stage) for root in self._roots]
         return next((folder for folder in candidates if folder.is_dir() and any(folder.iterdir())), candidates[-1])
 

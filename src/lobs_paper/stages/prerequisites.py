@@ -1,8 +1,8 @@
 """A stage that is run by hand goes on with results of the settings it is given: others are made anew, or refused.
 
 Pruning somebody's network is one command: where `model.weights` is given, the stages before one run when their output
-is missing or was made from other weights, data or settings, and after any other stage that was needed. Where the network
-is trained here, which may take days, the stage to run again is named instead.
+is missing or was made from other weights, data or settings, and after any other stage that was needed. Where the
+network is trained here, which may take days, the stage to run again is named instead.
 """
 
 from __future__ import annotations
@@ -105,6 +105,6 @@ def _stale_data(config: Mapping[str, Any], unknown: bool) -> str | None:
     if noted.get("root") == str(path.resolve()) and (noted.get("stamp") == stamp(path) or not path.exists()):
         return ""
     return (
-        f"data.root={root} is not what {folder}/{name} was read from, or has changed since: run `lobs fetch data={name} "
-        f"data.root={root}` first"
+        f"data.root={root} is not what {folder}/{name} was read from, or has changed since: run "
+        f"`lobs fetch data={name} data.root={root}` first"
     )

@@ -1,8 +1,8 @@
 """What a result was made from, noted in its metrics.json and compared wherever a later stage goes on with it.
 
 A folder holds one result: its metrics.json is removed before the first of its files is replaced, and written after the
-last. There stand, under `made_from`, the settings that change the result, and digests of the data, of foreign weights and
-of the results of earlier stages; under `digest` one of the tensors beside it, and a checksum of the metrics themselves.
+last. There stand, under `made_from`, the settings that change the result, and digests of the data, of foreign weights
+and of the results of earlier stages; under `digest` one of the tensors beside it; and a checksum of the metrics.
 Of results from before that, nothing is known: they are taken as they are, which is said.
 """
 

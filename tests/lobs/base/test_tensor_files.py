@@ -175,7 +175,7 @@ def test_another_process_opens_the_same_file_or_none(written):
 
 
 def test_a_full_disk_leaves_the_file_from_before(written):
-    path, values = written
+    path, _ = written
     before = path.read_bytes()
     larger = {"a": torch.zeros(750)}
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,7 +1,5 @@
 """A job's decisions: made once, kept in its folder, and never made again."""
 
-import json
-
 import pytest
 import torch
 
