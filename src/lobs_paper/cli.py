@@ -147,11 +147,12 @@ def _dispatch(stage: str, words: list[str]) -> int:
         return _finish(stage, resolve.run(words))
     else:
         from lobs_paper.config.compose import load
-        from lobs_paper.stages.prerequisites import run_missing
+        from lobs_paper.stages.prerequisites import refuse_stale, run_missing
 
         everything = load(words)
         if not show:
             run_missing(stage, everything, run_stage)
+            refuse_stale(stage, everything)
         config = stage_config(everything, stage)
     if show:
         import yaml

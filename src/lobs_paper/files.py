@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
+    from lobs.base.tensor_files import TensorFile
+
 
 def write_json(path: str | Path, value: object) -> None:
     """Write a JSON file: indented by 2, keys in the order given, a newline at the end.
@@ -61,25 +63,9 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequ
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file; the same tensors give the same bytes."""
-    from safetensors.torch import save_file
+    from lobs.base.tensor_files import write_tensors
 
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as partial:
-        save_file(ready, partial, metadata=dict(metadata or {}))
-        if len(metadata or {}) > 1:
-            _sort_metadata(partial)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Bring the texts in a safetensors file's header, which stand there in a random order, into that of their names."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-        if len(text) == size:  # always, unless safetensors begins to escape differently
-            file.seek(8)
-            file.write(text)
+    write_tensors(path, tensors, tensors.__getitem__, metadata or {})
 
 
 def load_tensors(path: str | Path, made_by: str) -> dict[str, Tensor]:
@@ -95,26 +81,32 @@ def load_tensors(path: str | Path, made_by: str) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return tensor_file(path, made_by).tensors()
 
+
+def tensor_file(path: str | Path, made_by: str, note: bool = True) -> TensorFile:
+    """Open a safetensors file: for the texts in it, or for its tensors one by one.
+
+    Args:
+        path: the file.
+        made_by: the command that writes it, for the error message.
+        note: whether to say that a file of an earlier version has no checksums.
+
+    Returns:
+        The open file.
+    """
+    from lobs.base.tensor_files import TensorFile
+
+    return TensorFile(require(path, made_by), remedy=f"delete it and run `{made_by}`", note=note)
+
+
+def read_json(path: str | Path, made_by: str, kind: type = dict) -> Any:
+    """Read a JSON object, or a list, that another stage wrote."""
     try:
-        return load_file(require(path, made_by))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run `{made_by}`") from None
-
-
-def tensor_metadata(path: str | Path) -> dict[str, str]:
-    """The texts that `save_tensors` stored beside the tensors."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
-
-
-def read_json(path: str | Path, made_by: str) -> Any:
-    """Read a JSON file that another stage wrote."""
-    return json.loads(require(path, made_by).read_text(encoding="utf-8"))
+        return read_object(require(path, made_by), kind)
+    except ValueError as error:
+        remedy = f": delete it and run `{made_by}`"
+        raise ValueError(f"{error}{'' if made_by in str(error) else remedy}") from None
 
 
 def read_object(path: Path, kind: type = dict) -> Any:
@@ -132,10 +124,10 @@ def read_object(path: Path, kind: type = dict) -> Any:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{path}: expected {'an object' if kind is dict else 'a list'}, got {value!r}")
+        raise ValueError(f"{path}: expected {'an object' if kind is dict else 'a list'}, got {str(value)[:60]}")
     return value
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lobs_paper.files import load_tensors, read_json, save_tensors, tensor_metadata, write_csv, write_json
+from lobs_paper.files import load_tensors, read_json, save_tensors, tensor_file, write_csv, write_json
 
 
 def test_json_keeps_the_order_of_its_keys(tmp_path):
@@ -48,7 +48,7 @@ def test_texts_beside_the_tensors_stand_in_the_order_of_their_names(tmp_path):
         save_tensors(path, {"a": torch.arange(6)}, texts)
         contents.add(path.read_bytes())
     assert len(contents) == 1
-    assert tensor_metadata(path) == texts
+    assert tensor_file(path, "lobs x").metadata == texts
     assert torch.equal(load_tensors(path, "lobs x")["a"], torch.arange(6))
 
 

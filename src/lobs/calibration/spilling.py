@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from lobs.base.atomic import replacing
 from lobs.base.distributed import gathered
 from lobs.base.memory import ceiling
-from lobs.base.tensor_files import layer_file
+from lobs.base.notes import read_note, write_note
+from lobs.base.tensor_files import layer_file, read_part
 from lobs.calibration.statistics import LayerStatistics, Statistics, StoredLayer
 from lobs.layers.coverage import Calls
 from lobs.layers.matrix import groups_of, matrix_shape
@@ -43,6 +42,7 @@ class SpilledStatistics:
         room = ceiling(memory, self._device)
         self._room = min(gathered(room)) if distributed else room
         self._kept: dict[str, LayerStatistics] = {}
+        self._whole: set[str] = set()  # files known to be as they were written
         self._temporary: TemporaryDirectory | None = None
         if folder is not None:
             self._folder: Path | None = folder
@@ -102,13 +102,13 @@ class SpilledStatistics:
         if self._calls is None:
             self._calls = calls
             if self._folder is not None:
-                with replacing(self._folder / CALLS) as partial:
-                    partial.write_text(json.dumps(vars(calls)), encoding="utf-8")
+                write_note(self._folder / CALLS, vars(calls))
         for name, layer in layers.items():
             if self._folder is None:
                 self._kept[name] = layer
             else:
                 Statistics({name: layer}).save(self._file(name))
+                self._whole.add(name)
 
     def statistics(self) -> Statistics:
         """All layers in the order of their first call; those on the disk are read when they are asked for."""
@@ -125,9 +125,12 @@ class SpilledStatistics:
         return None if self._calls is None else [name for name in self._calls.called if name in self._sizes]
 
     def _finished(self, name: str) -> bool:
-        return name in self._kept or (
-            self._folder is not None and self._calls is not None and self._file(name).exists()
-        )
+        if name in self._kept or name in self._whole:
+            return True
+        if self._folder is None or self._calls is None or read_part(self._file(name)) is None:
+            return False
+        self._whole.add(name)
+        return True
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None
@@ -136,7 +139,8 @@ class SpilledStatistics:
     def _read_calls(self) -> Calls | None:
         """What an interrupted run saw called."""
         path = None if self._folder is None else self._folder / CALLS
-        found = Calls(**json.loads(path.read_text(encoding="utf-8"))) if path is not None and path.exists() else None
+        note = None if path is None else read_note(path)
+        found = None if note is None else Calls(**note)
         if self._distributed and None in gathered(found):
             return None
         return found

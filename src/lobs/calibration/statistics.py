@@ -15,11 +15,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lobs.base.tensor_files import write_tensors
+from lobs.base.tensor_files import TensorFile, write_tensors
 from lobs.calibration.accumulator import InputSums
 from lobs.layers.coverage import Calls
 from lobs.layers.matrix import groups_of, matrix_shape
@@ -183,21 +184,53 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """One layer's statistics in a file of `Statistics.save`."""
+    """One layer's statistics in a file of `Statistics.save`.
 
-    path: Path
+    Attributes:
+        file: open, or its path where it is not to be kept open.
+        name: of the layer.
+        device: to load to.
+    """
+
+    file: TensorFile | Path
     name: str
     device: torch.device | str = "cpu"
 
     def load(self) -> LayerStatistics:
         """Read them."""
-        from safetensors import safe_open
+        file = _opened(self.file) if isinstance(self.file, Path) else self.file
+        try:
+            scalars = json.loads(file.metadata["layers"])[self.name]
+            stored = {key: f"{self.name}/{key}" for key in TENSORS}
+            there = set(file.keys())
+            tensors: dict[str, Any] = {key: file.tensor(name) for key, name in stored.items() if name in there}
+            layer = LayerStatistics(**tensors, **scalars)
+            _check(layer)
+        except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+            raise file.damaged(f"layer {self.name!r}: {type(error).__name__} {error}") from None
+        return layer.to(self.device)
 
-        with safe_open(self.path, framework="pt") as file:
-            scalars = json.loads(file.metadata()["layers"])[self.name]
-            keys = set(file.keys())
-            tensors = {key: file.get_tensor(f"{self.name}/{key}") for key in TENSORS if f"{self.name}/{key}" in keys}
-        return LayerStatistics(**tensors, **scalars).to(self.device)
+
+def _opened(path: Path) -> TensorFile:
+    return TensorFile(path, "file of statistics", "collect them again")
+
+
+def _check(layer: LayerStatistics) -> None:
+    """Refuse what no layer has; TypeError, as of arguments that are missing."""
+    numbers, d = (layer.samples, layer.inputs), layer.second_moment.shape[-1:]
+    rows = (layer.zero_fraction, layer.loss_curvature, layer.target_moment)
+    units = {len(value) if value.dim() else 0 for value in rows if value is not None}
+    wide = [value for value in (layer.inputs_sample, layer.loss_curvature, layer.target_moment) if value is not None]
+    right = (
+        all(type(number) is int and number > 0 for number in numbers)
+        and all(type(flag) is bool for flag in (layer.bias, layer.last))
+        and layer.second_moment.dim() in (2, 3)
+        and layer.second_moment.shape[-2:-1] == d
+        and all(value.shape[-1:] == d for value in wide)
+        and len(units) < 2
+    )
+    if not right:
+        raise TypeError("tensors and numbers that do not belong together")
 
 
 class Statistics(Mapping[str, LayerStatistics]):
@@ -255,7 +288,7 @@ class Statistics(Mapping[str, LayerStatistics]):
 
         Args:
             path: the file.
-            lazy: read a layer when it is asked for, and anew every time: the file has to stay.
+            lazy: read a layer when it is asked for, and anew every time, from the file as it is now: it is kept open.
 
         Returns:
             The statistics, on the CPU.
@@ -263,17 +296,15 @@ class Statistics(Mapping[str, LayerStatistics]):
         Raises:
             ValueError: the file is missing, damaged or not one of ours.
         """
-        from safetensors import SafetensorError, safe_open
-
+        file = _opened(Path(path))
+        if "layers" not in file.metadata:
+            raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(file.metadata)})")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is missing, damaged or no file of statistics ({error})") from None
-        if "layers" not in metadata:
-            raise ValueError(f"{path} holds no layer statistics (its metadata: {sorted(metadata)})")
-        stored = {name: StoredLayer(Path(path), name) for name in json.loads(metadata["layers"])}
-        calls = Calls(**json.loads(metadata["calls"])) if "calls" in metadata else None  # older files have none
+            stored = {name: StoredLayer(file, name) for name in dict(json.loads(file.metadata["layers"]))}
+            found = file.metadata.get("calls")  # older files have none
+            calls = None if found is None else Calls(**json.loads(found))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise file.damaged(f"its layers: {type(error).__name__} {error}") from None
         return cls(stored if lazy else {name: layer.load() for name, layer in stored.items()}, calls)
 
 

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lobs.base.atomic import replacing
 from lobs.base.fingerprint import tensor_digest
-from lobs.base.tensor_files import tensors_of_format
+from lobs.base.tensor_files import tensors_of_format, write_tensors
 from lobs.compaction.attention import CompactAttention, put
 from lobs.compaction.compact import CompactResult
 
@@ -49,8 +48,6 @@ def save_compact(model: nn.Module | CompactResult, path: str | Path) -> int:
     Raises:
         ValueError: the network's state holds something that is no tensor.
     """
-    from safetensors.torch import save_file
-
     network = model.model if isinstance(model, CompactResult) else model
     state = network.state_dict()
     for name, value in state.items():
@@ -61,11 +58,8 @@ def save_compact(model: nn.Module | CompactResult, path: str | Path) -> int:
         for name, (module, sizes) in _sized(network).items()
     }
     described = json.dumps({"network": type(network).__name__, "modules": modules})
-    # Copies: tensors that share memory cannot be written as they are.
-    stored = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    with replacing(path) as partial:
-        save_file(stored, partial, metadata={FORMAT: described})
-    return sum(value.numel() * value.itemsize for value in stored.values())
+    write_tensors(path, state, state.__getitem__, {FORMAT: described})
+    return sum(value.numel() * value.itemsize for value in state.values())
 
 
 def load_compact(path: str | Path, into: nn.Module) -> nn.Module:
@@ -83,12 +77,13 @@ def load_compact(path: str | Path, into: nn.Module) -> nn.Module:
         ValueError: the file is missing, damaged, no compact file or one of another version; or it holds another
             network: modules, names or dtypes differ, or something is larger than in ``into``.
     """
-    tensors, described = tensors_of_format(path, FORMAT, "compact file")
+    file, described = tensors_of_format(path, FORMAT, "compact file")
     try:
         index = json.loads(described)
         name, modules = str(index["network"]), {str(key): dict(entry) for key, entry in index["modules"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise file.damaged(f"{type(error).__name__} {error}") from None
+    tensors = file.tensors()
     trial = deepcopy(into)
     wrong = _resize(trial, modules) or _fill(trial, tensors)
     if wrong:

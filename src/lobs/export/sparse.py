@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lobs.base.atomic import replacing
 from lobs.base.fingerprint import tensor_digest
-from lobs.base.tensor_files import tensors_of_format
+from lobs.base.memory import available_bytes
+from lobs.base.tensor_files import CHECKSUMS, TensorFile, tensors_of_format, write_tensors
 from lobs.export.sparse_layout import FileCosts, layout_bytes, position_type
 from lobs.layers.network import memory_place, prunable_layers
 from lobs.layers.parts import Part
@@ -55,17 +55,13 @@ def save_sparse(model: nn.Module, path: str | Path) -> int:
     Raises:
         ValueError: the network's state holds something that is no tensor, or a name with ``#``.
     """
-    from safetensors.torch import save_file
-
     stored: dict[str, Tensor] = {}
     index: dict[str, dict[str, Any]] = {}
     for name, tensor in _state(model).items():
         layout, parts = encode(tensor)
         index[name] = {"layout": layout, "shape": list(tensor.shape)}
         stored |= {f"{name}#{part}" if part else name: value for part, value in parts.items()}
-    with replacing(path) as partial:
-        # One entry: safetensors writes several in any order.
-        save_file(stored, partial, metadata={FORMAT: json.dumps(index, sort_keys=True)})
+    write_tensors(path, stored, stored.__getitem__, {FORMAT: json.dumps(index, sort_keys=True)})
     return sum(tensor.numel() * tensor.itemsize for tensor in stored.values())
 
 
@@ -82,18 +78,23 @@ def load_sparse(path: str | Path, into: nn.Module) -> nn.Module:
     Raises:
         ValueError: the file is missing, damaged or no sparse file; or names, shapes or dtypes differ.
     """
-    tensors = read_sparse(path)
+    file, index = _opened(path)
     target = _state(into)
-    missing, unknown = sorted(target.keys() - tensors.keys()), sorted(tensors.keys() - target.keys())
+    missing, unknown = sorted(target.keys() - index.keys()), sorted(index.keys() - target.keys())
     if missing or unknown:
         raise ValueError(
             f"{path} holds another network than {type(into).__name__}: it lacks {', '.join(missing) or 'nothing'} and "
             f"has {', '.join(unknown) or 'nothing'} besides"
         )
-    pairs = {name: [f"{tuple(t.shape)} {t.dtype}" for t in (tensors[name], target[name])] for name in target}
-    wrong = [f"{name!r} is {found}, not {expected}" for name, (found, expected) in pairs.items() if found != expected]
+    pairs = {name: (_described(file, name, index[name]), (t.dtype, list(t.shape))) for name, t in target.items()}
+    wrong = [
+        f"{name!r} is {tuple(found[1])} {found[0]}, not {tuple(expected[1])} {expected[0]}"
+        for name, (found, expected) in pairs.items()
+        if found != expected
+    ]
     if wrong:
         raise ValueError(f"{path} does not fit {type(into).__name__}: {'; '.join(wrong)}")
+    tensors = _decoded(file, index)
     places: dict[tuple, str] = {}
     for name, tensor in target.items():
         first = places.setdefault(memory_place(tensor), name) if tensor.numel() else name
@@ -118,20 +119,53 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
         The dense tensors by name, on the CPU.
 
     Raises:
-        ValueError: the file is missing, damaged or no sparse file.
+        ValueError: the file is missing, damaged or no sparse file, or its dense tensors do not fit into memory.
     """
-    stored, described = tensors_of_format(path, FORMAT, "sparse file")
+    file, index = _opened(path)
+    described = [_described(file, name, entry) for name, entry in index.items()]
+    claimed, room = sum(prod(shape) * dtype.itemsize for dtype, shape in described), available_bytes()
+    if claimed > room:
+        raise ValueError(
+            f"{path} holds {claimed / 2**30:.3g} GiB of dense tensors, of memory {room / 2**30:.3g} GiB are available: "
+            f"is it damaged?"
+        )
+    return _decoded(file, index)
+
+
+def _opened(path: str | Path) -> tuple[TensorFile, dict[str, dict[str, Any]]]:
+    """A sparse file, and layout and shape of each of its tensors; nothing as large as these has been made."""
+    file, described = tensors_of_format(path, FORMAT, "sparse file")
     try:
-        index = json.loads(described)
-        tensors = {}
-        for name, entry in index.items():
-            keys = {part: f"{name}#{part}" for part in _PARTS[entry["layout"]]} or {"": name}
-            parts = {part: stored.pop(key) for part, key in keys.items()}
+        index = {name: dict(entry) for name, entry in json.loads(described).items()}
+        parts = {key for name, entry in index.items() for key in _keys(name, entry).values()}
+        sizes = [size for entry in index.values() for size in list(entry["shape"])]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise file.damaged(f"{type(error).__name__} {error}") from None
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise file.damaged("shapes that no tensor has")
+    if wrong := parts ^ set(file.keys()):
+        raise file.damaged(f"{', '.join(sorted(wrong))} belong to no tensor, or are missing")
+    return file, index
+
+
+def _keys(name: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """What the parts of a tensor are called in the file."""
+    return {part: f"{name}#{part}" for part in _PARTS[entry["layout"]]} or {"": name}
+
+
+def _described(file: TensorFile, name: str, entry: Mapping[str, Any]) -> tuple[torch.dtype, list[int]]:
+    """Type and shape of a dense tensor."""
+    return file.described(next(iter(_keys(name, entry).values())))[0], entry["shape"]
+
+
+def _decoded(file: TensorFile, index: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, entry in index.items():
+        parts = {part: file.tensor(key) for part, key in _keys(name, entry).items()}
+        try:
             tensors[name] = decode(entry["layout"], parts, entry["shape"])
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from None
-    if stored:
-        raise ValueError(f"{path} is damaged: {', '.join(sorted(stored))} belong to no tensor")
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+            raise file.damaged(f"{name!r}: {type(error).__name__} {error}") from None
     return tensors
 
 
@@ -228,7 +262,10 @@ def file_costs(model: nn.Module, names: Iterable[str]) -> FileCosts:
                 f"density= or flops=, or leave it out with exclude=[{name!r}]"
             )
     weights = {memory_place(module.weight): name for name, module in layers.items()}
-    fixed, copies = 8 + len(json.dumps({"__metadata__": {FORMAT: ""}})), dict.fromkeys(weights.values(), 0)
+    fixed, copies = (
+        8 + len(json.dumps({"__metadata__": {FORMAT: "", CHECKSUMS: "0" * 8}})),
+        dict.fromkeys(weights.values(), 0),
+    )
     state = _state(model)
     digits = len(str(sum(tensor.numel() * tensor.itemsize for tensor in state.values())))
     for key, tensor in state.items():
@@ -250,7 +287,10 @@ def _header_bytes(key: str, tensor: Tensor, layout: str, digits: int) -> int:
     entry = {"dtype": "BF16", "shape": shape, "data_offsets": [10 ** (digits - 1)] * 2}
     names = [f"{key}#{part}" for part in _PARTS[layout]] or [key]
     index = {key: {"layout": layout, "shape": list(tensor.shape)}}
-    return len(json.dumps(dict.fromkeys(names, entry), separators=(",", ":"))) + len(json.dumps(json.dumps(index)))
+    sums = 9 * len(names)
+    return (
+        sums + len(json.dumps(dict.fromkeys(names, entry), separators=(",", ":"))) + len(json.dumps(json.dumps(index)))
+    )
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

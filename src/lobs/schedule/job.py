@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -12,9 +11,8 @@ from torch import nn
 from lobs.allocation.allocate import check_names
 from lobs.allocation.budget import Budget
 from lobs.allocation.sharing import Decision, Sharing
-from lobs.base.atomic import replacing
 from lobs.base.execution import Execution
-from lobs.base.warning import warn
+from lobs.base.notes import read_note, write_note
 from lobs.calibration.statistics import Statistics
 from lobs.layers.consumers import Consumer
 from lobs.solvers import PruningPath, Solver
@@ -82,8 +80,7 @@ class Job:
         if decision is None:
             decision = self.sharing.decision(self.pruned, paths(), consumers, self.execution.progress, self.dense)
             if file is not None:
-                with replacing(file) as unfinished:
-                    unfinished.write_text(json.dumps(asdict(decision)), encoding="utf-8")
+                write_note(file, asdict(decision))
         self.decisions.append(decision)
         return decision
 
@@ -94,11 +91,5 @@ class Job:
 
 def _read(file: Path) -> Decision | None:
     """A decision that was written; None where there is none, or a damaged one, which is made again."""
-    if not file.exists():
-        return None
-    try:
-        found = Decision(**json.loads(file.read_text(encoding="utf-8")))
-        return replace(found, counts={name: int(count) for name, count in found.counts.items()})
-    except (ValueError, TypeError, AttributeError):
-        warn(f"{file} is damaged: it is computed again")
-        return None
+    note = read_note(file)
+    return None if note is None else Decision(**note)

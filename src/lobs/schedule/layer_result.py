@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
+from lobs.base.tensor_files import layer_file, read_part, write_tensors
 from lobs.calibration.statistics import layer_error
 from lobs.solvers import PruningPath
 
@@ -105,12 +105,8 @@ class LayerResult:
         Returns:
             The result; None where none is there.
         """
-        from safetensors import safe_open
-
-        file = layer_file(folder, name)
-        if (tensors := read_tensors(file)) is None:
+        if (part := read_part(layer_file(folder, name))) is None:
             return None
-        with safe_open(file, "pt") as stored:
-            numbers: Mapping[str, Any] = json.loads(stored.metadata()["numbers"])
-        weight, mask = (tensors[key].to(trained.device) for key in ("weight", "mask"))
+        numbers: Mapping[str, Any] = json.loads(part.metadata["numbers"])
+        weight, mask = (part.tensor(key).to(trained.device) for key in ("weight", "mask"))
         return cls(name, trained, weight, mask, **numbers)

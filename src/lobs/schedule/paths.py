@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lobs.base.execution import Execution
 from lobs.base.memory import ceiling
-from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
+from lobs.base.tensor_files import layer_file, read_part, write_tensors
 from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
@@ -59,8 +59,8 @@ class PathMaker:
         layer = layer.to(weight.device)
         file = self._file(name)
         solver = for_layer(self.solver, module)
-        if file is not None and (state := read_tensors(file)) is not None:
-            return solver.restored(weight, layer, state)
+        if file is not None and (part := read_part(file)) is not None:
+            return solver.restored(weight, layer, part.tensors())
         path = solve(solver, name, weight, layer)
         if file is not None and path.state is not None:
             write_tensors(file, path.state, path.state.__getitem__, {})

@@ -247,18 +247,14 @@ def load_tensors(root: str | Path, name: str, split: str) -> tuple[dict[str, Ten
     Raises:
         ValueError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from lobs.base.tensor_files import TensorFile
 
     path = split_file(root, name, split)
     remedy = f"run `lobs fetch data={name}`"
     if not path.exists():
         raise ValueError(f"{path} does not exist yet: {remedy} first")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and {remedy}") from None
+    file = TensorFile(path, "data set", f"delete it and {remedy}", note=False)  # the MD5 tells as much
+    tensors, metadata = file.tensors(), file.metadata
     actual, expected = split_fingerprint(tensors), metadata.get("md5")
     if actual != expected:
         raise ValueError(f"{path} has MD5 {actual}, expected {expected}: delete it and {remedy}")

@@ -41,9 +41,8 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     bar = progress("calibrating")
     batches = len(own_share(calibration_batches(train, config["collect"])))
-    folder = folders.output("collect")
     images_file = split_file(config["folders"]["data"], config["data"]["name"], "train")
-    partial = partial_folder(folder, config, [trained, images_file])
+    partial = partial_folder(folders.output("collect"), config, [trained, images_file])
     statistics = calibrate(
         network.to(device),
         train,
@@ -62,9 +61,9 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
         "samples": config["collect"]["kept_samples"],
         "layers": [_digest(name, layer) for name, layer in statistics.items()],
     }
-    statistics.save(folder / "statistics.safetensors")
-    write_json(folder / "timings.json", watch.result(config, device))
-    write_json(folder / "metrics.json", metrics)
+    with folders.result("collect", metrics) as folder:
+        statistics.save(folder / "statistics.safetensors")
+        write_json(folder / "timings.json", watch.result(config, device))
     forget(partial)
     return metrics
 

@@ -40,14 +40,14 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     clock = Stopwatch()
     folders = Folders(config)
-    pruning = require_same_budget(config, folders)
+    pruning = require_same_budget(config, folders, "density")
     dense, pruned, retrained = (
         load_network(config, folders.input(stage, "model.safetensors"), folders.command(stage)).to(device)
         for stage in ("train", "prune", "retrain")
     )
     statistics = Statistics.load(folders.input("collect", "statistics.safetensors"))
-    layers = read_json(folders.input("prune", "layers.json"), folders.command("prune"))
-    retraining = read_json(folders.input("retrain", "metrics.json"), folders.command("retrain"))
+    layers = read_json(folders.input("prune", "layers.json"), folders.command("prune"), list)
+    retraining = folders.metrics("retrain", "density")
     train, measured = load_training_data(config["folders"]["data"], **config["data"])
     calibration = calibration_split(train, config["collect"])
 
@@ -84,7 +84,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             "storage": taken["retrained"],
         },
     }
-    folder = folders.output("evaluate")
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "timings.json", {**clock.result(config, device), "latency": latencies})
+    with folders.result("evaluate", metrics) as folder:
+        write_json(folder / "timings.json", {**clock.result(config, device), "latency": latencies})
     return metrics

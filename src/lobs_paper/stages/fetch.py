@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lobs_paper.config.choices import fetcher
+from lobs_paper.data.sources import noted_source
 from lobs_paper.data.splits import Fetched, load_tensors, source_file, split_file, split_fingerprint
 from lobs_paper.files import save_tensors, write_json
 from lobs_paper.stages.progress import waiting
@@ -28,18 +28,30 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
     if root is not None or not all(split_file(folder, name, split).exists() for split in SPLITS):
         with waiting(f"fetching {name}"):
-            fetched = fetch(fetcher(config["data"]), name, root)
-        for split in SPLITS:
-            tensors = fetched.splits[split]
-            metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
-            save_tensors(split_file(folder, name, split), tensors, metadata)
-        if root is None:
-            source_file(folder, name).unlink(missing_ok=True)
-        else:
-            write_json(source_file(folder, name), {"root": str(Path(root).resolve())})
+            source = None if root is None else noted_source(root)
+            store(fetch(fetcher(config["data"]), name, root), folder, name, source)
     splits = {split: load_tensors(folder, name, split) for split in SPLITS}
     counts = {f"{split}_images": len(tensors["labels"]) for split, (tensors, _) in splits.items()}
     return {"data": splits["train"][1], **counts}
+
+
+def store(fetched: Fetched, folder: str, name: str, source: Mapping[str, Any] | None) -> None:
+    """Write a data set; one that is cut short lacks its test images, so that splits of two are never mixed.
+
+    Args:
+        fetched: the data set.
+        folder: of all data sets.
+        name: of this one.
+        source: what is noted of where it comes from.
+    """
+    split_file(folder, name, "test").unlink(missing_ok=True)
+    source_file(folder, name).unlink(missing_ok=True)
+    for split in SPLITS:
+        tensors = fetched.splits[split]
+        metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
+        if split == "test" and source is not None:
+            write_json(source_file(folder, name), source)
+        save_tensors(split_file(folder, name, split), tensors, metadata)
 
 
 def fetch(target: str, name: str, root: str | None) -> Fetched:

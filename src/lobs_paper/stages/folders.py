@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.files import require
+from lobs_paper.files import read_json, require, write_json
+from lobs_paper.stages import provenance
+from lobs_paper.stages.progress import first_process
+from lobs_paper.stages.provenance import CHECKSUM, DIGEST, MADE_FROM, MARKER
 
 # In the folder of a sweep's point: what was overridden there, and why it failed if it did.
 POINT = "point.json"
@@ -23,6 +28,7 @@ class Folders:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
         self._run = Path(config["name"]) / f"seed{config['seed']}"
         self._method = config.get("method", {}).get("name")
         names = config["folders"]
@@ -32,28 +38,148 @@ class Folders:
         own = target.rpartition(".")[2] == config["name"]
         network = f"model._target_={target}" if own else f"experiment={config['name']}"
         self._overrides = f"{network} seed={config['seed']}"
+        self._read: dict[str, str] = {}  # digests of the results that were read, by stage
 
     def output(self, stage: str) -> Path:
         """The folder that the stage writes to."""
         return self._roots[0] / self._run / self._part(stage)
 
+    @contextmanager
+    def result(self, stage: str, metrics: Mapping[str, Any]) -> Iterator[Path]:
+        """Write a stage's result: what was there before ends when the block begins, and the new one with its metrics.
+
+        Args:
+            stage: that writes.
+            metrics: written last, with what the result was made from.
+
+        Yields:
+            The folder for all other files.
+        """
+        folder = self.output(stage)
+        (folder / MARKER).unlink(missing_ok=True)
+        yield folder
+        made_from = {**self.made_from(stage, self._config), **self._read}
+        write_json(folder / MARKER, provenance.sealed(metrics, folder, made_from))
+
+    def holds(self, stage: str, file: str) -> bool:
+        """Whether a file of a stage is there, whatever it was made from."""
+        return (self._folder(stage) / file).exists()
+
     def input(self, stage: str, file: str) -> Path:
-        """A file of an earlier stage.
+        """A file of an earlier stage's result, which must be whole and made from what is there now.
 
         Returns:
             Its path.
 
         Raises:
-            ValueError: it does not exist yet; the message names the command that makes it.
+            ValueError: it does not exist yet, or is not of such a result; the message names the command that makes it.
         """
-        candidates = [root / self._run / self._part(stage) / file for root in self._roots]
-        path = next((path for path in candidates if path.exists()), candidates[-1])
-        return require(path, self.command(stage))
+        path = require(self._folder(stage) / file, self.command(stage))
+        if stage not in self._read:
+            if reason := self.stale(stage):
+                raise ValueError(reason)
+            self._read[stage] = provenance.result_digest(path.parent)
+        return path
+
+    def metrics(self, stage: str, *needed: str) -> dict[str, Any]:
+        """The metrics of an earlier stage, as `input`.
+
+        Args:
+            stage: the earlier one.
+            needed: keys that have to be there.
+
+        Returns:
+            The metrics.
+
+        Raises:
+            ValueError: a key is missing, or as for `input`.
+        """
+        path = self.input(stage, MARKER)
+        metrics = read_json(path, self.command(stage))
+        for key in needed:
+            if key not in metrics:
+                raise ValueError(f"{path} is damaged, it has no {key!r}: run `{self.command(stage)}` again")
+        return metrics
+
+    def stale(self, stage: str, whole: Mapping[str, Any] | None = None, unknown: bool = True) -> str | None:
+        """Why the result of a stage is not what a later one may go on with.
+
+        Args:
+            stage: whose result is there.
+            whole: its own configuration, where that is known: it must have been made with these settings.
+            unknown: whether a result that does not say what it was made from is taken, which is said.
+
+        Returns:
+            A sentence; None: nothing is known against it.
+        """
+        folder, command = self._folder(stage), self.command(stage)
+        marker, again = folder / MARKER, f"run `{command}` again"
+        if not marker.exists():
+            return f"{folder} holds no finished result: {again}"
+        metrics = read_json(marker, command)
+        made = metrics.get(MADE_FROM)
+        if not isinstance(made, dict):
+            if not unknown:
+                return f"{marker} does not say what it was made from: {again}"
+            _say(f"{marker} is of an earlier version and does not say what it was made from: it is taken as it is")
+            return None
+        if metrics.get(CHECKSUM) != provenance.checksum(metrics):
+            return f"{marker} is damaged, it has another checksum: {again}"
+        if metrics.get(DIGEST) != provenance.result_digest(folder):
+            return f"{marker} is about other files than lie beside it: {again}"
+        asked = {} if whole is None else self.made_from(stage, whole)
+        if asked and (differ := provenance.other_settings(made["settings"], asked["settings"])):
+            return (
+                f"{differ[0]} was asked for, but {folder} was made with {differ[1]}: run `{command} {differ[0]}` first"
+            )
+        if asked and made.get("weights") != asked.get("weights"):
+            return f"{folder} was made from other weights than model.weights now: {again}"
+        for earlier in made.keys() & provenance.MAIN.keys():
+            there = self._folder(earlier)
+            main = there / f"{provenance.MAIN[earlier]}.safetensors"
+            if main.exists() and provenance.result_digest(there) != made[earlier]:
+                return f"{folder} was made from another result of {earlier} than {there} holds: {again}"
+        now = provenance.data_digests(self._config)
+        if any(made["data"][split] != now[split] for split in made["data"].keys() & now.keys()):
+            return f"{folder} was made from other images than data={self._config['data']['name']} holds now: {again}"
+        return None
+
+    def made_from(self, stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a stage's result depends on, but for the results of earlier stages.
+
+        Args:
+            stage: its name.
+            config: of it.
+
+        Returns:
+            The settings, digests of the data and of foreign weights.
+        """
+        made: dict[str, Any] = {
+            "settings": provenance.settings(stage, config),
+            "data": provenance.data_digests(config),
+        }
+        if stage == "train" and config["model"].get("weights") is not None:
+            from lobs_paper.networks.pretrained import origin
+
+            made["weights"] = origin(config["model"])
+        return made
 
     def command(self, stage: str) -> str:
         """The command that runs a stage of this experiment."""
         method = "" if stage in ("train", "collect") else f" method={self._method}"
         return f"lobs {stage} {self._overrides}{method}"
 
+    def _folder(self, stage: str) -> Path:
+        """The stage's first folder that holds anything: files of two results must not be mixed. Or else the last."""
+        candidates = [root / self._run / self._part(stage) for root in self._roots]
+        return next((folder for folder in candidates if folder.is_dir() and any(folder.iterdir())), candidates[-1])
+
     def _part(self, stage: str) -> Path:
         return Path(stage) if stage in ("train", "collect") else Path(self._method) / stage
+
+
+@cache
+def _say(note: str) -> None:
+    """Print a note once, however many stages come upon its reason."""
+    if first_process():
+        print(note)

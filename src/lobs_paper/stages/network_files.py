@@ -40,16 +40,17 @@ def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Modu
     """
     import torch
 
-    from lobs_paper.files import load_tensors, tensor_metadata
+    from lobs_paper.files import tensor_file
     from lobs_paper.networks.build import build
 
     # Convolutions are up to four times as fast this way on a CPU.
     network = build(config["model"]).to(memory_format=torch.channels_last)
+    file = tensor_file(path, made_by)
     try:
-        network.load_state_dict(load_tensors(path, made_by))
+        network.load_state_dict(file.tensors())
     except RuntimeError:
         raise ValueError(f"{path} holds another network than model={config['model']}: run `{made_by}`") from None
-    held_out, asked = tensor_metadata(path).get(HELD_OUT), str(config["data"]["holdout"])
+    held_out, asked = file.metadata.get(HELD_OUT), str(config["data"]["holdout"])
     if held_out != asked:
         raise ValueError(
             f"data.holdout={asked} was asked for, but {path} was trained with data.holdout={held_out}, so its "

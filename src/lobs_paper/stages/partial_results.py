@@ -9,12 +9,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lobs.base.fingerprint import CALL
+
 # Keys that change no result: a run with another ceiling goes on where one that was too much for the machine stopped.
 WITHOUT_EFFECT = ("memory",)
 
 
 def partial_folder(output: Path, config: Mapping[str, Any], inputs: Iterable[Path]) -> Path:
     """A folder beside a stage's own for its finished parts; those of another configuration or input are removed.
+
+    So are those whose note of what they belong to is damaged: the library would refuse them.
 
     Args:
         output: the stage's folder.
@@ -32,9 +36,16 @@ def partial_folder(output: Path, config: Mapping[str, Any], inputs: Iterable[Pat
                 digest.update(block)
     folder = output.with_name(f"{output.name}.partial") / digest.hexdigest()[:16]
     for other in folder.parent.glob("*"):
-        if other != folder:
+        if other != folder or not all(map(_readable, folder.rglob(CALL))):
             shutil.rmtree(other, ignore_errors=True)
     return folder
+
+
+def _readable(note: Path) -> bool:
+    try:
+        return isinstance(json.loads(note.read_text(encoding="utf-8")), dict)
+    except (ValueError, OSError, RecursionError):
+        return False
 
 
 def forget(folder: Path) -> None:

@@ -1,7 +1,8 @@
-"""Pruning somebody's network is one command: where `model.weights` is given, the stages before it run when needed.
+"""A stage that is run by hand goes on with results of the settings it is given: others are made anew, or refused.
 
-A stage is needed where its output is missing, where it was made from other weights, data or another budget, and after
-any other stage that was needed.
+Pruning somebody's network is one command: where `model.weights` is given, the stages before one run when their output
+is missing or was made from other weights, data or settings, and after any other stage that was needed. Where the
+network is trained here, which may take days, the stage to run again is named instead.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.config.requested import requested
 from lobs_paper.config.stage_parts import stage_config
 
 # In their order; what runs once per seed comes first.
@@ -32,48 +32,79 @@ def run_missing(
     Returns:
         The stages that have run.
     """
-    order = (*SEED_STAGES, *METHOD_STAGES)
-    if config["model"].get("weights") is None or stage not in order:
+    if config["model"].get("weights") is None:
         return []
-    before = order[: order.index(stage)]
     done: list[str] = []
-    for earlier in before[: len(SEED_STAGES)] if seed_only else before:
-        if done or not _is_made(earlier, config):
+    for earlier in _before(stage, seed_only):
+        if done or _stale(earlier, config, unknown=False) != "":
             print(f"lobs {earlier}: its output is needed first", flush=True)
             run_stage(earlier, stage_config(config, earlier))
             done.append(earlier)
     return done
 
 
-def _is_made(stage: str, config: Mapping[str, Any]) -> bool:
+def refuse_stale(stage: str, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with results that were made with other settings than those given.
+
+    Args:
+        stage: that is to run.
+        config: the whole configuration.
+
+    Raises:
+        ValueError: the output of a stage before it is there and was made from other weights, data or settings; the
+            message names the command to run again.
+    """
+    for earlier in _before(stage):
+        if reason := _stale(earlier, config, unknown=True):
+            raise ValueError(reason)
+
+
+def _before(stage: str, seed_only: bool = False) -> tuple[str, ...]:
+    order = (*SEED_STAGES, *METHOD_STAGES)
+    before = order[: order.index(stage)] if stage in order else ()
+    return before[: len(SEED_STAGES)] if seed_only else before
+
+
+def _stale(stage: str, config: Mapping[str, Any], unknown: bool) -> str | None:
+    """Why the output of a stage does not fit; empty where it fits, None where there is none.
+
+    Args:
+        stage: its name.
+        config: the whole configuration.
+        unknown: whether what does not say what it was made from is taken.
+
+    Returns:
+        A sentence.
+    """
     if stage == "fetch":
-        return _is_fetched(config)
+        return _stale_data(config, unknown)
     # Imported here, since a mistake in the configuration should appear before torch is imported.
-    from lobs_paper.files import read_json, tensor_metadata
     from lobs_paper.stages.folders import Folders
-    from lobs_paper.stages.network_files import ORIGIN
+    from lobs_paper.stages.provenance import MAIN
 
-    folders = Folders(stage_config(config, stage))
-    main = {"train": "model", "collect": "statistics", "prune": "model", "retrain": "model"}[stage]
-    try:
-        path = folders.input(stage, f"{main}.safetensors")
-        metrics = read_json(folders.input(stage, "metrics.json"), folders.command(stage))
-    except ValueError:
-        return False
-    if stage == "train":
-        from lobs_paper.networks.pretrained import origin
-
-        return tensor_metadata(path).get(ORIGIN) == origin(config["model"])
-    return stage != "prune" or metrics["requested"] == requested(config)
+    own = stage_config(config, stage)
+    folders = Folders(own)
+    if not folders.holds(stage, f"{MAIN[stage]}.safetensors"):
+        return None
+    return folders.stale(stage, own, unknown) or ""
 
 
-def _is_fetched(config: Mapping[str, Any]) -> bool:
+def _stale_data(config: Mapping[str, Any], unknown: bool) -> str | None:
+    from lobs_paper.data.sources import stamp
     from lobs_paper.data.splits import source_file, split_file
-    from lobs_paper.files import read_json
+    from lobs_paper.files import read_object
 
     name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
     if not all(split_file(folder, name, split).exists() for split in ("train", "test")):
-        return False
+        return None
     source = source_file(folder, name)
-    noted = read_json(source, "lobs fetch")["root"] if source.exists() else None
-    return root is None or noted == str(Path(root).resolve())
+    noted = read_object(source) if source.exists() else {}
+    if root is None or (unknown and not noted):
+        return ""
+    path = Path(root)
+    if noted.get("root") == str(path.resolve()) and (noted.get("stamp") == stamp(path) or not path.exists()):
+        return ""
+    return (
+        f"data.root={root} is not what {folder}/{name} was read from, or has changed since: run "
+        f"`lobs fetch data={name} data.root={root}` first"
+    )

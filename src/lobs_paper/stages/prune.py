@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -43,6 +42,12 @@ CURVE_DENSITIES = [0.0, 0.01, 0.02, 0.03, 0.05, 0.07] + [step / 20 for step in r
 BUDGETS = [0.5, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009]
 CURVE_IMAGES = 5000  # training images on which the distance of outputs is measured along it
 AFTER_REFIT = ("test_error_after_refit_percent", "output_error_after_refit")  # columns of the density curve
+# Curves that the paths give for free, and their columns.
+CURVES = {
+    "paths.csv": ["layer", "density", "error", "relative_error", "sensitivity_threshold"],
+    "first_layer_curve.csv": ["density", "test_accuracy_percent"],
+    "density_curve.csv": ["density", "test_error_percent", "test_top5_error_percent", "output_error", *AFTER_REFIT],
+}
 COSTLY_BUDGETS = {
     "sequential": [0.07, 0.05, 0.035, 0.03, 0.02, 0.015, 0.009],
     "refitted": [0.05, 0.035, 0.02, 0.015, 0.009],
@@ -81,8 +86,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         )
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
-    folder = folders.output("prune")
-    partial = partial_folder(folder, config, [trained, collected])
+    partial = partial_folder(folders.output("prune"), config, [trained, collected])
     shown = Phases("factorising", watch.each)
     plan = lobs.plan(
         dense,
@@ -104,46 +108,44 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     metrics = _metrics(config, dense, result, measured)
     if result.uncorrected:
         metrics["corrections"] = corrections(dense, result, cast("Iterable", plan.batches), measured)
-    save_network(config, folder / "model.safetensors", result.model)
-    save_tensors(folder / "masks.safetensors", result.masks)
-    write_json(folder / "layers.json", layer_rows(result))
-    _write_curves(folder, plan, config, (train, measured), result)
-    write_json(folder / "timings.json", timings)
-    write_json(folder / "metrics.json", metrics)
+    curves = _curves(plan, config, (train, measured), result)
+    with folders.result("prune", metrics) as folder:
+        save_network(config, folder / "model.safetensors", result.model)
+        save_tensors(folder / "masks.safetensors", result.masks)
+        write_json(folder / "layers.json", layer_rows(result))
+        for name, (rows, columns) in curves.items():
+            write_csv(folder / name, rows, columns)
+        write_json(folder / "sensitivities.json", sensitivity_histogram(*_first(plan)))
+        write_json(folder / "timings.json", timings)
     forget(partial)
     return metrics
 
 
-def _write_curves(
-    folder: Path, plan: lobs.Plan, config: Mapping[str, Any], splits: tuple[Split, Split], result: PruneResult
-) -> None:
-    """What the same paths say about other budgets: curves over densities, and the first layer's sensitivities."""
+def _first(plan: lobs.Plan) -> tuple[str, PruningPath]:
+    """The first layer's name and path."""
+    name = next(iter(plan.paths))
+    return name, whole(plan.paths[name])
+
+
+def _curves(
+    plan: lobs.Plan, config: Mapping[str, Any], splits: tuple[Split, Split], result: PruneResult
+) -> dict[str, tuple[list[dict[str, Any]], list[str]]]:
+    """What the same paths say about other budgets: rows and columns of every curve, by the file's name."""
     method, budget, (train, measured) = config["method"], requested(config), splits
     dense, paths = plan.model, plan.paths
-    first = next(iter(paths))
-    first_path = whole(paths[first])
-    write_csv(
-        folder / "paths.csv",
-        [row for name, path in paths.items() for row in error_curve(name, path)],
-        ["layer", "density", "error", "relative_error", "sensitivity_threshold"],
-    )
-    write_csv(
-        folder / "first_layer_curve.csv",
-        first_layer_curve(dense, first, first_path, measured, config["density_grid"] or CURVE_DENSITIES),
-        ["density", "test_accuracy_percent"],
-    )
-    write_csv(
-        folder / "density_curve.csv",
-        density_curve(
+    grid = config["density_grid"]
+    rows = {
+        "paths.csv": [row for name, path in paths.items() for row in error_curve(name, path)],
+        "first_layer_curve.csv": first_layer_curve(dense, *_first(plan), measured, grid or CURVE_DENSITIES),
+        "density_curve.csv": density_curve(
             lambda density: result if budget == {"density": density} else prune_to(plan, method, {"density": density}),
-            config["density_grid"] or budgets(method, paths),
+            grid or budgets(method, paths),
             dense,
             train.part(0, CURVE_IMAGES),
             measured,
         ),
-        [*("density", "test_error_percent", "test_top5_error_percent", "output_error"), *AFTER_REFIT],
-    )
-    write_json(folder / "sensitivities.json", sensitivity_histogram(first, first_path))
+    }
+    return {name: (each, CURVES[name]) for name, each in rows.items()}
 
 
 def prune_to(plan: lobs.Plan, method: Mapping[str, Any], budget: Mapping[str, Any]) -> PruneResult:

@@ -46,7 +46,7 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process."""
     device = prepare(config)
     folders = Folders(config)
-    before = require_same_budget(config, folders)
+    before = require_same_budget(config, folders, "error_before_percent")
     splits = load_training_data(config["folders"]["data"], **config["data"])
 
     watch = Stopwatch()
@@ -71,12 +71,11 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
         "recipe": {key: value for key, value in config["retrain"].items() if key != "measure_every"},
         "rounds": result.rounds,
     }
-    folder = folders.output("retrain")
-    save_network(config, folder / "model.safetensors", result.network)
-    save_tensors(folder / "masks.safetensors", result.masks)
-    write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
-    write_json(folder / "timings.json", watch.result(config, device))
-    write_json(folder / "metrics.json", metrics)
+    with folders.result("retrain", metrics) as folder:
+        save_network(config, folder / "model.safetensors", result.network)
+        save_tensors(folder / "masks.safetensors", result.masks)
+        write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
+        write_json(folder / "timings.json", watch.result(config, device))
     return metrics
 
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from lobs_paper.config.requested import requested
-from lobs_paper.files import read_json
 from lobs_paper.stages.folders import Folders
 
 
-def require_same_budget(config: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
+def require_same_budget(config: Mapping[str, Any], folders: Folders, *needed: str) -> dict[str, Any]:
     """The prune stage's metrics, once they are known to belong to the budget that this stage is asked for.
+
+    Args:
+        config: of the stage.
+        folders: of the stage.
+        needed: keys that have to be there.
 
     Returns:
         The metrics.
@@ -20,7 +24,7 @@ def require_same_budget(config: Mapping[str, Any], folders: Folders) -> dict[str
         ValueError: the network on disk was pruned to another budget.
     """
     path = folders.input("prune", "metrics.json")
-    metrics = read_json(path, folders.command("prune"))
+    metrics = folders.metrics("prune", "requested", *needed)
     asked, found = requested(config), metrics["requested"]
     if asked != found:
         shown = [" ".join(f"{key}={value}" for key, value in budget.items()) for budget in (asked, found)]

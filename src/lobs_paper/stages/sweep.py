@@ -38,7 +38,7 @@ from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.stages.devices import is_user_error
 from lobs_paper.stages.folders import POINT
-from lobs_paper.stages.prerequisites import run_missing
+from lobs_paper.stages.prerequisites import refuse_stale, run_missing
 from lobs_paper.stages.printing import clock, flat, print_table
 from lobs_paper.stages.run import run_stage
 
@@ -111,6 +111,7 @@ class _Point:
         try:
             config = finish(composed, parse(overrides))
             config["folders"]["output"] = str(Path(job.runtime.output_dir))
+            refuse_stale(self.stage, config)
             result["metrics"] = flat(run_stage(self.stage, stage_config(config, self.stage)))
         except Exception as error:
             if not is_user_error(error):

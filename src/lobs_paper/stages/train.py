@@ -60,12 +60,11 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "device": device.type,
     }
-    folder = Folders(config).output("train")
     marks = {ORIGIN: origin(config["model"])} if pretrained else {}
-    save_network(config, folder / "model.safetensors", network, marks)
-    write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
-    write_json(folder / "timings.json", watch.result(config, device))
-    write_json(folder / "metrics.json", metrics)
+    with Folders(config).result("train", metrics) as folder:
+        save_network(config, folder / "model.safetensors", network, marks)
+        write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
+        write_json(folder / "timings.json", watch.result(config, device))
     return metrics
 
 

@@ -250,12 +250,12 @@ def _input_shape(data_dir: Path, data: Mapping[str, Any]) -> list[int] | None:
     path = data_dir / data["name"] / "test.safetensors"
     if not path.exists():
         return None
-    from safetensors import safe_open
+    from lobs.base.tensor_files import TensorFile
 
-    with safe_open(path, framework="np") as file:
-        if "images" not in file.keys():  # noqa: SIM118 (not a mapping)
-            return [3, data["size"], data["size"]]  # pictures, decoded and cropped when they are read
-        shape = file.get_slice("images").get_shape()[1:]
+    file = TensorFile(path, "data set", f"run `lobs fetch data={data['name']}`", note=False)
+    if "images" not in file.keys():  # noqa: SIM118 (not a mapping)
+        return [3, data["size"], data["size"]]  # pictures, decoded and cropped when they are read
+    shape = file.described("images")[1][1:]
     return shape if len(shape) == 3 else [1, *shape]
 
 

@@ -1,15 +1,17 @@
 """Sparse files: every bit comes back, the size is the one that a budget counts, and nothing else is read."""
 
+import json
+
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lobs
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget, problem
-from lobs.export.sparse import FORMAT, decode, encode
+from lobs.base.tensor_files import TensorFile, write_tensors
+from lobs.export.sparse import FORMAT, decode, encode, read_sparse
 from lobs.export.sparse_layout import layout_bytes, sparse_bytes
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.complex64]
@@ -148,7 +150,7 @@ def test_a_missing_damaged_or_foreign_file_is_named(file, tmp_path):
     with pytest.raises(ValueError, match=r"there is no sparse file .*other"):
         lobs.load_sparse(tmp_path / "other", into=model)
     (tmp_path / "half").write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="half is damaged or no safetensors file"):
+    with pytest.raises(ValueError, match="half is damaged or no sparse file"):
         lobs.load_sparse(tmp_path / "half", into=model)
     save_file(dict(model.state_dict()), tmp_path / "plain")
     with pytest.raises(ValueError, match="plain is no sparse file: its metadata have"):
@@ -157,12 +159,11 @@ def test_a_missing_damaged_or_foreign_file_is_named(file, tmp_path):
 
 def spoiled(file, name, value):
     """The file with one stored tensor replaced, or removed."""
-    with safe_open(file, framework="pt") as opened:
-        metadata = opened.metadata()
-    stored = load_file(file)
-    assert list(metadata) == [FORMAT]
-    stored[name] = value
-    save_file({key: tensor for key, tensor in stored.items() if tensor is not None}, file, metadata=metadata)
+    opened = TensorFile(file)
+    stored = {**opened.tensors(), name: value}
+    assert list(opened.metadata) == [FORMAT]
+    kept = {key: tensor for key, tensor in stored.items() if tensor is not None}
+    write_tensors(file, kept, kept.__getitem__, opened.metadata)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,18 @@ def test_parts_that_do_not_fit_together_are_refused(file, name, value):
 def test_places_outside_or_out_of_order_are_refused(layout, parts, message):
     with pytest.raises(ValueError, match=message):
         decode(layout, parts, [3, 4])
+
+
+@pytest.mark.parametrize("shape", [[2**20, 2**30], [40, -30], [40, 30.0], "no"])
+def test_a_small_file_that_claims_much_takes_no_memory(tmp_path, shape, monkeypatch):
+    parts = {"weight#values": torch.ones(1), "weight#positions": torch.zeros(1, dtype=torch.int32)}
+    index = {FORMAT: json.dumps({"weight": {"layout": "positions", "shape": shape}})}
+    write_tensors(tmp_path / "small", parts, parts.__getitem__, index)
+    monkeypatch.setattr(torch, "zeros", None)
+    with pytest.raises(ValueError, match=r"small (holds 4.19e\+06 GiB of dense tensors, of memory|is damaged)"):
+        read_sparse(tmp_path / "small")
+    with pytest.raises(ValueError, match=r"does not fit Linear: 'weight' is \(1048576, 1073741824\)|is damaged"):
+        lobs.load_sparse(tmp_path / "small", into=nn.Linear(40, 30, bias=False))
 
 
 def test_what_is_no_tensor_cannot_be_stored(tmp_path):

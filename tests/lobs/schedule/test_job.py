@@ -1,7 +1,5 @@
 """A job's decisions: made once, kept in its folder, and never made again."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,6 +8,7 @@ from helpers.networks import X, mlp
 from lobs.allocation.budget import Budget
 from lobs.allocation.sharing import Decision, Sharing
 from lobs.base.execution import Execution
+from lobs.base.notes import write_note
 from lobs.calibration.batches import CalibrationBatches
 from lobs.schedule.job import Job
 from lobs.solvers import make
@@ -49,7 +48,7 @@ def test_what_an_interrupted_call_decided_stands(tmp_path):
     assert again.decide(never, {}) == decision
     assert again.decisions == first.decisions
     noted = {"counts": {"0": 5}, "shared_by": "fisher", "compared": {"fisher": 0.75, "uniform": 1.0}, "gave_way": True}
-    (tmp_path / "new/counts.json").write_text(json.dumps({**noted, "note": "a note"}))
+    write_note(tmp_path / "new/counts.json", {**noted, "note": "a note"})
     found = again.decide(never, {})
     assert found == again.decisions[-1]
     assert (found.counts, found.note) == ({"0": 5}, "a note")

@@ -11,6 +11,7 @@ from lobs.allocation.budget import Budget
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import Decision, Sharing
 from lobs.base.execution import Execution
+from lobs.base.notes import write_note
 from lobs.calibration.batches import CalibrationBatches
 from lobs.schedule.job import Job
 from lobs.schedule.run import no_worse_than_uniform, run
@@ -65,7 +66,7 @@ def test_a_correction_comes_last_and_what_it_changed_is_kept():
 
 def test_notes_on_decisions_are_warnings_too(tmp_path):
     task = job(tmp_path)
-    (tmp_path / "counts.json").write_text('{"counts": {"0": 1, "2": 2, "4": 3}, "note": "Look here."}')
+    write_note(tmp_path / "counts.json", {"counts": {"0": 1, "2": 2, "4": 3}, "note": "Look here."})
     with pytest.warns(UserWarning, match=r"Look here\."):
         result = run(task)
     assert result.notes == ["Look here."]

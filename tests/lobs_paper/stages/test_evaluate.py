@@ -38,6 +38,8 @@ def written(tmp_path_factory):
     for stage, network in networks.items():
         save_network(config, folders.output(stage) / "model.safetensors", network)
     statistics.save(folders.output("collect") / "statistics.safetensors")
+    for stage in ("train", "collect"):
+        write_json(folders.output(stage) / "metrics.json", {})
     write_json(folders.output("prune") / "metrics.json", {"requested": {"density": 0.2}, "density": 0.199})
     write_json(folders.output("prune") / "layers.json", [{"name": "fc1"}])
     write_json(folders.output("retrain") / "metrics.json", {"density": 0.198})

@@ -34,10 +34,13 @@ def test_what_a_point_has_is_preferred_and_what_it_lacks_comes_from_the_runs(tmp
     written = tmp_path / "runs/lenet5/seed3/train/x"
     written.parent.mkdir(parents=True)
     written.touch()
+    (written.parent / "metrics.json").write_text("{}")
     assert found.input("train", "x") == written
     nearer = tmp_path / "point/lenet5/seed3/train/x"
     nearer.parent.mkdir(parents=True)
     nearer.touch()
+    (nearer.parent / "metrics.json").write_text("{}")
+    found = folders(str(tmp_path / "point"), str(tmp_path / "runs"))
     assert found.input("train", "x") == nearer
 
 

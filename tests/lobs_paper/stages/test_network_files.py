@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lobs_paper.files import tensor_metadata
+from lobs_paper.files import tensor_file
 from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.network_files import HELD_OUT, ORIGIN, load_network, save_network
 
@@ -26,7 +26,7 @@ def test_a_network_comes_back_with_its_marks(saved):
     path, network = saved
     found = load_network(config(), path, "lobs train")
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.state_dict().items())
-    assert tensor_metadata(path) == {HELD_OUT: "0", ORIGIN: "somewhere"}
+    assert tensor_file(path, "lobs train").metadata == {HELD_OUT: "0", ORIGIN: "somewhere"}
 
 
 def test_weights_of_another_network_are_refused(saved):

@@ -205,7 +205,7 @@ def test_evaluate_measures_bytes_and_units_before_and_after_compaction(project):
     for part, stage in (("pruned", "prune"), ("retrained", "retrain")):
         taken = result[part]["storage"]
         file = project / RUN / "lobs" / stage / "model.safetensors"
-        assert taken["dense_bytes"] == pytest.approx(file.stat().st_size, abs=64), "but for the metadata"
+        assert taken["dense_bytes"] == pytest.approx(file.stat().st_size, abs=256), "but for the metadata"
         assert taken["compact_bytes"] <= taken["dense_bytes"]
         assert taken["sparse_bytes"] < 0.5 * taken["dense_bytes"]
         smaller = compact(network(project, f"lobs/{stage}"), torch.rand(2, 1, 28, 28))
