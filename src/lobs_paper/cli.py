@@ -123,7 +123,6 @@ def _dispatch(stage: str, words: list[str]) -> int:
     show = _take_flag(words, "-c", "--cfg")
     resolved = _take_option(words, "--resolved")
 
-    from lobs_paper.config.checks import validate
     from lobs_paper.config.errors import ConfigError
     from lobs_paper.config.stage_parts import stage_config
 
@@ -133,8 +132,7 @@ def _dispatch(stage: str, words: list[str]) -> int:
     if resolved is not None:
         if words or multirun:
             raise ConfigError(f"--resolved {resolved} takes no overrides and no -m: the file holds all values")
-        config = _read_resolved(Path(resolved))
-        validate(config)
+        config = _read_resolved(stage, Path(resolved))
     elif multirun:
         if stage in ("resolve", "report", "track"):
             raise ConfigError(f"lobs {stage} runs once for all experiments: -m is not accepted")
@@ -180,16 +178,27 @@ def _finish(stage: str, metrics: dict[str, Any]) -> int:
     return 0
 
 
-def _read_resolved(path: Path) -> dict[str, Any]:
-    import yaml
-
+def _read_resolved(stage: str, path: Path) -> dict[str, Any]:
+    """What `lobs resolve` wrote for a stage; the file may be anybody's, so it names no code that conf/ does not name."""
+    from lobs_paper.config.checks import validate
     from lobs_paper.config.errors import ConfigError
+    from lobs_paper.config.own_names import check_names
+    from lobs_paper.config.stage_parts import check_part
+    from lobs_paper.config.yaml_files import read_yaml
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist yet: run `lobs resolve` first")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is no configuration: expected keys and values as `lobs resolve` writes them")
+    try:
+        validate(config)
+        check_part(stage, config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except KeyError as error:  # of a group that the stage does not read, and that is there in part
+        raise ConfigError(f"{path}: key {error} is missing: run `lobs resolve` again") from None
+    check_names(config, path)
     return config
 
 
@@ -238,7 +247,7 @@ def _help() -> str:
 
 
 def _stage_help(stage: str) -> str:
-    from lobs_paper.config.compose import config_dir
+    from lobs_paper.config.folder import config_dir
     from lobs_paper.config.stage_parts import STAGE_KEYS
 
     lines = [f"lobs {stage}: {STAGES[stage]}"]

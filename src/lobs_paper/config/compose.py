@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
-from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -25,11 +21,10 @@ from yaml import YAMLError
 
 from lobs_paper.config.checks import accepted, check_key, check_tuned, validate
 from lobs_paper.config.errors import ConfigError, unknown_key
+from lobs_paper.config.folder import ROOT_CONFIG, config_dir
 from lobs_paper.config.requested import BUDGETS
 from lobs_paper.config.schema import OPEN_KEYS, Config
 
-ROOT_CONFIG = "config"
-CONFIG_FILE = f"{ROOT_CONFIG}.yaml"
 HYDRA_VERSION_BASE = "1.3"
 
 # Longest name of a sweep point's folder; file systems take 255 bytes.
@@ -53,44 +48,6 @@ def last_name(target: str) -> str:
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("last_name", last_name, replace=True)
-
-
-def config_dir() -> Path:
-    """The folder that LOBS_CONF names, else `./conf` if it is ours, else the installed package's or the checkout's.
-
-    Returns:
-        An absolute path.
-
-    Raises:
-        ConfigError: none of them exists.
-    """
-    named = os.environ.get("LOBS_CONF")
-    if named:
-        if not (Path(named) / CONFIG_FILE).is_file():
-            raise ConfigError(f"LOBS_CONF={named} holds no {CONFIG_FILE}: name a folder like conf/ of the sources")
-        return Path(named).resolve()
-    here = Path("conf").resolve()
-    package = Path(__file__).resolve().parents[1]
-    for folder in (here, package / "conf", package.parents[1] / "conf"):
-        if (folder / CONFIG_FILE).is_file():
-            if folder != here or _is_ours((folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")):
-                return folder
-            _mention_foreign(folder)
-    raise ConfigError(f"no configuration found: expected conf/{CONFIG_FILE} in the working directory")
-
-
-def _is_ours(text: str) -> bool:
-    """Whether a configuration's defaults list names our schema and a method; a mistake elsewhere in it is no matter."""
-    return all(re.search(rf"^\s*-\s*{entry}", text, re.MULTILINE) for entry in (r"schema\s*(#.*)?$", r"method\s*:"))
-
-
-@cache
-def _mention_foreign(folder: Path) -> None:
-    print(
-        f"lobs: conf/{CONFIG_FILE} is another program's (`schema` and `method` are not among its defaults) and is left "
-        "alone: LOBS_CONF=conf takes it all the same",
-        file=sys.stderr,
-    )
 
 
 def load(overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import BUDGETS, needs_curvature, runs_network
 
 _COMPUTE = ("name", "seed", "device", "threads", "folders.runs", "folders.output")
@@ -44,6 +45,38 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
+def check_part(stage: str, part: Mapping[str, Any]) -> None:
+    """Check that a stage finds all that it reads in a file that `lobs resolve` is said to have written.
+
+    Raises:
+        ConfigError: a key is missing, or the stage has no such file.
+    """
+    if stage not in STAGE_KEYS:
+        raise ConfigError(f"lobs {stage} takes no --resolved: accepted by {', '.join(STAGE_KEYS)}")
+    for key in STAGE_KEYS[stage]:
+        _require(key, part)
+    for key in _stage_keys(stage, part):
+        _require(key, part)
+
+
+def _require(key: str, part: Mapping[str, Any]) -> None:
+    node: Any = part
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            raise ConfigError(f"key {key} is missing: run `lobs resolve` again")
+        node = node[name]
+
+
+def _stage_keys(stage: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a stage reads with these values."""
+    keys, method = STAGE_KEYS[stage], config.get("method", {})
+    if stage == "retrain" and method["rounds"]:
+        keys += (*_SOLVER, "collect", "exclude")  # it prunes and collects again
+    if stage == "prune" and (runs_network(method) or needs_curvature(method)):
+        keys += ("collect",)
+    return keys
+
+
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The part of a configuration that a stage reads.
 
@@ -54,12 +87,7 @@ def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     Returns:
         A new nested dict; for `retrain` the method's own settings are merged into the recipe.
     """
-    keys = STAGE_KEYS[stage]
-    method = config.get("method", {})
-    if stage == "retrain" and method["rounds"]:
-        keys += (*_SOLVER, "collect", "exclude")  # it prunes and collects again
-    if stage == "prune" and (runs_network(method) or needs_curvature(method)):
-        keys += ("collect",)
+    keys = _stage_keys(stage, config)
     part: dict[str, Any] = {}
     for key in keys:
         *parents, leaf = key.split(".")

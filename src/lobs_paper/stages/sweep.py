@@ -24,8 +24,6 @@ from omegaconf import DictConfig
 
 from lobs_paper.config.compose import (
     HYDRA_VERSION_BASE,
-    ROOT_CONFIG,
-    config_dir,
     finish,
     implied,
     load,
@@ -34,6 +32,7 @@ from lobs_paper.config.compose import (
     points,
 )
 from lobs_paper.config.errors import ConfigError
+from lobs_paper.config.folder import ROOT_CONFIG, config_dir
 from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.stages.devices import is_user_error

@@ -42,11 +42,13 @@ class NetworkFile:
 
     Attributes:
         weights: safetensors file of its state dict.
+        experiment: whose network it is.
         model: group `model` of the configuration that it was built from.
         shape: of one input, ``[channels, height, width]``.
     """
 
     weights: Path
+    experiment: str
     model: Mapping[str, Any]
     shape: Sequence[int]
 
@@ -220,8 +222,10 @@ class Store:
         from mlflow.types.schema import Schema, TensorSpec
         from safetensors.torch import load_file
 
+        from lobs_paper.config.own_names import check_network
         from lobs_paper.networks.build import build
 
+        check_network(file.experiment, file.model)  # the results may be anybody's
         network = build(file.model)
         network.load_state_dict(load_file(file.weights))
         network.eval()
