@@ -13,7 +13,7 @@ from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.faults import is_user_error, machine_fault
 from lobs_paper.stages.run import run_stage
 
 STAGES: dict[str, str] = {
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 1 where points of a sweep failed, 2 for a mistake of the user, 130 when interrupted, 141 when
+        The exit code: 0, 1 where points of a sweep failed or the machine has no room (disk, memory), 2 for a mistake of the user, 130 when interrupted, 141 when
         nobody reads the output any more (`lobs --help | head -1`).
 
     Raises:
@@ -108,12 +108,13 @@ def _run(words: list[str]) -> int:
         return _complain(
             f"lobs {stage} needs {missing}, which is not installed here: run `pip install 'lobs[experiments]'`"
         )
-    except ValueError as error:
-        if os.environ.get("LOBS_TRACEBACK") or not is_user_error(error):
-            raise
-        return _complain(str(error))
     except KeyboardInterrupt:
         return _complain("interrupted", code=130)
+    except Exception as error:
+        fault = machine_fault(error)
+        if os.environ.get("LOBS_TRACEBACK") or not (fault or is_user_error(error)):
+            raise
+        return _complain(fault, code=FAILURE) if fault else _complain(str(error))
 
 
 def _dispatch(stage: str, words: list[str]) -> int:
@@ -144,10 +145,11 @@ def _dispatch(stage: str, words: list[str]) -> int:
 
         return _finish(stage, resolve.run(words))
     else:
-        from lobs_paper.config.compose import load
+        from lobs_paper.config.compose import load, say_unread
         from lobs_paper.stages.prerequisites import run_missing
 
         everything = load(words)
+        say_unread(stage, everything, words)
         if not show:
             run_missing(stage, everything, run_stage)
         config = stage_config(everything, stage)

@@ -24,5 +24,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a failed write does not name
+        raise
     finally:
         partial.unlink(missing_ok=True)

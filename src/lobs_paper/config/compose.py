@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -24,6 +24,8 @@ from lobs_paper.config.errors import ConfigError, unknown_key
 from lobs_paper.config.folder import ROOT_CONFIG, config_dir
 from lobs_paper.config.requested import BUDGETS
 from lobs_paper.config.schema import OPEN_KEYS, Config
+from lobs_paper.config.stage_parts import STAGE_KEYS, is_read
+from lobs_paper.config.yaml_files import read_yaml
 
 HYDRA_VERSION_BASE = "1.3"
 
@@ -72,9 +74,36 @@ def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
             composed = compose(ROOT_CONFIG, opened(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from None
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
+        _name_unreadable()
         raise ConfigError(f"a configuration file is no YAML that can be read: {' '.join(str(error).split())}") from None
     return finish(composed, parsed)
+
+
+def say_unread(stage: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Say which overrides a stage leaves out; they may be meant for the stages beside it.
+
+    Args:
+        stage: what is to run; where `model.weights` is given, so do those before it.
+        config: composed from the overrides.
+        overrides: as on the command line.
+    """
+    order = list(STAGE_KEYS)
+    stages = order[: order.index(stage) + 1] if config["model"].get("weights") is not None else [stage]
+    given = ((item.key_or_group, str(item.input_line)) for item in parse(overrides))
+    left_out = [
+        text
+        for key, text in given
+        if key not in ("sweep", "launcher") and not key.startswith("hydra") and not is_read(key, stages, config)
+    ]
+    if left_out:
+        print(f"lobs {stage}: left out, as this stage does not read it: {' '.join(left_out)}", file=sys.stderr)
+
+
+def _name_unreadable() -> None:
+    """Say which file in conf/ cannot be read; Hydra's loader does not."""
+    for file in sorted(config_dir().rglob("*.yaml")):
+        read_yaml(file)
 
 
 def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any]:
@@ -221,8 +250,12 @@ def _sweep_parameters(overrides: Sequence[str]) -> list[str]:
     named = [str(override.input_line) for override in parsed if override.key_or_group == "sweep"]
     if not named:
         return []
-    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
-        composed = compose(ROOT_CONFIG, named, return_hydra_config=True)
+    try:
+        with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+            composed = compose(ROOT_CONFIG, named, return_hydra_config=True)
+    except (YAMLError, UnicodeDecodeError) as error:
+        _name_unreadable()
+        raise ConfigError(f"a configuration file is no YAML that can be read: {' '.join(str(error).split())}") from None
     return [f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items()]
 
 

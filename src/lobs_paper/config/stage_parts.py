@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lobs_paper.config.errors import ConfigError
@@ -75,6 +75,29 @@ def _stage_keys(stage: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     if stage == "prune" and (runs_network(method) or needs_curvature(method)):
         keys += ("collect",)
     return keys
+
+
+def is_read(key: str, stages: Iterable[str], config: Mapping[str, Any]) -> bool:
+    """Whether one of some stages reads what an override sets.
+
+    Args:
+        key: of the override; a group's name stands for all its keys.
+        stages: names of them.
+        config: a whole, validated configuration.
+
+    Returns:
+        Whether a value that a stage reads comes from there.
+    """
+    head, _, rest = key.partition(".")
+    if head == "methods" and rest:  # of one method, or of all: the settings that are put into group `method`
+        name, _, leaf = rest.partition(".")
+        if name not in ("default", config["method"]["name"]):
+            return False
+        key = leaf if leaf == "density" or not leaf else f"method.{leaf}"
+    read = [entry for stage in stages for entry in _stage_keys(stage, config)]
+    if "retrain" in read:
+        read.append("method.retrain")
+    return key in ("", "experiment") or any(f"{entry}.".startswith(f"{key}.") or key.startswith(f"{entry}.") for entry in read)
 
 
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:

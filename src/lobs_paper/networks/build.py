@@ -42,8 +42,9 @@ def build(model: Mapping[str, object]) -> nn.Module:
     arguments = {key: value for key, value in model.items() if key not in SETTINGS}
     try:
         network = make(**arguments)
-    except TypeError as error:
-        raise ValueError(f"model: {target} does not accept {arguments}: {error}") from None
+    except Exception as error:  # whatever it makes of a size that cannot be; its own mistakes are shown, too
+        cause = " ".join(f"{error}".split())[:200] or type(error).__name__
+        raise ValueError(f"model: {target} does not accept {arguments}: {cause}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"model._target_={target!r} builds a {type(network).__name__}, not a torch.nn.Module")
     output: Any = model.get("output")

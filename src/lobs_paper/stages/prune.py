@@ -26,7 +26,7 @@ from lobs_paper.files import save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import inputs_for_pruning, with_curvature
 from lobs_paper.stages.correction_errors import corrections
 from lobs_paper.stages.environment import ceiling_bytes, prepare
-from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import load_network, save_network
 from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import Phases, progress
@@ -64,6 +64,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     device = prepare(config)
     folders = Folders(config)
+    folder = writable(folders.output("prune"))
     trained = folders.input("train", "model.safetensors")
     collected = folders.input("collect", "statistics.safetensors")
     dense = load_network(config, trained, folders.command("train")).to(device)
@@ -81,7 +82,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         )
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
-    folder = folders.output("prune")
     partial = partial_folder(folder, config, [trained, collected])
     shown = Phases("factorising", watch.each)
     plan = lobs.plan(

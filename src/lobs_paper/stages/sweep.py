@@ -30,12 +30,13 @@ from lobs_paper.config.compose import (
     opened,
     parse,
     points,
+    say_unread,
 )
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.folder import ROOT_CONFIG, config_dir
 from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.files import write_csv, write_json
-from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.faults import is_user_error, machine_fault
 from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.prerequisites import run_missing
 from lobs_paper.stages.printing import clock, flat, print_table
@@ -62,6 +63,7 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
             configs.append(load(point))
         except ConfigError as error:
             raise ConfigError(f"{error} (at the point {' '.join(point)})") from None
+    say_unread(stage, configs[0], overrides)
     for config in configs:
         run_missing(stage, config, run_stage, seed_only=True)
     with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
@@ -112,9 +114,10 @@ class _Point:
             config["folders"]["output"] = str(Path(job.runtime.output_dir))
             result["metrics"] = flat(run_stage(self.stage, stage_config(config, self.stage)))
         except Exception as error:
-            if not is_user_error(error):
+            fault = machine_fault(error)
+            if not (fault or is_user_error(error)):
                 traceback.print_exc()
-            result["error"] = f"{type(error).__name__}: {error}"
+            result["error"] = f"{type(error).__name__}: {fault or error}"
         write_json(Path(job.runtime.output_dir) / POINT, {"point": _varied(overrides), "error": result["error"]})
         return result
 

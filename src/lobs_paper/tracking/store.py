@@ -97,13 +97,27 @@ def opened(folder: Path) -> Iterator[Store]:
 
     Yields:
         The store.
+
+    Raises:
+        ValueError: the database is damaged, or another version of MLflow's.
     """
     from filelock import FileLock
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "sync.lock"):
-        yield Store(folder)
+        try:
+            _create(folder)
+            store = Store(folder)
+        except (MlflowException, SQLAlchemyError) as error:
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{folder / DATABASE} cannot be read by this version of MLflow ({cause}): delete it, it is built anew from "
+                "the metrics files, or run `mlflow db upgrade` on it"
+            ) from None
+        yield store
 
 
 class Store:
@@ -298,12 +312,22 @@ class Store:
                 return present
 
 
-def _client(folder: Path) -> MlflowClient:
-    """A client of the sqlite store, without telemetry and without messages on standard error."""
+def _create(folder: Path) -> None:
+    """Create the database, which takes MLflow seconds, under another name: half of one could never be opened again."""
+    database, unfinished = folder / DATABASE, f"{DATABASE}.partial"
+    for left in folder.glob(f"{unfinished}*"):  # of a process that was killed, with SQLite's journal
+        left.unlink()
+    if not database.exists():
+        _client(folder, unfinished).search_experiments()
+        (folder / unfinished).replace(database)
+
+
+def _client(folder: Path, database: str = DATABASE) -> MlflowClient:
+    """A client of a sqlite store, without telemetry and without messages on standard error."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=f"sqlite:///{folder / DATABASE}")
+    return MlflowClient(tracking_uri=f"sqlite:///{folder / database}")
