@@ -104,7 +104,7 @@ class Data(Section):
         None
     )
     holdout: Annotated[int, _whole("a whole number of training images, 0 or more", 0)] = 0
-    root: Annotated[str, _text("a folder or an archive")] | None = None
+    root: Annotated[str, Field(min_length=1, description="a folder or an archive")] | None = None
     mean: Annotated[
         list[Annotated[float, _number("")]], _text("a list of numbers: one per channel, one for all, or none")
     ] = field(default_factory=list)

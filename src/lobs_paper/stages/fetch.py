@@ -11,7 +11,7 @@ import torch
 
 from lobs_paper.config.choices import fetcher
 from lobs_paper.data.splits import Fetched, load_tensors, source_file, split_file, split_fingerprint
-from lobs_paper.files import save_tensors, write_json
+from lobs_paper.files import remove_abandoned, save_tensors, write_json
 from lobs_paper.stages.progress import waiting
 from lobs_paper.targets import import_target
 
@@ -35,6 +35,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             tensors = fetched.splits[split]
             metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
             save_tensors(split_file(folder, name, split), tensors, metadata)
+        remove_abandoned(split_file(folder, name, SPLITS[0]).parent)
         if root is None:
             source_file(folder, name).unlink(missing_ok=True)
         else:

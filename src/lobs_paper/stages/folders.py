@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
-from lobs_paper.files import require
+from lobs.base.atomic import replacing
+from lobs_paper.files import remove_abandoned, require
 
 # In the folder of a sweep's point: what was overridden there, and why it failed if it did.
 POINT = "point.json"
@@ -15,7 +15,7 @@ _PROBE = 2**16  # bytes that have to fit
 
 
 def writable(folder: Path) -> Path:
-    """A folder that a stage will write to, tried out before hours of work are spent.
+    """A folder that a stage will write to, tried out before hours of work are spent and rid of abandoned files.
 
     Args:
         folder: made where it is missing.
@@ -23,14 +23,10 @@ def writable(folder: Path) -> Path:
     Returns:
         The folder. What keeps it from being written to is an OSError that names it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with NamedTemporaryFile(dir=folder, prefix=".", suffix=".partial") as file:
-            file.write(bytes(_PROBE))
-            file.flush()
-    except OSError as error:
-        error.filename = str(folder)
-        raise
+    with replacing(folder / "probe") as file:
+        file.write_bytes(bytes(_PROBE))
+    (folder / "probe").unlink()
+    remove_abandoned(folder)
     return folder
 
 

@@ -92,6 +92,9 @@ def check_fits(network: nn.Module, train: Split) -> None:
         raise ValueError(
             f"model._target_ does not take inputs of {list(inputs.shape)}, as data={train.title} gives them: {cause}"
         ) from error
+    empty = [name for name, weight in network.named_parameters() if not weight.numel()]
+    if empty:
+        raise ValueError(f"model._target_ with these arguments has no weights in {empty[0]!r}: sizes are 1 or more")
     shape, classes = list(getattr(outputs, "shape", ())), int(train.labels.max()) + 1
     if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
         raise ValueError(
