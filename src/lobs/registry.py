@@ -11,7 +11,8 @@ from pathlib import Path
 class Method:
     """A pruning method: where its solver lives, what it does in one line, which options it takes.
 
-    `needs` names what it reads of `lobs.LayerStatistics` beyond what is always collected.
+    `needs` names what it reads of `lobs.LayerStatistics` beyond what is always collected, `kinds` the options' types as
+    the solver declares them.
     """
 
     module: str
@@ -19,6 +20,7 @@ class Method:
     line: str
     options: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 def _methods() -> dict[str, Method]:
@@ -34,9 +36,12 @@ def _methods() -> dict[str, Method]:
                 plain = [entry for entry in node.body if isinstance(entry, ast.Assign)]
                 fixed |= {ast.unparse(target): e.value for e in plain for target in e.targets}
                 if "line" in fixed:
-                    options = tuple(name for e in entries if (name := ast.unparse(e.target)) not in fixed)
+                    declared = {ast.unparse(e.target): ast.unparse(e.annotation) for e in entries}
+                    kinds = {name: kind for name, kind in declared.items() if name not in fixed}
                     line, needs = (ast.literal_eval(fixed.get(key) or "()") for key in ("line", "needs"))
-                    found[file.stem] = Method(f"lobs.solvers.{file.stem}", node.name, line, options, needs)
+                    found[file.stem] = Method(
+                        f"lobs.solvers.{file.stem}", node.name, line, tuple(kinds), needs, tuple(kinds.values())
+                    )
     return found
 
 

@@ -13,7 +13,7 @@ from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.faults import is_user_error, machine_fault
 from lobs_paper.stages.run import run_stage
 
 STAGES: dict[str, str] = {
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 1 where points of a sweep failed, 2 for a mistake of the user, 130 when interrupted, 141 when
+        The exit code: 0, 1 where points of a sweep failed or the machine has no room (disk, memory), 2 for a mistake of the user, 130 when interrupted, 141 when
         nobody reads the output any more (`lobs --help | head -1`).
 
     Raises:
@@ -108,12 +108,13 @@ def _run(words: list[str]) -> int:
         return _complain(
             f"lobs {stage} needs {missing}, which is not installed here: run `pip install 'lobs[experiments]'`"
         )
-    except ValueError as error:
-        if os.environ.get("LOBS_TRACEBACK") or not is_user_error(error):
-            raise
-        return _complain(str(error))
     except KeyboardInterrupt:
         return _complain("interrupted", code=130)
+    except Exception as error:
+        fault = machine_fault(error)
+        if os.environ.get("LOBS_TRACEBACK") or not (fault or is_user_error(error)):
+            raise
+        return _complain(fault, code=FAILURE) if fault else _complain(str(error))
 
 
 def _dispatch(stage: str, words: list[str]) -> int:
@@ -123,7 +124,6 @@ def _dispatch(stage: str, words: list[str]) -> int:
     show = _take_flag(words, "-c", "--cfg")
     resolved = _take_option(words, "--resolved")
 
-    from lobs_paper.config.checks import validate
     from lobs_paper.config.errors import ConfigError
     from lobs_paper.config.stage_parts import stage_config
 
@@ -133,8 +133,7 @@ def _dispatch(stage: str, words: list[str]) -> int:
     if resolved is not None:
         if words or multirun:
             raise ConfigError(f"--resolved {resolved} takes no overrides and no -m: the file holds all values")
-        config = _read_resolved(Path(resolved))
-        validate(config)
+        config = _read_resolved(stage, Path(resolved))
     elif multirun:
         if stage in ("resolve", "report", "track"):
             raise ConfigError(f"lobs {stage} runs once for all experiments: -m is not accepted")
@@ -146,10 +145,11 @@ def _dispatch(stage: str, words: list[str]) -> int:
 
         return _finish(stage, resolve.run(words))
     else:
-        from lobs_paper.config.compose import load
+        from lobs_paper.config.compose import load, say_unread
         from lobs_paper.stages.prerequisites import refuse_stale, run_missing
 
         everything = load(words)
+        say_unread(stage, everything, words)
         if not show:
             run_missing(stage, everything, run_stage)
             refuse_stale(stage, everything)
@@ -181,16 +181,27 @@ def _finish(stage: str, metrics: dict[str, Any]) -> int:
     return 0
 
 
-def _read_resolved(path: Path) -> dict[str, Any]:
-    import yaml
-
+def _read_resolved(stage: str, path: Path) -> dict[str, Any]:
+    """What `lobs resolve` wrote for a stage; the file may be anybody's, so it names no code that conf/ does not name."""
+    from lobs_paper.config.checks import validate
     from lobs_paper.config.errors import ConfigError
+    from lobs_paper.config.own_names import check_names
+    from lobs_paper.config.stage_parts import check_part
+    from lobs_paper.config.yaml_files import read_yaml
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist yet: run `lobs resolve` first")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} is no configuration: expected keys and values as `lobs resolve` writes them")
+    try:
+        validate(config)
+        check_part(stage, config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except KeyError as error:  # of a group that the stage does not read, and that is there in part
+        raise ConfigError(f"{path}: key {error} is missing: run `lobs resolve` again") from None
+    check_names(config, path)
     return config
 
 
@@ -239,7 +250,7 @@ def _help() -> str:
 
 
 def _stage_help(stage: str) -> str:
-    from lobs_paper.config.compose import config_dir
+    from lobs_paper.config.folder import config_dir
     from lobs_paper.config.stage_parts import STAGE_KEYS
 
     lines = [f"lobs {stage}: {STAGES[stage]}"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +109,24 @@ def read_json(path: str | Path, made_by: str, kind: type = dict) -> Any:
     except ValueError as error:
         remedy = f": delete it and run `{made_by}`"
         raise ValueError(f"{error}{'' if made_by in str(error) else remedy}") from None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes that were killed have left half written in a folder; those still running keep theirs."""
+    for file in folder.glob("*.partial"):
+        number = re.search(r"\.(\d+)\.\w+\.partial$", file.name)
+        if number and file.is_file() and not _is_running(int(number[1])):
+            file.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        pass
+    return True
 
 
 def read_object(path: Path, kind: type = dict) -> Any:

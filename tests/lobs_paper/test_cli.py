@@ -146,13 +146,28 @@ def test_cfg_prints_what_the_stage_reads(capsys):
         (["--resolved", "none.yaml"], "none.yaml does not exist yet: run `lobs resolve` first"),
         (["--resolved", "x.yaml", "seed=1"], "takes no overrides"),
         (["--resolved", "list.yaml"], "is no configuration"),
-        (["--resolved", "bad.yaml"], "unknown key colect={}: did you mean collect?"),
+        (["--resolved", "bad.yaml"], "bad.yaml: unknown key colect={}: did you mean collect?"),
+        (["--resolved", "short.yaml"], "short.yaml: key name is missing: run `lobs resolve` again"),
+        (["--resolved", "part.yaml"], "part.yaml: key 'method' is missing: run `lobs resolve` again"),
+        (["--resolved", "tab.yaml"], "tab.yaml is no YAML that can be read"),
+        (["--resolved", "twice.yaml"], "key 'seed' is there twice"),
+        (
+            ["--resolved", "foreign.yaml"],
+            "foreign.yaml: model._target_=os.system is not accepted: code is imported only",
+        ),
+        (["--resolved", "."], ". cannot be read"),
     ],
 )
 def test_a_resolved_file_is_checked_like_any_configuration(tmp_path, monkeypatch, capsys, words, expected):
     monkeypatch.chdir(tmp_path)
     write_text("list.yaml", "- 1\n")
     write_text("bad.yaml", "colect: {}\n")
+    write_text("short.yaml", "seed: 1\n")
+    write_text("part.yaml", "density: 0.1\ntolerance: null\n")
+    write_text("tab.yaml", "seed:\t1\n\t- 2\n")
+    write_text("twice.yaml", "seed: 1\nseed: 2\n")
+    resolved = _resolved("collect")
+    write_text("foreign.yaml", resolved.replace("lobs_paper.networks.lenet300.LeNet300", "os.system"))
     assert main(["collect", *words]) == 2
     assert expected in capsys.readouterr().err
 

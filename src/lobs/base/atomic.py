@@ -6,6 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
+
+# What a new file may be read and written by, whoever writes it: safetensors keeps its own to the owner.
+_MASK = os.umask(0)
+os.umask(_MASK)
+_MODE = 0o666 & ~_MASK
 
 
 @contextmanager
@@ -23,12 +29,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Unique also among threads, and containers that share a folder and number their processes alike.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{token_hex(4)}.partial")
     try:
         yield partial
         _sync(partial)
+        partial.chmod(_MODE)
         partial.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a failed write does not name
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

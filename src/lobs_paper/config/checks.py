@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from math import isfinite
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,6 +47,10 @@ def validate(config: Mapping[str, Any]) -> None:
     if "surgery" in method:
         _check_surgery(method)
     _check_values(Retrain, method.get("retrain", {}), "method.retrain.")
+
+
+# Types of options as solvers declare them, and what a configuration has for them.
+_KINDS: dict[str, Any] = {"float": (int, float), "int": int, "str": str, "bool": bool, "None": type(None)}
 
 
 def check_tuned(methods: Mapping[str, Any]) -> None:
@@ -173,7 +178,16 @@ def _check_method(method: Mapping[str, Any]) -> None:
             f"method.solver={solver} with method.allocation={method['allocation']} is not accepted: thresholds for "
             f"weights are those of magnitude"
         )
+    kinds = dict(zip(METHODS[solver].options, METHODS[solver].kinds, strict=True))
     for option, value in method["options"].items():
-        options = METHODS[solver].options
-        if option not in options:
-            raise ConfigError(unknown_key(f"method.options.{option}", value, options, f" by method.solver={solver}"))
+        if option not in kinds:
+            raise ConfigError(unknown_key(f"method.options.{option}", value, kinds, f" by method.solver={solver}"))
+        known = {kind: _KINDS[kind] for kind in kinds[option].split(" | ") if kind in _KINDS}
+        # In Python a truth value is a whole number, and a number may be infinite or none at all.
+        fits = any(
+            isinstance(value, kind) and isinstance(value, bool) == (name == "bool") for name, kind in known.items()
+        )
+        if not fits or (isinstance(value, float) and not isfinite(value)):
+            raise ConfigError(
+                f"method.options.{option}={value!r} is not accepted by method.solver={solver}: {' or '.join(known)}"
+            )

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -25,11 +21,12 @@ from yaml import YAMLError
 
 from lobs_paper.config.checks import accepted, check_key, check_tuned, validate
 from lobs_paper.config.errors import ConfigError, unknown_key
+from lobs_paper.config.folder import ROOT_CONFIG, config_dir
 from lobs_paper.config.requested import BUDGETS
 from lobs_paper.config.schema import OPEN_KEYS, Config
+from lobs_paper.config.stage_parts import STAGE_KEYS, is_read
+from lobs_paper.config.yaml_files import read_yaml
 
-ROOT_CONFIG = "config"
-CONFIG_FILE = f"{ROOT_CONFIG}.yaml"
 HYDRA_VERSION_BASE = "1.3"
 
 # Longest name of a sweep point's folder; file systems take 255 bytes.
@@ -55,44 +52,6 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("last_name", last_name, replace=True)
 
 
-def config_dir() -> Path:
-    """The folder that LOBS_CONF names, else `./conf` if it is ours, else the installed package's or the checkout's.
-
-    Returns:
-        An absolute path.
-
-    Raises:
-        ConfigError: none of them exists.
-    """
-    named = os.environ.get("LOBS_CONF")
-    if named:
-        if not (Path(named) / CONFIG_FILE).is_file():
-            raise ConfigError(f"LOBS_CONF={named} holds no {CONFIG_FILE}: name a folder like conf/ of the sources")
-        return Path(named).resolve()
-    here = Path("conf").resolve()
-    package = Path(__file__).resolve().parents[1]
-    for folder in (here, package / "conf", package.parents[1] / "conf"):
-        if (folder / CONFIG_FILE).is_file():
-            if folder != here or _is_ours((folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")):
-                return folder
-            _mention_foreign(folder)
-    raise ConfigError(f"no configuration found: expected conf/{CONFIG_FILE} in the working directory")
-
-
-def _is_ours(text: str) -> bool:
-    """Whether a configuration's defaults list names our schema and a method; a mistake elsewhere in it is no matter."""
-    return all(re.search(rf"^\s*-\s*{entry}", text, re.MULTILINE) for entry in (r"schema\s*(#.*)?$", r"method\s*:"))
-
-
-@cache
-def _mention_foreign(folder: Path) -> None:
-    print(
-        f"lobs: conf/{CONFIG_FILE} is another program's (`schema` and `method` are not among its defaults) and is left "
-        "alone: LOBS_CONF=conf takes it all the same",
-        file=sys.stderr,
-    )
-
-
 def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Compose the configuration, resolve its interpolations and validate it.
 
@@ -115,9 +74,36 @@ def load(overrides: Sequence[str] = ()) -> dict[str, Any]:
             composed = compose(ROOT_CONFIG, opened(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from None
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
+        _name_unreadable()
         raise ConfigError(f"a configuration file is no YAML that can be read: {' '.join(str(error).split())}") from None
     return finish(composed, parsed)
+
+
+def say_unread(stage: str, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Say which overrides a stage leaves out; they may be meant for the stages beside it.
+
+    Args:
+        stage: what is to run; where `model.weights` is given, so do those before it.
+        config: composed from the overrides.
+        overrides: as on the command line.
+    """
+    order = list(STAGE_KEYS)
+    stages = order[: order.index(stage) + 1] if config["model"].get("weights") is not None else [stage]
+    given = ((item.key_or_group, str(item.input_line)) for item in parse(overrides))
+    left_out = [
+        text
+        for key, text in given
+        if key not in ("sweep", "launcher") and not key.startswith("hydra") and not is_read(key, stages, config)
+    ]
+    if left_out:
+        print(f"lobs {stage}: left out, as this stage does not read it: {' '.join(left_out)}", file=sys.stderr)
+
+
+def _name_unreadable() -> None:
+    """Say which file in conf/ cannot be read; Hydra's loader does not."""
+    for file in sorted(config_dir().rglob("*.yaml")):
+        read_yaml(file)
 
 
 def finish(composed: DictConfig, overrides: Iterable[Override]) -> dict[str, Any]:
@@ -264,8 +250,12 @@ def _sweep_parameters(overrides: Sequence[str]) -> list[str]:
     named = [str(override.input_line) for override in parsed if override.key_or_group == "sweep"]
     if not named:
         return []
-    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
-        composed = compose(ROOT_CONFIG, named, return_hydra_config=True)
+    try:
+        with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+            composed = compose(ROOT_CONFIG, named, return_hydra_config=True)
+    except (YAMLError, UnicodeDecodeError) as error:
+        _name_unreadable()
+        raise ConfigError(f"a configuration file is no YAML that can be read: {' '.join(str(error).split())}") from None
     return [f"{key}={value}" for key, value in (composed.hydra.sweeper.params or {}).items()]
 
 

@@ -55,6 +55,7 @@ Share: TypeAlias = Annotated[float, _number("the share of weights kept, a number
 AboveZero: TypeAlias = Annotated[float, _number("a number above 0", gt=0)]
 AtLeastZero: TypeAlias = Annotated[float, _number("a number, 0 or more", ge=0)]
 Count: TypeAlias = Annotated[int, _whole("a whole number, 1 or more", 1)]
+Pixels: TypeAlias = Annotated[int, _whole("a whole number of pixels, 1 to 16384", 1, 2**14)]
 Pair: TypeAlias = Annotated[list[Share], Field(min_length=2, max_length=2)]
 Name: TypeAlias = Annotated[
     str,
@@ -64,7 +65,7 @@ Name: TypeAlias = Annotated[
     ),
 ]
 Flag: TypeAlias = Annotated[bool, Field(strict=True, description="true or false")]
-Folder: TypeAlias = Annotated[str, _text("a folder")]
+Folder: TypeAlias = Annotated[str, Field(min_length=1, description="a folder")]
 LayerNames: TypeAlias = Annotated[list[str], _text("a list of layer names or patterns")]
 Densities: TypeAlias = Annotated[list[Share], _text("a list of densities")]
 Settings: TypeAlias = Annotated[dict[str, Any], _text("a mapping of names to values")]
@@ -103,15 +104,15 @@ class Data(Section):
         None
     )
     holdout: Annotated[int, _whole("a whole number of training images, 0 or more", 0)] = 0
-    root: Annotated[str, _text("a folder or an archive")] | None = None
+    root: Annotated[str, Field(min_length=1, description="a folder or an archive")] | None = None
     mean: Annotated[
         list[Annotated[float, _number("")]], _text("a list of numbers: one per channel, one for all, or none")
     ] = field(default_factory=list)
     std: Annotated[list[AboveZero], _text("a list of numbers above 0: one per channel, one for all, or none")] = field(
         default_factory=list
     )
-    resize: Count | None = None
-    size: Count | None = None
+    resize: Pixels | None = None
+    size: Pixels | None = None
     crop_scale: Annotated[
         Pair, AfterValidator(_rising), _text("[least, most] share of a picture's area, above 0 up to 1")
     ] = field(default_factory=lambda: [0.35, 1.0])
@@ -247,8 +248,8 @@ class Config(Section):
     methods: Settings
     density_grid: Annotated[list[Share], Field(min_length=1, description="a list of densities")] | None
     device: Annotated[str, _one_of(DEVICES)]
-    devices: Count
-    threads: Count
+    devices: Annotated[int, _whole("a whole number of processes, 1 to 64", 1, 64)]
+    threads: Annotated[int, _whole("a whole number, 1 to 1024", 1, 1024)]
     memory: Annotated[float, _number("a ceiling in GiB, a number above 0", gt=0)] | None
     model: Settings
     data: Data

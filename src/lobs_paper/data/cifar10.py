@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lobs_paper.data.archives import Reader, files_in
+from lobs_paper.data.pictures import decoded
 from lobs_paper.data.splits import Fetched
 from lobs_paper.data.unpickling import ArrayUnpickler
 
@@ -91,14 +92,12 @@ def _batch(name: str, data: bytes, expected: str) -> dict[str, Tensor]:
 
 
 def _pictures(files: dict[str, Reader], split: str) -> dict[str, Tensor]:
-    import PIL.Image
-
     paths = {file: PurePosixPath(file) for file in files}
     chosen = [file for file, path in paths.items() if path.parts[-3:-2] == (split,) and path.parent.name in CLASSES]
     chosen.sort(key=lambda file: (paths[file].name, paths[file].parent.name))
     images = torch.empty(len(chosen), 3, 32, 32, dtype=torch.uint8)
     for place, file in enumerate(chosen):
-        pixels = np.array(PIL.Image.open(io.BytesIO(files[file]())).convert("RGB"))
+        pixels = np.array(decoded(files[file](), file))
         if pixels.shape != (32, 32, 3):
             raise ValueError(f"{file} has {pixels.shape[1]}x{pixels.shape[0]} pixels, expected 32x32: no CIFAR-10")
         images[place] = torch.from_numpy(pixels).permute(2, 0, 1)

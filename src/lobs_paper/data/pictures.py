@@ -116,7 +116,7 @@ class Packed:
     def open(self, place: int) -> Image:
         """A decoded picture."""
         start, stop = self.offsets[place : place + 2].tolist()
-        return _decoded(self.data[start:stop].numpy().tobytes(), f"picture {place}")
+        return decoded(self.data[start:stop].numpy().tobytes(), f"picture {place}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Listed:
         except OSError as error:
             cause = error.strerror
             raise ValueError(f"{path} cannot be read ({cause}): run `lobs fetch` with data.root again") from None
-        return _decoded(data, str(path))
+        return decoded(data, str(path))
 
 
 def packed(files: Iterable[bytes]) -> dict[str, Tensor]:
@@ -158,8 +158,12 @@ def packed(files: Iterable[bytes]) -> dict[str, Tensor]:
 
 
 def listed(names: Iterable[str]) -> dict[str, Tensor]:
-    """Names as the tensors of a listed split, labels left out."""
-    return {"names": torch.frombuffer(bytearray("\n".join(names).encode()), dtype=torch.uint8)}
+    """Names as the tensors of a listed split, labels left out; a ValueError where one has several lines."""
+    chosen = list(names)
+    for name in chosen:
+        if "\n" in name:
+            raise ValueError(f"{name!r} is not accepted as a picture's name: rename it, it has a line break")
+    return {"names": torch.frombuffer(bytearray("\n".join(chosen).encode()), dtype=torch.uint8)}
 
 
 def pictures_of(
@@ -199,14 +203,28 @@ def pictures_of(
     return Pictures(files, torch.arange(len(files)), resize, size, (crop_scale[0], crop_scale[1]))
 
 
-def _decoded(data: bytes, name: str) -> Image:
+def decoded(data: bytes, name: str) -> Image:
+    """A picture.
+
+    Args:
+        data: of its file.
+        name: of the file, for the message.
+
+    Returns:
+        It, in RGB with 8 bits.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     import PIL.Image
 
     try:
         picture = PIL.Image.open(io.BytesIO(data))
-        return (_eight_bits(picture, name) if picture.mode[0] in "IF" else picture).convert("RGB")
-    except OSError as error:
-        raise ValueError(f"{name} is not a picture that can be read: {error}") from None
+        picture.load()
+    except Exception as error:  # Pillow raises whatever its decoders do: SyntaxError, struct.error, its own
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"{name} is not a picture that can be read ({cause}): remove it or get it again") from None
+    return (_eight_bits(picture, name) if picture.mode[0] in "IF" else picture).convert("RGB")
 
 
 def _eight_bits(picture: Image, name: str) -> Image:

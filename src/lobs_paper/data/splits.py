@@ -31,7 +31,7 @@ class Transform:
         """Inputs of images.
 
         Args:
-            images: uint8 ``[k, (channels,) height, width]``.
+            images: ``[k, (channels,) height, width]``, uint8 or, taken as they are, floats.
 
         Returns:
             Float ``[k, channels, height, width]``.
@@ -41,7 +41,7 @@ class Transform:
         """
         if images.dim() == 3:
             images = images[:, None]
-        inputs = images.float() / 255
+        inputs = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         for key in ("mean", "std"):
             values = getattr(self, key)
             if values and len(values) not in (1, images.shape[1]):
@@ -56,7 +56,7 @@ class Split:
     """Images and labels that belong together.
 
     Attributes:
-        images: uint8 ``[n, height, width]`` or ``[n, channels, height, width]``; or encoded pictures.
+        images: uint8 or float ``[n, height, width]`` or ``[n, channels, height, width]``; or encoded pictures.
         labels: int64 ``[n]``.
         transform: from pixels to inputs.
         views: how often every image counts: as it is, then ``views - 1`` times with random crops and flips that depend
@@ -170,7 +170,8 @@ class Fetched:
     Attributes:
         title: of the data set, as reports call it.
         splits: the tensors of ``train`` and ``test`` by name: ``labels``, and either ``images`` or what
-            `lobs_paper.data.pictures` reads.
+            `lobs_paper.data.pictures` reads. Images are uint8, of which 255 becomes 1, or floats, which stay as they
+            are.
     """
 
     title: str

@@ -1,7 +1,7 @@
 """All metrics files of the runs as tidy pandas frames; nothing else in the report reads a run's files.
 
 A file or a key that is missing gives NaN, which the report prints as a dash; keys that nobody asks for are ignored; a
-file that is broken gives a ValueError that names it.
+file that is broken gives a ValueError that names it. Texts are read without markup (plain.py): files may be anybody's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pandas import DataFrame
 from lobs_paper.files import read_object
 from lobs_paper.report.methods import sort_key, style_of
 from lobs_paper.report.paper import DATA, network_of, paper_order
+from lobs_paper.report.plain import checked_name, plain
 from lobs_paper.report.statistic import statistic
 
 # The first columns of every frame, and those of them that tell methods apart.
@@ -176,14 +177,15 @@ def load_results(runs_dir: Path, further: Sequence[Path] = ()) -> Results:
                 known.update({key: value for key, value in metrics.items() if key not in known})
         for file in path.rglob("timings.json"):
             *folder, stage = file.parent.relative_to(path).parts
-            timing = {**place, "folder": "/".join(folder), "stage": stage, "file": file}
+            timing = {**place, "folder": plain("/".join(folder)), "stage": stage, "file": file}
             # A dense network's stages are sorted among the methods, as their folders would be.
             timed.setdefault((paper_order(experiment), experiment, seed, *folder, stage), timing)
         for own in (entry for entry in path.iterdir() if entry.is_dir()):
             stages = {stage: _metrics(own, stage) for stage in ("prune", "retrain", "evaluate")}
             method = next((stages[stage][f"{stage}.method"] for stage in stages if stages[stage]), None)
             if method is not None:
-                key = (paper_order(experiment), experiment, *sort_key(method, own.name), seed)
+                names = [checked_name(name, own) for name in (method, own.name)]
+                key = (paper_order(experiment), experiment, *sort_key(*names), seed)
                 other = sources.setdefault((experiment, seed, own.name), own)
                 if other != own:
                     raise ValueError(f"{own} and {other} hold the same run: remove one of the two")
@@ -264,7 +266,7 @@ def _seed_folders(roots: Sequence[Path]) -> list[tuple[Path, str, int]]:
     """The folders `<experiment>/seed<k>`."""
     folders = (path for root in roots for path in root.glob("*/*/") if path.is_dir())
     matches = ((path, re.fullmatch(r"seed(\d+)", path.name)) for path in folders)
-    return [(path, path.parent.name, int(match[1])) for path, match in matches if match]
+    return [(path, checked_name(path.parent.name, path), int(match[1])) for path, match in matches if match]
 
 
 def _add_run(
@@ -279,7 +281,7 @@ def _add_run(
     rows["runs"].append({**place, **values})
     layers, file = values.get("evaluate.pruned.layers"), folder / "prune/layers.json"
     if layers is None and file.exists():
-        layers = read_object(file, list)
+        layers = plain(read_object(file, list))
     rows["layers"].extend({**place, **entry} for entry in _entries(layers, _LAYER, file))
     rounds = _entries(values.get("retrain.rounds"), _ROUND, folder / "retrain/metrics.json: rounds")
     rows["rounds"].extend({**place, **entry} for entry in rounds)
@@ -293,7 +295,7 @@ def _add_run(
 def _add_timing(place: dict[str, Any], rows: Mapping[str, list[dict[str, Any]]]) -> None:
     """Add one timings.json."""
     file = place.pop("file")
-    data = read_object(file, dict)
+    data = plain(read_object(file, dict))
     rows["timings"].append({**place, **_checked(data, _TIMING, file)})
     layers = data.get("layers") or {}
     seconds = _checked(layers, dict.fromkeys(layers, _NUMBER), f"{file}: layers")
@@ -306,7 +308,7 @@ def _metrics(folder: Path, stage: str) -> dict[str, Any]:
     path = folder / stage / "metrics.json"
     if not path.exists():
         return {}
-    data = read_object(path, dict)
+    data = plain(read_object(path, dict))
     for part in (data.get("pruned"), data.get("retrained")):
         taken = part.get("storage") if isinstance(part, dict) else None
         if taken and taken.get("removed_units") is not None:
@@ -347,7 +349,7 @@ def _entries(data: Any, kinds: Mapping[str, Any], source: Path | str) -> list[di
 
 def _bins(path: Path) -> list[dict[str, Any]]:
     """A histogram's bins; methods without sensitivities write an empty object."""
-    data = read_object(path, dict) if path.exists() else {}
+    data = plain(read_object(path, dict)) if path.exists() else {}
     edges, counts = data.get("log10_edges") or [], data.get("counts") or []
     if data and len(edges) != len(counts) + 1:
         raise ValueError(f"{path}: {len(counts)} counts need {len(counts) + 1} log10_edges, got {len(edges)}")
@@ -361,6 +363,8 @@ def _points(path: Path, columns: Sequence[str]) -> DataFrame:
     if not path.exists():
         return DataFrame()
     points = pd.read_csv(path, dtype=str).reindex(columns=list(columns))
+    if "layer" in points:
+        points["layer"] = points["layer"].map(plain)
     return points.assign(**{name: _numbers(points[name], path) for name in columns if name != "layer"})
 
 

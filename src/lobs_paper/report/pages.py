@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pandas import DataFrame
 
-from lobs_paper.files import write_table, write_text
+from lobs_paper.files import remove_abandoned, write_table, write_text
 from lobs_paper.report import (
     figures,
     findings,
@@ -129,6 +129,7 @@ def write_pages(results: Results, reports_dir: Path) -> list[Path]:
     for drawing in (*common, *(drawing for own in networks for drawing in own["drawings"])):
         paths += drawing.write(reports_dir)
     remove_stale(reports_dir, paths)
+    remove_abandoned(reports_dir)
     return [*paths, reports_dir / MANIFEST]
 
 
@@ -173,6 +174,7 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "what_was_run": findings.what_was_run(results),
         "data_notes": {name: note for name, note in DATA_NOTES.items() if name in data},
         "machine": findings.machine(results),
+        "elsewhere": findings.elsewhere(results),
         "counts": findings.counts(published[published["seeds"] > 0]),
         "headlines": list(findings.headlines(results, rows)),
         "refits": list(findings.refits(results)),

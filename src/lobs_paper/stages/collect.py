@@ -10,7 +10,7 @@ from lobs_paper.files import write_json
 from lobs_paper.stages.calibration import calibrate, calibration_batches, calibration_split, own_share
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import ceiling_bytes, prepare
-from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import load_network
 from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import first_process, progress
@@ -41,6 +41,7 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     bar = progress("calibrating")
     batches = len(own_share(calibration_batches(train, config["collect"])))
+    writable(folders.output("collect"))
     images_file = split_file(config["folders"]["data"], config["data"]["name"], "train")
     partial = partial_folder(folders.output("collect"), config, [trained, images_file])
     statistics = calibrate(

@@ -9,6 +9,7 @@ from typing import Any
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import BUDGETS
 from lobs_paper.files import read_object, write_csv, write_text
+from lobs_paper.report.plain import escaped
 from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.printing import cell, print_table
 
@@ -104,8 +105,9 @@ def row_of(folder: Path) -> dict[str, Any]:
 
 def markdown(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as a Markdown table."""
-    lines = [list(columns), ["---"] * len(columns), *([cell(row.get(key)) for key in columns] for row in rows)]
-    return "".join("| " + " | ".join(line).replace("\n", " ") + " |\n" for line in lines)
+    texts = [list(columns), *([cell(row.get(key)) for key in columns] for row in rows)]
+    head, *lines = (" | ".join(map(escaped, line)) for line in texts)
+    return "".join(f"| {line} |\n" for line in (head, " | ".join(["---"] * len(columns)), *lines))
 
 
 def _point(folder: Path) -> dict[str, str]:

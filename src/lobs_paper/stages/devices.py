@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lobs_paper.stages.faults import is_user_error, machine_fault
 from lobs_paper.stages.progress import first_process
 
 # Greetings. Spawned processes import this module before they are given their group.
@@ -63,20 +63,14 @@ def on_devices(stage: Stage, config: dict[str, Any]) -> dict[str, Any]:
         return json.loads((Path(folder) / "metrics").read_text(encoding="utf-8"))
 
 
-def is_user_error(error: BaseException) -> bool:
-    """Whether our own code raised a ValueError on purpose; one from inside torch or numpy keeps its traceback."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-    return isinstance(error, ValueError) and module.split(".")[0] in ("lobs", "lobs_paper")
-
-
 def _process(_: object, stage: Stage, config: dict[str, Any], folder: Path) -> None:
     """One process; results go through files, since a pipe's buffer is small."""
     try:
         metrics = stage(config)
-    except ValueError as error:
-        if is_user_error(error):
-            (folder / f"mistake{os.environ['LOCAL_RANK']}").write_text(str(error), encoding="utf-8")
+    except Exception as error:
+        said = machine_fault(error) or (str(error) if is_user_error(error) else None)
+        if said:
+            (folder / f"mistake{os.environ['LOCAL_RANK']}").write_text(said, encoding="utf-8")
         raise
     if first_process():
         (folder / "metrics").write_text(json.dumps(metrics), encoding="utf-8")

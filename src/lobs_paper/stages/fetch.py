@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from lobs_paper.config.choices import fetcher
 from lobs_paper.data.sources import noted_source
 from lobs_paper.data.splits import Fetched, load_tensors, source_file, split_file, split_fingerprint
-from lobs_paper.files import save_tensors, write_json
+from lobs_paper.files import remove_abandoned, save_tensors, write_json
 from lobs_paper.stages.progress import waiting
 from lobs_paper.targets import import_target
 
@@ -52,6 +54,7 @@ def store(fetched: Fetched, folder: str, name: str, source: Mapping[str, Any] | 
         if split == "test" and source is not None:
             write_json(source_file(folder, name), source)
         save_tensors(split_file(folder, name, split), tensors, metadata)
+    remove_abandoned(split_file(folder, name, "test").parent)
 
 
 def fetch(target: str, name: str, root: str | None) -> Fetched:
@@ -66,7 +69,8 @@ def fetch(target: str, name: str, root: str | None) -> Fetched:
         What it gives: a `Fetched`, or anything else with a title and splits.
 
     Raises:
-        ValueError: the target cannot be imported, takes other arguments, or gives something else.
+        ValueError: the target cannot be imported, takes other arguments, or gives something else, such as whole
+            numbers that are no bytes.
     """
     read = import_target("data._target_", target)
     try:
@@ -83,4 +87,27 @@ def fetch(target: str, name: str, root: str | None) -> Fetched:
             f"data._target_={target!r} gives a {type(found).__name__}: expected `title` and `splits`, images and "
             f"labels of train and test, as in lobs_paper.data.splits.Fetched"
         )
+    for split in SPLITS:
+        _check_tensors(splits[split], f"data._target_={target!r}: {split}")
     return found
+
+
+def _check_tensors(tensors: Mapping[str, Any], where: str) -> None:
+    """Refuse what would be read as something else later."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"{where}.{name} is a {type(tensor).__name__}, expected a tensor")
+    labels, images = tensors["labels"], tensors.get("images")
+    if labels.is_floating_point() or labels.dtype == torch.bool or not len(labels) or bool((labels < 0).any()):
+        raise ValueError(f"{where}.labels are {labels.dtype} of {len(labels)}: expected whole numbers, 0 or more")
+    if images is None:
+        return
+    if images.dtype not in (torch.uint8, torch.float16, torch.float32, torch.float64):
+        raise ValueError(
+            f"{where}.images are {images.dtype}: expected uint8, of which 255 becomes 1, or floats, which stay as they are"
+        )
+    if images.dim() not in (3, 4) or len(images) != len(labels) or not bool(torch.isfinite(images).all()):
+        raise ValueError(
+            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many images as "
+            "labels, [n, height, width] or [n, channels, height, width]"
+        )

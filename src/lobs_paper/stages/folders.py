@@ -8,13 +8,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.files import read_json, require, write_json
+from lobs.base.atomic import replacing
+from lobs_paper.files import read_json, remove_abandoned, require, write_json
 from lobs_paper.stages import provenance
 from lobs_paper.stages.progress import first_process
 from lobs_paper.stages.provenance import CHECKSUM, DIGEST, MADE_FROM, MARKER
 
 # In the folder of a sweep's point: what was overridden there, and why it failed if it did.
 POINT = "point.json"
+_PROBE = 2**16  # bytes that have to fit
+
+
+def writable(folder: Path) -> Path:
+    """A folder that a stage will write to, tried out before hours of work are spent and rid of abandoned files.
+
+    Args:
+        folder: made where it is missing.
+
+    Returns:
+        The folder. What keeps it from being written to is an OSError that names it.
+    """
+    with replacing(folder / "probe") as file:
+        file.write_bytes(bytes(_PROBE))
+    (folder / "probe").unlink()
+    remove_abandoned(folder)
+    return folder
 
 
 class Folders:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 HELD_OUT = "validation"
 # And of a network that was not trained here: `lobs_paper.networks.pretrained.origin`.
 ORIGIN = "origin"
+# What is said of a network that training has spoilt; then the key.
+DIVERGED = "training has diverged and nothing is written, try a smaller"
 
 
 def save_network(
@@ -22,6 +24,27 @@ def save_network(
     from lobs_paper.files import save_tensors
 
     save_tensors(path, network.state_dict(), {HELD_OUT: str(config["data"]["holdout"]), **(marks or {})})
+
+
+def check_finite(network: nn.Module, what: str) -> None:
+    """Check that a network computes at all.
+
+    Args:
+        network: trained or loaded.
+        what: begins the message: whose numbers these are.
+
+    Raises:
+        ValueError: a weight is NaN or infinite, or a buffer NaN (a mask may be infinite).
+    """
+    import torch
+
+    bad = {name: "NaN" for name, buffer in network.named_buffers() if bool(torch.isnan(buffer).any())}
+    for name, weight in network.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            bad[name] = "NaN" if bool(torch.isnan(weight).any()) else "infinite"
+    if bad:
+        name = next(iter(bad))
+        raise ValueError(f"{what}: {bad[name]} values in {name!r}{f' and {len(bad) - 1} more' * (len(bad) > 1)}")
 
 
 def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Module:
@@ -36,7 +59,8 @@ def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Modu
         The network, on the CPU.
 
     Raises:
-        ValueError: the weights belong to another network, or have seen the images that are to be held out.
+        ValueError: the weights belong to another network, are no numbers, or have seen the images that are to be held
+            out.
     """
     import torch
 
@@ -50,6 +74,7 @@ def load_network(config: Mapping[str, Any], path: Path, made_by: str) -> nn.Modu
         network.load_state_dict(file.tensors())
     except RuntimeError:
         raise ValueError(f"{path} holds another network than model={config['model']}: run `{made_by}`") from None
+    check_finite(network, f"{path} is no network that can be used, delete it and run `{made_by}`")
     held_out, asked = file.metadata.get(HELD_OUT), str(config["data"]["holdout"])
     if held_out != asked:
         raise ValueError(

@@ -32,14 +32,15 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows that share their keys as a table; numbers to six digits."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    result = Table(title=title, title_justify="left")
+    result = Table(title=Text(title), title_justify="left")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
         numbers = all(isinstance(row.get(column), (int, float, type(None))) for row in rows)
-        result.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        result.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        result.add_row(*(cell(row.get(column)) for column in columns))
+        result.add_row(*(Text(cell(row.get(column))) for column in columns))  # a plain string would be markup
     # Without a terminal rich would assume 80 columns and fold every heading.
     Console(width=None if sys.stdout.isatty() else 160).print(result)
 

@@ -25,7 +25,7 @@ from lobs_paper.files import save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import inputs_for_pruning, with_curvature
 from lobs_paper.stages.correction_errors import corrections
 from lobs_paper.stages.environment import ceiling_bytes, prepare
-from lobs_paper.stages.folders import Folders
+from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import load_network, save_network
 from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import Phases, progress
@@ -69,6 +69,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     device = prepare(config)
     folders = Folders(config)
+    writable(folders.output("prune"))
     trained = folders.input("train", "model.safetensors")
     collected = folders.input("collect", "statistics.safetensors")
     dense = load_network(config, trained, folders.command("train")).to(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lobs_paper.config.yaml_files import read_yaml
 from lobs_paper.report import write_report
 from lobs_paper.report.readme import fill_readme
 from lobs_paper.stages import track
@@ -28,9 +29,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     further = [Path(folder) for folder in names["further_runs"]]
     with waiting("writing the report"):
         written = write_report(Path(names["runs"]), Path(names["reports"]), further)
-    import yaml
-
-    matrix = yaml.safe_load(MATRIX.read_text(encoding="utf-8")) if MATRIX.exists() else {}
+    matrix = read_yaml(MATRIX) if MATRIX.exists() else {}
     reports = Path(names["reports"])
     commands = {f"make {target}": matrix.get(name, ()) for target, name in TARGETS.items()}
     fill_readme(reports.parent / "README.md", reports, commands)

@@ -17,9 +17,11 @@ from typing import Any
 import yaml
 
 from lobs_paper.config.code_digests import Code
-from lobs_paper.config.compose import config_dir, load
+from lobs_paper.config.compose import load
 from lobs_paper.config.errors import ConfigError
+from lobs_paper.config.folder import config_dir
 from lobs_paper.config.stage_parts import stage_config
+from lobs_paper.config.yaml_files import read_yaml
 from lobs_paper.files import write_text
 from lobs_paper.stages.progress import progress
 
@@ -95,7 +97,7 @@ def read_matrix(path: Path) -> dict[str, list]:
     """
     if not path.exists():
         raise ConfigError(f"{path} does not exist: it lists what to run ({', '.join(MATRIX)})")
-    lists = yaml.safe_load(path.read_text(encoding="utf-8"))
+    lists = read_yaml(path)
     for name in MATRIX:
         if not isinstance(lists, dict) or not isinstance(lists.get(name), list):
             raise ConfigError(f"{path}: {name} is missing or no list")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from lobs.layers.network import prunable_layers
 from lobs.pruning import prune
 from lobs.registry import METHODS
 from lobs.solvers import make
@@ -18,8 +20,8 @@ from lobs_paper.files import load_tensors, save_tensors, write_csv, write_json
 from lobs_paper.stages.calibration import calibrate, inputs_for_pruning
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
-from lobs_paper.stages.folders import Folders
-from lobs_paper.stages.network_files import load_network, save_network
+from lobs_paper.stages.folders import Folders, writable
+from lobs_paper.stages.network_files import DIVERGED, check_finite, load_network, save_network
 from lobs_paper.stages.progress import first_process
 from lobs_paper.stages.same_budget import require_same_budget
 from lobs_paper.stages.stopwatch import Stopwatch
@@ -47,11 +49,13 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     folders = Folders(config)
     before = require_same_budget(config, folders, "error_before_percent")
+    writable(folders.output("retrain"))
     splits = load_training_data(config["folders"]["data"], **config["data"])
 
     watch = Stopwatch()
     learn = operate if config["method"]["allocation"] == "dns" else retrain_pruned
     result = learn(config, folders, *splits, device)
+    check_finite(result.network, f"{DIVERGED} retrain.learning_rate")
     if not first_process():
         return {}
     last = result.rounds[-1]
@@ -99,7 +103,7 @@ def retrain_pruned(
 
     made_by = folders.command("prune")
     network = load_network(config, folders.input("prune", "model.safetensors"), made_by)
-    masks = load_tensors(folders.input("prune", "masks.safetensors"), made_by)
+    masks = load_masks(folders.input("prune", "masks.safetensors"), network, made_by)
     method, rounds = config["method"], config["method"]["rounds"]
     prune_on: Any = partial(prune_again, config=config, train=train, device=device)
     if method["allocation"] == "lwc":
@@ -111,6 +115,30 @@ def retrain_pruned(
         dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
         training = replace(training, teacher=dense)
     return retrain(network, masks, training, further, prune_on)
+
+
+def load_masks(path: Path, network: nn.Module, made_by: str) -> dict[str, Tensor]:
+    """The masks of a pruned network.
+
+    Args:
+        path: of their file.
+        network: the pruned network.
+        made_by: the command that writes the file.
+
+    Returns:
+        Masks by layer name, True where a weight is kept.
+
+    Raises:
+        ValueError: the file has none, or one that belongs to no layer of the network or not to its weights.
+    """
+    masks, layers = load_tensors(path, made_by), prunable_layers(network)
+    for name, mask in masks.items():
+        weight = layers[name].weight if name in layers else None
+        if weight is None or mask.dtype != torch.bool or mask.shape != weight.shape or bool(weight[~mask].any()):
+            raise ValueError(f"{path}: mask {name!r} is not that of the pruned network's layer: run `{made_by}` again")
+    if not masks:
+        raise ValueError(f"{path} holds no masks: run `{made_by}` again")
+    return masks
 
 
 def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Split, device: torch.device) -> Retrained:

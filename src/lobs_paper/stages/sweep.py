@@ -6,13 +6,16 @@ this machine or as jobs of a cluster.
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +27,19 @@ from omegaconf import DictConfig
 
 from lobs_paper.config.compose import (
     HYDRA_VERSION_BASE,
-    ROOT_CONFIG,
-    config_dir,
     finish,
     implied,
     load,
     opened,
     parse,
     points,
+    say_unread,
 )
 from lobs_paper.config.errors import ConfigError
+from lobs_paper.config.folder import ROOT_CONFIG, config_dir
 from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.files import write_csv, write_json
-from lobs_paper.stages.devices import is_user_error
+from lobs_paper.stages.faults import is_user_error, machine_fault
 from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.prerequisites import refuse_stale, run_missing
 from lobs_paper.stages.printing import clock, flat, print_table
@@ -63,6 +66,7 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
             configs.append(load(point))
         except ConfigError as error:
             raise ConfigError(f"{error} (at the point {' '.join(point)})") from None
+    say_unread(stage, configs[0], overrides)
     for config in configs:
         run_missing(stage, config, run_stage, seed_only=True)
     with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
@@ -92,6 +96,8 @@ class _Point:
         self.start = time.time()
 
     def __call__(self, composed: DictConfig) -> dict[str, Any]:
+        if os.getppid() == self.process:
+            threading.Thread(target=_end_with, args=(self.process,), daemon=True).start()
         job = HydraConfig.get()
         overrides = list(job.overrides.task)
         self._announce(job.job.num, overrides)
@@ -114,11 +120,19 @@ class _Point:
             refuse_stale(self.stage, config)
             result["metrics"] = flat(run_stage(self.stage, stage_config(config, self.stage)))
         except Exception as error:
-            if not is_user_error(error):
+            fault = machine_fault(error)
+            if not (fault or is_user_error(error)):
                 traceback.print_exc()
-            result["error"] = f"{type(error).__name__}: {error}"
+            result["error"] = f"{type(error).__name__}: {fault or error}"
         write_json(Path(job.runtime.output_dir) / POINT, {"point": _varied(overrides), "error": result["error"]})
         return result
+
+
+def _end_with(parent: int) -> None:
+    """End this process, a worker of joblib's, when its parent has: nobody would take the points' results any more."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _varied(overrides: Sequence[str]) -> dict[str, str]:
@@ -134,8 +148,7 @@ def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
         own = {key: value for key, value in result["metrics"].items() if key not in result["point"]}
         rows.append({**result["point"], **own, "error": result["error"]})
     columns = [*dict.fromkeys(key for row in rows for key in row if key != "error"), "error"]
-    file = Path(results[0]["folder"]) / f"{stage}.csv"
-    write_csv(file, rows, columns)
+    file = _write_table(Path(results[0]["folder"]), stage, rows, columns, [result["point"] for result in results])
     succeeded = [row for row in rows if not row["error"]]
     shown = [key for key in columns if len({str(row.get(key)) for row in succeeded}) > 1] or columns[:-1]
     print_table(f"lobs {stage} -m", [{key: row.get(key) for key in shown} for row in succeeded])
@@ -143,6 +156,33 @@ def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
     for row, result in zip(rows, results, strict=True):
         if row["error"]:
             print(f"failed: {' '.join(f'{key}={value}' for key, value in result['point'].items())}: {row['error']}")
+
+
+def _write_table(
+    folder: Path,
+    stage: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    points: Sequence[Mapping[str, str]],
+) -> Path:
+    """Write a sweep's table beside those of other sweeps in its folder; the same points once more replace theirs."""
+    wanted = [{key: str(value) for key, value in point.items()} for point in points]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        file = folder / (f"{stage}.csv" if number == 1 else f"{stage}-{number}.csv")
+        try:
+            file.touch(exist_ok=False)  # its name is taken from now on
+        except FileExistsError:
+            if _points_in(file, list(wanted[0])) != wanted:
+                continue
+        write_csv(file, rows, columns)
+        return file
+    raise AssertionError("no number is free")
+
+
+def _points_in(file: Path, keys: Sequence[str]) -> list[dict[str, str | None]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [{key: row.get(key) for key in keys} for row in csv.DictReader(lines)]
 
 
 def _log(stage: str, results: Sequence[Mapping[str, Any]], overrides: Sequence[Override], store: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from lobs.base.modes import without_training
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.networks.pretrained import load_weights, origin
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
-from lobs_paper.stages.folders import Folders
-from lobs_paper.stages.network_files import ORIGIN, save_network
+from lobs_paper.stages.folders import Folders, writable
+from lobs_paper.stages.network_files import DIVERGED, ORIGIN, check_finite, save_network
 from lobs_paper.stages.progress import first_process
 from lobs_paper.stages.stopwatch import Stopwatch
 
@@ -34,6 +35,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 def train_network(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process."""
     device = prepare(config)
+    writable(Folders(config).output("train"))
     train, measured = load_training_data(config["folders"]["data"], **config["data"])
 
     from lobs_paper.networks.build import build
@@ -41,9 +43,12 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
 
     watch = Stopwatch()
     network = build(config["model"])
+    check_fits(network, train)
     pretrained = config["model"].get("weights") is not None
     learn = load_pretrained if pretrained else fit_network
     curve = learn(network, train, measured, config, device)
+    given = f"model.weights={config['model'].get('weights')} cannot be used"
+    check_finite(network, given if pretrained else f"{DIVERGED} train.learning_rate")
     if not first_process():
         return {}
     # Somebody else's training images may be many; as many as are measured on tell enough.
@@ -66,6 +71,36 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
         write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
         write_json(folder / "timings.json", watch.result(config, device))
     return metrics
+
+
+def check_fits(network: nn.Module, train: Split) -> None:
+    """Try a network on two images before it is trained or given weights.
+
+    Args:
+        network: not changed.
+        train: the images to learn from.
+
+    Raises:
+        ValueError: it does not take such images, or has fewer classes than they.
+    """
+    inputs, _ = train[:2]
+    try:
+        with torch.no_grad(), without_training(network):
+            outputs = network(inputs)
+    except Exception as error:  # whatever its layers say
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"model._target_ does not take inputs of {list(inputs.shape)}, as data={train.title} gives them: {cause}"
+        ) from error
+    empty = [name for name, weight in network.named_parameters() if not weight.numel()]
+    if empty:
+        raise ValueError(f"model._target_ with these arguments has no weights in {empty[0]!r}: sizes are 1 or more")
+    shape, classes = list(getattr(outputs, "shape", ())), int(train.labels.max()) + 1
+    if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
+        raise ValueError(
+            f"model._target_ answers {len(inputs)} images by {shape or type(outputs).__name__}, and data={train.title} has "
+            f"{classes} classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
+        )
 
 
 def fit_network(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lobs_paper.config.yaml_files import read_yaml
 from lobs_paper.files import read_object
 from lobs_paper.tracking.store import Entry, NetworkFile, opened
 
@@ -227,13 +228,14 @@ def _config(root: Path, path: Path | None) -> dict[str, Any] | None:
     """The configuration of a stage, if it is about this folder of runs and not about another one beside it."""
     if path is None:
         return None
-    import yaml
-
+    config = read_yaml(path)
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return config if Path(config["folders"]["runs"]).name == root.name else None
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        own = Path(config["folders"]["runs"]).name == root.name
+        # Where the data lies and what it is called is asked for later.
+        _ = Path(config["folders"]["data"]) / config["data"]["name"], config["model"]
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not what `lobs resolve` writes ({' '.join(str(error).split())})") from None
+    return config if own else None
 
 
 def _network(root: Path, folder: Path, config: Mapping[str, Any]) -> NetworkFile | None:
@@ -242,7 +244,7 @@ def _network(root: Path, folder: Path, config: Mapping[str, Any]) -> NetworkFile
     shape = _input_shape(root.parent / config["folders"]["data"], config["data"]) if stages else None
     if shape is None:
         return None
-    return NetworkFile(folder / stages[0] / "model.safetensors", config["model"], shape)
+    return NetworkFile(folder / stages[0] / "model.safetensors", folder.parts[-3], config["model"], shape)
 
 
 def _input_shape(data_dir: Path, data: Mapping[str, Any]) -> list[int] | None:
@@ -254,7 +256,8 @@ def _input_shape(data_dir: Path, data: Mapping[str, Any]) -> list[int] | None:
 
     file = TensorFile(path, "data set", f"run `lobs fetch data={data['name']}`", note=False)
     if "images" not in file.keys():  # noqa: SIM118 (not a mapping)
-        return [3, data["size"], data["size"]]  # pictures, decoded and cropped when they are read
+        size = data.get("size")  # of pictures, decoded and cropped when they are read
+        return [3, size, size] if isinstance(size, int) else None
     shape = file.described("images")[1][1:]
     return shape if len(shape) == 3 else [1, *shape]
 

@@ -42,11 +42,13 @@ class NetworkFile:
 
     Attributes:
         weights: safetensors file of its state dict.
+        experiment: whose network it is.
         model: group `model` of the configuration that it was built from.
         shape: of one input, ``[channels, height, width]``.
     """
 
     weights: Path
+    experiment: str
     model: Mapping[str, Any]
     shape: Sequence[int]
 
@@ -95,13 +97,27 @@ def opened(folder: Path) -> Iterator[Store]:
 
     Yields:
         The store.
+
+    Raises:
+        ValueError: the database is damaged, or another version of MLflow's.
     """
     from filelock import FileLock
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "sync.lock"):
-        yield Store(folder)
+        try:
+            _create(folder)
+            store = Store(folder)
+        except (MlflowException, SQLAlchemyError) as error:
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{folder / DATABASE} cannot be read by this version of MLflow ({cause}): delete it, it is built anew from "
+                "the metrics files, or run `mlflow db upgrade` on it"
+            ) from None
+        yield store
 
 
 class Store:
@@ -220,8 +236,10 @@ class Store:
         from mlflow.types.schema import Schema, TensorSpec
         from safetensors.torch import load_file
 
+        from lobs_paper.config.own_names import check_network
         from lobs_paper.networks.build import build
 
+        check_network(file.experiment, file.model)  # the results may be anybody's
         network = build(file.model)
         network.load_state_dict(load_file(file.weights))
         network.eval()
@@ -294,12 +312,22 @@ class Store:
                 return present
 
 
-def _client(folder: Path) -> MlflowClient:
-    """A client of the sqlite store, without telemetry and without messages on standard error."""
+def _create(folder: Path) -> None:
+    """Create the database, which takes MLflow seconds, under another name: half of one could never be opened again."""
+    database, unfinished = folder / DATABASE, f"{DATABASE}.partial"
+    for left in folder.glob(f"{unfinished}*"):  # of a process that was killed, with SQLite's journal
+        left.unlink()
+    if not database.exists():
+        _client(folder, unfinished).search_experiments()
+        (folder / unfinished).replace(database)
+
+
+def _client(folder: Path, database: str = DATABASE) -> MlflowClient:
+    """A client of a sqlite store, without telemetry and without messages on standard error."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=f"sqlite:///{folder / DATABASE}")
+    return MlflowClient(tracking_uri=f"sqlite:///{folder / database}")

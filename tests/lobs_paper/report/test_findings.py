@@ -37,6 +37,15 @@ def test_what_came_out_is_said_in_sentences(tmp_path: Path) -> None:
     assert "\n- Theorem 3.2's bound holds in all 27 runs; it is 66.7 to 100 times the measured error.\n" in page
 
 
+def test_what_differs_elsewhere_is_said_with_the_run_that_was_measured_there(tmp_path: Path) -> None:
+    page = first_page(write_runs(tmp_path / "a"), tmp_path)
+    assert "seed 0, leaves 3.30% right after pruning here and left 2.83% on another machine." in page
+    page = first_page(write_runs(tmp_path / "b", "lenet5"), tmp_path)
+    assert (
+        "\n- The same machine, versions and threads give the same metrics to the last digit; others do not.\n" in page
+    )
+
+
 def test_rows_are_counted_by_verdict(tmp_path: Path) -> None:
     rows = table1.compare(load_results(write_runs(tmp_path)))
     assert findings.counts(rows) == {"reproduced": 1, "not reproduced": 1, "not run": 16}

@@ -7,7 +7,7 @@ import torch
 
 from lobs_paper.files import tensor_file
 from lobs_paper.networks.lenet300 import LeNet300
-from lobs_paper.stages.network_files import HELD_OUT, ORIGIN, load_network, save_network
+from lobs_paper.stages.network_files import HELD_OUT, ORIGIN, check_finite, load_network, save_network
 
 
 def config(hidden=(5, 4), holdout=0):
@@ -42,6 +42,27 @@ def test_a_network_that_has_seen_what_is_to_be_held_out_is_refused(saved):
     load_network(config(holdout=9), saved[0], "lobs train")
     with pytest.raises(ValueError, match=r"data.holdout=0 was asked for, but .* with data.holdout=9"):
         load_network(config(), saved[0], "lobs train")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_network_that_is_no_numbers_is_refused(saved, value):
+    path, network = saved
+    with torch.no_grad():
+        list(network.parameters())[2][1] = value
+    save_network(config(), path, network)
+    with pytest.raises(
+        ValueError, match=r"net.safetensors is no network .* `lobs train`: (NaN|infinite) values in 'fc2"
+    ):
+        load_network(config(), path, "lobs train")
+
+
+def test_buffers_may_be_infinite_but_not_nan():
+    network = torch.nn.BatchNorm1d(2)
+    network.running_mean[0] = -float("inf")
+    check_finite(network, "it")
+    network.running_mean[1] = float("nan")
+    with pytest.raises(ValueError, match="it: NaN values in 'running_mean'"):
+        check_finite(network, "it")
 
 
 def test_a_missing_file_names_its_command(tmp_path):

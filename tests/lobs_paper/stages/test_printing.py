@@ -48,3 +48,9 @@ def test_a_summary_shows_scalars_rows_and_sentences(capsys):
     assert shown.index("lobs prune") < shown.index("density") < shown.index("layers") < shown.index("fc1")
     assert "notes: One.\nnotes: Two.\n" in shown
     assert "none" not in shown
+
+
+def test_names_are_never_markup_of_the_terminal(capsys):
+    print_table("[bold]runs[/]", [{"[red]layer": "[/x]", "other": "[link=http://x]y[/link]"}])
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("[bold]runs[/]", "[red]layer", "[/x]", "[link=http://x]y[/link]"))

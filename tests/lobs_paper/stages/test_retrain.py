@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import lobs
@@ -9,7 +10,8 @@ from helpers.classifier import data, network
 from helpers.stages import SMALL
 from lobs_paper.config.compose import load
 from lobs_paper.config.stage_parts import stage_config
-from lobs_paper.stages.retrain import _training, prune_again
+from lobs_paper.files import save_tensors
+from lobs_paper.stages.retrain import _training, load_masks, prune_again
 from lobs_paper.training.fit import Recipe
 
 
@@ -33,6 +35,23 @@ def test_a_further_round_prunes_from_the_networks_own_statistics():
     assert not masks["1"][:, :6].any(), "what was removed stays removed"
     assert torch.equal(masks["1"], expected.masks["1"])
     torch.testing.assert_close(found[1].weight, expected.model[1].weight)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {},
+        {"nosuch": torch.ones(8, 12, dtype=torch.bool)},
+        {"1": torch.ones(8, 11, dtype=torch.bool)},
+        {"1": torch.ones(8, 12)},
+        {"1": torch.zeros(8, 12, dtype=torch.bool)},
+    ],
+    ids=["none", "of no layer", "of another shape", "of another type", "of other weights"],
+)
+def test_masks_that_are_not_the_networks_are_refused(tmp_path, masks):
+    save_tensors(tmp_path / "masks.safetensors", masks)
+    with pytest.raises(ValueError, match=r"masks.safetensors.*: run `lobs prune` again"):
+        load_masks(tmp_path / "masks.safetensors", network(), "lobs prune")
 
 
 def test_the_recipe_is_that_of_the_configuration():

@@ -34,6 +34,14 @@ def test_what_is_spent_on_a_name_adds_up_over_all_passes(now):
     assert result["peak_memory_mib"] > 0
 
 
+def test_every_run_says_what_its_last_digits_depend_on():
+    result = Stopwatch().result({"threads": 3}, torch.device("cpu"))
+    assert result["processor"]
+    assert result["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert result["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in result["versions"]["torch"]
+    assert list(result["versions"]) == ["lobs", "python", "torch", "numpy", "numba"]
+
+
 def test_the_peak_is_this_processs_own():
     before = peak_memory_mib()
     block = bytearray(64 * 2**20)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import nn
 
 from helpers.classifier import data, network
-from lobs_paper.stages.train import fit_network, load_pretrained
+from lobs_paper.stages.train import check_fits, fit_network, load_pretrained
 from lobs_paper.training.evaluation import error_percent
 from lobs_paper.training.fit import Recipe, Training, fit
 
@@ -21,6 +23,22 @@ def test_a_recipe_in_epochs_is_one_in_iterations_that_is_measured_after_each_epo
     assert [point["epoch"] for point in curve] == [0, 1, 2]
     assert [point["test_error_percent"] for point in curve] == [p["test_error_percent"] for p in result.points]
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), r"does not take inputs of \[2, 1, 3, 4\]"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), r"answers 2 images by \[2, 2\], and .* has 3 classes"),
+        (nn.Flatten(0), r"answers 2 images by \[24\]"),
+        (nn.LSTM(4, 3), "does not take inputs"),
+        (nn.Sequential(nn.Flatten(), nn.LSTM(12, 3)), "answers 2 images by tuple"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_images_is_refused_before_it_is_trained(model, expected):
+    with pytest.raises(ValueError, match=expected):
+        check_fits(model, data(9))
+    check_fits(network(), data(9))
 
 
 def test_weights_of_a_file_take_the_place_of_training(tmp_path):

@@ -18,6 +18,7 @@ from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.tracking.runs import sync
 
 KEY = "lenet300/seed0/lobs"
+CONF = Path(__file__).parents[3] / "conf"
 MODEL = {"_target_": "lobs_paper.networks.lenet300.LeNet300", "hidden": [5, 4]}
 
 
@@ -28,8 +29,10 @@ def network() -> LeNet300:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, network: LeNet300) -> Path:
-    """Two methods' metrics; for one also its networks, its configuration and the data set's file."""
+def runs(tmp_path: Path, network: LeNet300, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two methods' metrics; for one also its networks, its configuration (as conf/ has it) and the data set's file."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    monkeypatch.setenv("LOBS_CONF", str(tmp_path / "conf"))
     root = write_runs(tmp_path / "runs")
     for stage, factor in (("prune", 0.0), ("retrain", 1.0)):
         tensors = {name: factor * tensor for name, tensor in network.state_dict().items()}
@@ -40,11 +43,13 @@ def runs(tmp_path: Path, network: LeNet300) -> Path:
     return root
 
 
-def write_config(root: Path, **changed: Any) -> Path:
+def write_config(root: Path, foreign: bool = False, **changed: Any) -> Path:
     config = {"model": MODEL, "data": {"name": "mnist"}, "folders": {"data": "data", "runs": "runs"}, **changed}
     path = root.parent / "resolved" / KEY / "prune.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(config))
+    if not foreign:
+        (root.parent / "conf/model/lenet300.yaml").write_text(yaml.safe_dump(config["model"]))
     return path
 
 
@@ -141,6 +146,53 @@ def test_a_network_that_cannot_be_exported_leaves_its_reason_and_the_numbers(run
     assert run.data.metrics["density"] == 0.07
     assert models(store) == []
     assert sync(runs, store)["unchanged"] == 2
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"_target_": "os.system", "command": "touch ran"},
+        {"_target_": "evil.Network"},
+        {**MODEL, "hidden": [5, 4], "inputs": 10**9},
+        {**MODEL, "output": "evil.answer"},
+    ],
+    ids=lambda model: model["_target_"],
+)
+def test_a_foreign_networks_numbers_are_shown_and_nothing_of_it_is_imported_or_built(
+    runs, store, tmp_path, monkeypatch, model
+) -> None:
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    write_config(runs, foreign=True, model=model)
+    sync(runs, store)
+    run = visible(store)[KEY]
+    assert "is not the one that" in run.data.tags["lobs.model_not_logged"]
+    assert run.data.metrics["density"] == 0.07
+    assert not (tmp_path / "ran").exists()
+    assert models(store) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        [],
+        {"model": 3},
+        {"data": "mnist"},
+        {"data": {"name": ["mnist"]}},
+        {"folders": {"runs": "runs", "data": 3}},
+        {"data": {"name": "mnist"}, "folders": {"runs": 3, "data": "data"}},
+    ],
+)
+def test_a_configuration_of_other_types_is_named(runs, store, config) -> None:
+    path = write_config(runs)
+    whole = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**whole, **config} if config else config))
+    if config == {"model": 3}:
+        sync(runs, store)
+        assert "is not the one that" in visible(store)[KEY].data.tags["lobs.model_not_logged"]
+    else:
+        with pytest.raises(ValueError, match=r"prune\.yaml: not what `lobs resolve` writes"):
+            sync(runs, store)
 
 
 def test_networks_can_be_left_out(runs, store) -> None:

@@ -1,6 +1,9 @@
 """MLflow's store: runs are found by their key, built whole or not at all, and never there twice."""
 
 import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,34 @@ def test_two_processes_at_once_create_one_store_without_duplicates(runs: Path, t
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(visible(store)) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_store_survives_that_its_birth_is_interrupted(runs: Path, tmp_path: Path, how: signal.Signals) -> None:
+    store = tmp_path / "store"
+    process = multiprocessing.get_context("spawn").Process(target=sync, args=(runs, store))
+    process.start()
+    while process.is_alive() and not [file for file in store.glob("mlflow.db*") if file.stat().st_size]:
+        time.sleep(0.005)
+    os.kill(process.pid, how)
+    process.join()
+    assert not (store / "mlflow.db").exists()
+    assert sync(runs, store)["created"] == 4
+    assert [file.name for file in store.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("content", [b"no database", b""], ids=["damaged", "empty"])
+def test_a_database_that_cannot_be_read_is_one_line(runs: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mlflow.db").write_bytes(content)
+    if content:
+        with pytest.raises(
+            ValueError, match=r"mlflow.db cannot be read by this version of MLflow .*: delete it"
+        ) as found:
+            sync(runs, tmp_path)
+        assert "\n" not in str(found.value)
+    else:
+        assert sync(runs, tmp_path)["created"] == 4
 
 
 def test_metrics_are_finite_numbers_under_names_that_mlflow_takes() -> None:

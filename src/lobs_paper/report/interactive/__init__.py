@@ -75,7 +75,7 @@ def index_page(results: Results, rows: DataFrame, introduction: Sequence[str], l
 
 def _script(item: Any) -> Markup:
     """JSON for a script element, its models numbered anew: Bokeh counts all that the process has ever made."""
-    text = json.dumps(item, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    text = json.dumps(item, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     numbers: dict[str, str] = {}
     text = re.sub(r'(?<=id":")p\d+(?=")', lambda match: numbers.setdefault(match[0], f"m{len(numbers)}"), text)
     return Markup(text)

@@ -29,11 +29,12 @@ _CSS = """
 .slick-header { border-bottom: 1px solid #C9D0D8; }
 .slick-cell { font-size: 12.5px; }
 """
-# Cells: the method's colour before its name, a verdict in its own, a long text in full under the pointer.
+# Cells: the method's colour before its name, a verdict in its own, a long text in full under the pointer. `<%-` writes a
+# text, `<%=` would write markup.
 _CELLS = {
-    "label": '<span style="color:<%= color %>;font-size:15px">&#9632;</span> <%= value %>',
-    "verdict": '<b style="color:<%= tone %>"><%= value %></b>',
-    "why": '<span title="<%= value %>"><%= value %></span>',
+    "label": '<span style="color:<%- color %>;font-size:15px">&#9632;</span> <%- value %>',
+    "verdict": '<b style="color:<%- tone %>"><%- value %></b>',
+    "why": '<span title="<%- value %>"><%- value %></span>',
 }
 _ERRORS = {
     "pruned": ("after pruning", "error_after_pruning"),
@@ -48,7 +49,7 @@ def source_of(rows: DataFrame) -> ColumnDataSource:
 
 def texts(*columns: tuple[str, str, int]) -> list[TableColumn]:
     """Columns of texts: field, heading, width."""
-    cells = {field: HTMLTemplateFormatter(template=_CELLS.get(field, "<%= value %>")) for field, _, _ in columns}
+    cells = {field: HTMLTemplateFormatter(template=_CELLS.get(field, "<%- value %>")) for field, _, _ in columns}
     return [
         TableColumn(field=field, title=title, width=width, formatter=cells[field]) for field, title, width in columns
     ]
