@@ -39,7 +39,7 @@ def layer_error_bound(weight: Tensor, pruned: Tensor, statistics: LayerStatistic
     Returns:
         sqrt(E), in units of the layer's output.
     """
-    return sqrt(layer_error(pruned - weight, statistics.second_moment))
+    return sqrt(layer_error(pruned.double() - weight.double(), statistics.second_moment))
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def bound_from_weights(weights: Mapping[str, Tensor], pruned: nn.Module, statist
         if name in statistics:
             layer, error = statistics[name], 0.0
             if name in weights:
-                change = weight_matrix(module, layer.bias) - weights[name]
+                change = weight_matrix(module, layer.bias).double() - weights[name].double()
                 error = layer_error(change, layer.second_moment.to(change.device))
             terms[name] = growth * sqrt(error * layer.samples / layer.inputs)
         growth *= float(module.weight.double().norm()) * sqrt(view_of(module).overlap(module))

@@ -105,8 +105,9 @@ def best_on_support(weight: np.ndarray, samples: np.ndarray, support: list[int],
     target = system @ weight
     if not support:
         return float(target @ target)
-    solution = np.linalg.lstsq(system[:, support], target, rcond=None)[0]
-    residual = target - system[:, support] @ solution
+    # Columns of one length: else those that are small beside others count as nothing.
+    columns = system[:, support] / np.maximum(np.linalg.norm(system[:, support], axis=0), 1e-300)
+    residual = target - columns @ np.linalg.lstsq(columns, target, rcond=None)[0]
     return float(residual @ residual)
 
 

@@ -109,7 +109,7 @@ def _against_dense(job: Job, result: PruneResult) -> PruneResult:
         records = []
         for record in result.layers:
             layer = job.statistics[record.name]
-            trained, found = (weight_matrix(layers[record.name], layer.bias) for layers in (before, after))
+            trained, found = (weight_matrix(layers[record.name], layer.bias).double() for layers in (before, after))
             error, power = (layer_error(part, layer.second_moment) for part in (found - trained, trained))
             records.append(replace(record, error=error, relative_error=error / power if power else 0.0))
         result = replace(result, layers=records)

@@ -26,6 +26,9 @@ WIDEST = 16384
 GROUP = 512
 # Rows on which "auto" compares precisions, and how far the error after any count may be off, relative to it.
 CHECKED_ROWS, CHECKED_DIFFERENCE = 16, 1e-3
+# How much of a curve may be rounding: with inputs nearly dependent, the inverse has entries whose rounding errors are
+# as large as those that are left after some removals.
+MOST_ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-2}
 # The least-squares systems of a mask: above this a layer in groups is compensated group by group.
 MOST_SOLVE_OPERATIONS = 1e14
 
@@ -80,7 +83,7 @@ class ExactOBS(Solver):
             A nested path with an exact curve (measured where there are several groups), refined if asked for.
 
         Raises:
-            SingularStatisticsError: the damped second moment cannot be inverted.
+            SingularStatisticsError: the damped second moment cannot be inverted, or with too few digits.
             ValueError: an option is out of range, options exclude each other, or the layer is too large.
         """
         if self.group_size == "auto":
@@ -254,10 +257,7 @@ class ExactOBS(Solver):
         largest = scaled.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         position, costs = self._eliminate(scaled / largest, gone, hessian, group, quota)
         if torch.isnan(costs).any():
-            raise SingularStatisticsError(
-                f"the inverse of {len(hessian.alive)} inputs lost all its digits in {self.precision} with damping "
-                f"{hessian.damping:.3g}: use a larger damping{' or float64' * (self.precision != 'float64')}"
-            )
+            raise self._lost("lost all their digits", hessian)
         costs = costs * largest.square()
         order = torch.cat([dead_order, hessian.alive[position.long()]], dim=1)
         whole = costs.unflatten(1, (-1, self.block)).sum(2)  # a block competes with its whole cost
@@ -265,11 +265,20 @@ class ExactOBS(Solver):
         keys = torch.cat([torch.zeros_like(dead_costs), running], dim=1)
         return order, torch.cat([dead_costs, costs], dim=1), keys
 
+    def _lost(self, what: str, hessian: DampedHessian) -> SingularStatisticsError:
+        return SingularStatisticsError(
+            f"the errors of removing some of {len(hessian.alive)} nearly dependent inputs {what} in {self.precision} "
+            f"with damping {hessian.damping:.3g}: use a larger damping{' or float64' * (self.precision != 'float64')}"
+        )
+
     def _eliminate(
         self, scaled: Tensor, gone: Tensor, hessian: DampedHessian, group: Tensor, quota: Tensor
     ) -> tuple[Tensor, Tensor]:
         # Compiled loops on the CPU: ahead at every width measured (784 to 4,608 inputs).
         dtype = min(PRECISIONS[self.precision], hessian.inverse.dtype, key=lambda kind: kind.itemsize)
+        rounding = float(hessian.inverse.diagonal().max()) * torch.finfo(dtype).eps
+        if rounding > MOST_ROUNDING[dtype]:
+            raise self._lost(f"may be off by {rounding:.1g} of themselves", hessian)
         if scaled.is_cuda or self.block > 1:
             from lobs.solvers._kernels import elimination_torch
 

@@ -227,7 +227,7 @@ class PruningPath(ABC):
 
     def measured_error(self, weight: Tensor) -> float:
         """Psi's E of any weight for this layer, without damping."""
-        return layer_error(weight - self.weight, self.statistics.second_moment)
+        return layer_error(weight.double() - self.weight.double(), self.statistics.second_moment)
 
     @cached_property
     def _knots(self) -> tuple[Tensor, Tensor]:

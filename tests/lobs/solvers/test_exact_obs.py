@@ -196,6 +196,23 @@ def test_lost_digits_raise():
         ExactOBS(damping=1e-11, precision="float32")(weight, statistics)
 
 
+@pytest.mark.parametrize("distance", [10.0**-power for power in range(3, 9)])
+def test_a_curve_of_nearly_equal_inputs_is_right_or_refused(distance):
+    """Their inverse can be computed, and yet little of it is left when one of them has gone."""
+    for seed in range(10):
+        weight, samples, _ = make_layer(rows=3, features=6, count=50, bias=False, seed=seed)
+        samples[:, 1] = samples[:, 0] + distance * samples[:, 1]
+        statistics = lobs.LayerStatistics.from_samples(samples)
+        try:
+            path = ExactOBS(damping=0.0)(weight, statistics)
+        except SingularStatisticsError as error:
+            assert distance < 1e-4 and "use a larger damping" in str(error)
+            continue
+        for count in range(1, path.total + 1):
+            measured = path.measured_error(path.at(count)[0])
+            assert path.layer_error(count) == pytest.approx(measured, rel=2e-3, abs=1e-9)
+
+
 def test_no_damping_needs_none():
     weight, samples, statistics = make_layer(rows=3, features=12, count=100, dead=2)
     path = ExactOBS(damping=0.0)(weight, statistics)

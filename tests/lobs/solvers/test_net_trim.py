@@ -10,7 +10,7 @@ import torch
 
 import lobs
 from lobs.solvers import make
-from lobs.solvers.net_trim import KNOTS, Program
+from lobs.solvers.net_trim import KNOTS, NetTrim, Program, _Grid
 
 
 def layer(seed=0, count=40, features=6, out=3):
@@ -205,6 +205,15 @@ def test_epsilons_that_are_all_the_same():
     assert path.at(0)[1].all()
     for count in range(path.total + 1):
         assert int((~path.at(count)[1]).sum()) == count
+
+
+def test_a_count_below_two_solutions_that_are_alike():
+    weight, inputs, statistics = layer()
+    grid = _Grid(weight, inputs, statistics, NetTrim(iterations=20))
+    first, second = (grid._solve(0.05, None) for _ in range(2))
+    grid.solutions = [first, second, grid.solutions[-1]]
+    assert first.nonzeros == second.nonzeros > 6
+    assert grid.weight(6)[:, :-1].count_nonzero() >= 6
 
 
 @pytest.mark.parametrize("relu", [True, False])

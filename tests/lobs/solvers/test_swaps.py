@@ -108,6 +108,14 @@ def test_counts_where_swaps_gain_nothing(nothing):
             assert int((~path.at(count)[1]).sum()) == count
 
 
+def test_counts_where_all_that_is_kept_are_dead_inputs():
+    weight = torch.tensor([[-1.7, -0.7, 0, 0, -3.5, 0]], dtype=torch.float64)
+    samples = torch.tensor([[0, 0, 2.1, 2, 0, -0.4]], dtype=torch.float64)
+    path = make("exact_obs", refine=True)(weight, lobs.LayerStatistics.from_samples(samples))
+    for count in range(path.total + 1):
+        assert int((~path.at(count)[1]).sum()) == count
+
+
 def test_zeros_neither_come_back_nor_leave():
     weight, _, statistics = make_layer(4, 20, 50, True, 0, dead=2)
     zeros = torch.rand(4, 20, generator=torch.Generator().manual_seed(0)) < 0.4
