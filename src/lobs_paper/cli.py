@@ -25,6 +25,7 @@ STAGES: dict[str, str] = {
     "retrain": "retrain with fixed masks, in rounds where the method has them",
     "evaluate": "errors, densities, and Theorem 3.2's bound beside the measured output error",
     "report": "write tables, figures and the page",
+    "estimate": "time and disk that the runs of a matrix.yaml will take here, once they are resolved and data is fetched",
     "track": "rebuild MLflow's store from the metrics files",
     "compare": "a table of the results in any folders: runs, sweeps and their points",
 }
@@ -119,6 +120,8 @@ def _run(words: list[str]) -> int:
 def _dispatch(stage: str, words: list[str]) -> int:
     if stage == "compare":
         return _compare(words)
+    if stage == "estimate":
+        return _estimate(words)
     multirun = _take_flag(words, "-m", "--multirun")
     show = _take_flag(words, "-c", "--cfg")
     resolved = _take_option(words, "--resolved")
@@ -170,6 +173,13 @@ def _compare(words: list[str]) -> int:
         if word.startswith("-"):
             raise ConfigError(f"unknown option {word}: accepted are --output NAME and folders")
     compare(words, OUTPUT if output is None else Path(output))
+    return 0
+
+
+def _estimate(words: list[str]) -> int:
+    from lobs_paper.stages.estimate import estimate
+
+    estimate(words)
     return 0
 
 
@@ -247,6 +257,8 @@ def _stage_help(stage: str) -> str:
         return "\n".join(
             [*lines, "", usage, "", "writes NAME.csv and NAME.md, comparison.csv and comparison.md without it"]
         )
+    if stage == "estimate":
+        return "\n".join([*lines, "", "usage: lobs estimate [EXPERIMENT/seedK/METHOD ...]"])
     if stage in STAGE_KEYS:
         lines += ["", f"reads: {', '.join(STAGE_KEYS[stage])}"]
     lines += ["", "groups:"]
