@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.util import find_spec
 
 import pytest
 
 from helpers.stages import SMALL
 from lobs_paper.cli import main
 from lobs_paper.config.compose import points
+
+# 300 MB, and its launcher wants an older cloudpickle than joblib: in an environment of its own, if at all.
+RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
 
 
 def test_every_point_has_its_own_folder_and_a_row_in_the_table(project, capsys):
@@ -88,7 +92,7 @@ def logged(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit", pytest.param("ray", marks=RAY)])
 def test_points_run_side_by_side_and_a_failing_one_does_not_lose_the_others(project, capsys, launcher):
     folder = project / f"multirun/{launcher}"
     words = [
