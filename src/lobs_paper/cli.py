@@ -25,7 +25,7 @@ STAGES: dict[str, str] = {
     "retrain": "retrain with fixed masks, in rounds where the method has them",
     "evaluate": "errors, densities, and Theorem 3.2's bound beside the measured output error",
     "report": "write tables, figures and the page",
-    "estimate": "time and disk that the runs of a matrix.yaml will take here, once they are resolved and data is fetched",
+    "estimate": "time and disk that a matrix.yaml's runs will take here (after resolve and fetch)",
     "track": "rebuild MLflow's store from the metrics files",
     "compare": "a table of the results in any folders: runs, sweeps and their points",
 }
@@ -44,6 +44,8 @@ EXTRA = {
     ),
     *("mlflow", "dvc", "matplotlib", "bokeh", "PIL", "rich", "backpack", "jinja2"),
 }
+# Where it is set (`make repro-imagenet LAUNCHER=...`), a resolved stage is a job of that launcher (conf/launcher).
+LAUNCHER = "LOBS_LAUNCHER"
 USAGE_ERROR = 2
 FAILURE = 1
 # As of a program that the signal SIGPIPE ended.
@@ -138,6 +140,11 @@ def _dispatch(stage: str, words: list[str]) -> int:
             raise ConfigError(f"--resolved {resolved} takes no overrides and no -m: the file holds all values")
         config = _read_resolved(Path(resolved))
         validate(config)
+        launcher = os.environ.get(LAUNCHER)
+        if launcher and not show and stage in ("train", "collect", "prune", "retrain", "evaluate"):
+            from lobs_paper.stages.sweep import launched
+
+            return _finish(stage, launched(stage, config, launcher))
     elif multirun:
         if stage in ("resolve", "report", "track"):
             raise ConfigError(f"lobs {stage} runs once for all experiments: -m is not accepted")

@@ -1,7 +1,7 @@
 """`lobs estimate`: how long the runs of a matrix.yaml will take on this machine, and how much disk.
 
-Nothing is known beforehand but the configuration. A network's seconds per picture (decoding included), and a solver's and
-a product's seconds per multiplication, are timed here on little of the data, and multiplied by what the stages will do.
+Nothing is known beforehand but the configuration. A network's seconds per picture (decoding included), and a solver's
+and a product's seconds per multiplication, are timed here on little of the data, and multiplied by what the stages do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TIMED_PICTURES = 16
 TIMED_STEPS = 2
 TIMED_PRODUCT = 1024  # rows and columns of the matrix whose product is timed
 TIMED_LAYER = (32, 512)  # units and inputs of the layer that a solver is timed on
-# Solvers that take long, and what they do, in multiplications: blocks of removals (L-OBS), groups of inputs (exact OBS, "auto").
+# Solvers that take long; the removals that L-OBS solves together, and from what on exact OBS goes by groups ("auto").
 SECOND_ORDER = ("lobs", "exact_obs")
 LOBS_BLOCK, EXACT_GROUP, EXACT_MOST = 96, 512, 3e14
 # DVC keeps a copy of every output in its cache where the file system cannot share blocks.
