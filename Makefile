@@ -17,10 +17,10 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet pipelines test coverage docs package lint format bench bench-gpu screenshot ui
+.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet-sample repro-imagenet pipelines test coverage docs package lint format bench bench-gpu screenshot ui
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,8 +45,24 @@ repro-literature: $(STAMP) ## MLPNet, on which papers on pruning at once compare
 	lobs report
 
 # The data's place is handed on in the environment: it must not reach a tracked file.
-repro-cifar10 repro-imagenet: repro-%: $(STAMP) ## the same for data that has to be there: DATA=<folder or archive>
-	cd pipelines/$* && LOBS_DATA='$(and $(DATA),$(abspath $(DATA)))' dvc repro
+repro-cifar10 repro-imagenet-sample repro-imagenet: export LOBS_DATA = $(and $(DATA),$(abspath $(DATA)))
+
+repro-cifar10: $(STAMP) ## CIFAR-Net and ResNet-20: DATA=<archive or folder>
+	cd pipelines/cifar10 && dvc repro
+	lobs report
+
+repro-imagenet-sample: $(STAMP) ## EfficientNet-Lite0 on some pictures: DATA=<archive or folder>
+	cd pipelines/imagenet && dvc repro
+	lobs report
+
+# RUNS="alexnet/seed0/lobs ..." runs these alone, WITH="devices=4 ..." sets values of conf/, LAUNCHER="slurm
+# hydra.launcher.partition=gpu ..." makes every stage a job (conf/launcher). What they say is no file that DVC watches, so
+# `resolve` always runs; stages that are finished, and the finished part of one that was stopped, are kept.
+repro-imagenet: export LOBS_OVERRIDES = $(WITH)
+repro-imagenet: export LOBS_LAUNCHER = $(LAUNCHER)
+repro-imagenet: $(STAMP) ## AlexNet, VGG-16, ResNet-50: DATA=<ImageNet folder>, first an estimate of time and disk
+	cd pipelines/imagenet_paper && dvc repro --force --single-item resolve && dvc repro --single-item fetch \
+	    && lobs estimate $(RUNS) && dvc repro $(RUNS:%=evaluate@%)
 	lobs report
 
 pipelines: $(STAMP) ## write pipelines/*/dvc.yaml anew from dvc.yaml

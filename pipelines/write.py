@@ -27,11 +27,19 @@ class Pipeline:
         purpose: the comment at its top.
         stages: of the root's dvc.yaml.
         shared: folders of the root that it reads, by the key that names them (`folders.data`, ...); its own otherwise.
+        adjustable: whether the environment variable LOBS_OVERRIDES may set values of conf/ for all its runs.
     """
 
     purpose: str
     stages: tuple[str, ...]
     shared: tuple[str, ...] = ()
+    adjustable: bool = False
+
+    def overrides(self) -> list[str]:
+        """What `lobs resolve` is told: where folders are, and what the caller adds in LOBS_OVERRIDES."""
+        places = [f"folders.{key}=../../{key}" for key in self.shared]
+        output = ["folders.output=runs"] if "runs" in self.shared else []
+        return [*places, *output, *(["$LOBS_OVERRIDES"] if self.adjustable else [])]
 
 
 ALL = ("resolve", "fetch", "train", "collect", *RUN_STAGES)
@@ -49,7 +57,10 @@ PIPELINES = {
         ("data",),
     ),
     "cifar10": Pipeline("CIFAR-10: `make repro-cifar10 DATA=<archive or folder>`.", ALL),
-    "imagenet": Pipeline("ImageNet: `make repro-imagenet DATA=<archive or folder>`.", ALL),
+    "imagenet": Pipeline("A sample of ImageNet: `make repro-imagenet-sample DATA=<archive or folder>`.", ALL),
+    "imagenet_paper": Pipeline(
+        "The paper's half on ImageNet: `make repro-imagenet DATA=<folder>`.", ALL, adjustable=True
+    ),
 }
 
 
@@ -67,10 +78,7 @@ def definition(pipeline: Pipeline, root: dict[str, Any]) -> dict[str, Any]:
     for name in pipeline.stages:
         stage = copy.deepcopy(root["stages"][name])
         if name == "resolve":
-            overrides = [f"folders.{key}=../../{key}" for key in pipeline.shared]
-            if "runs" in pipeline.shared:
-                overrides.append("folders.output=runs")
-            stage["cmd"] = " ".join([stage["cmd"], *overrides])
+            stage["cmd"] = " ".join([stage["cmd"], *pipeline.overrides()])
             stage["deps"].insert(1, "matrix.yaml")
         stage["deps"] = [_dependency(dep, pipeline) for dep in stage["deps"]]
         stages[name] = stage

@@ -25,6 +25,7 @@ STAGES: dict[str, str] = {
     "retrain": "retrain with fixed masks, in rounds where the method has them",
     "evaluate": "errors, densities, and Theorem 3.2's bound beside the measured output error",
     "report": "write tables, figures and the page",
+    "estimate": "time and disk that a matrix.yaml's runs will take here (after resolve and fetch)",
     "track": "rebuild MLflow's store from the metrics files",
     "compare": "a table of the results in any folders: runs, sweeps and their points",
 }
@@ -43,6 +44,8 @@ EXTRA = {
     ),
     *("mlflow", "dvc", "matplotlib", "bokeh", "PIL", "rich", "backpack", "jinja2"),
 }
+# Where it is set (`make repro-imagenet LAUNCHER=...`), a resolved stage is a job of that launcher (conf/launcher).
+LAUNCHER = "LOBS_LAUNCHER"
 USAGE_ERROR = 2
 FAILURE = 1
 # As of a program that the signal SIGPIPE ended.
@@ -120,6 +123,8 @@ def _run(words: list[str]) -> int:
 def _dispatch(stage: str, words: list[str]) -> int:
     if stage == "compare":
         return _compare(words)
+    if stage == "estimate":
+        return _estimate(words)
     multirun = _take_flag(words, "-m", "--multirun")
     show = _take_flag(words, "-c", "--cfg")
     resolved = _take_option(words, "--resolved")
@@ -134,6 +139,11 @@ def _dispatch(stage: str, words: list[str]) -> int:
         if words or multirun:
             raise ConfigError(f"--resolved {resolved} takes no overrides and no -m: the file holds all values")
         config = _read_resolved(stage, Path(resolved))
+        launcher = os.environ.get(LAUNCHER)
+        if launcher and not show and stage in ("train", "collect", "prune", "retrain", "evaluate"):
+            from lobs_paper.stages.sweep import launched
+
+            return _finish(stage, launched(stage, config, launcher))
     elif multirun:
         if stage in ("resolve", "report", "track"):
             raise ConfigError(f"lobs {stage} runs once for all experiments: -m is not accepted")
@@ -171,6 +181,13 @@ def _compare(words: list[str]) -> int:
         if word.startswith("-"):
             raise ConfigError(f"unknown option {word}: accepted are --output NAME and folders")
     compare(words, OUTPUT if output is None else Path(output))
+    return 0
+
+
+def _estimate(words: list[str]) -> int:
+    from lobs_paper.stages.estimate import estimate
+
+    estimate(words)
     return 0
 
 
@@ -259,6 +276,8 @@ def _stage_help(stage: str) -> str:
         return "\n".join(
             [*lines, "", usage, "", "writes NAME.csv and NAME.md, comparison.csv and comparison.md without it"]
         )
+    if stage == "estimate":
+        return "\n".join([*lines, "", "usage: lobs estimate [EXPERIMENT/seedK/METHOD ...]"])
     if stage in STAGE_KEYS:
         lines += ["", f"reads: {', '.join(STAGE_KEYS[stage])}"]
     lines += ["", "groups:"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import sys
 import threading
 import time
@@ -77,6 +78,54 @@ def sweep(stage: str, overrides: Sequence[str]) -> int:
     _compare(stage, rows)
     _log(stage, rows, parse(overrides), Path(configs[-1]["folders"]["mlflow"]))
     return sum(1 for result in results if result["error"])
+
+
+def launched(stage: str, config: dict[str, Any], launcher: str) -> dict[str, Any]:
+    """Run a stage as one job of a launcher, and wait for it: what `dvc repro` runs then goes to a cluster.
+
+    Args:
+        stage: the stage.
+        config: what it reads.
+        launcher: a name of conf/launcher and overrides of its values ("slurm hydra.launcher.partition=gpu"); the job
+            has the stage's threads.
+
+    Returns:
+        The stage's metrics.
+
+    Raises:
+        ConfigError: the stage found a mistake of the user.
+    """
+    name, *words = shlex.split(launcher)
+    folder = f"hydra.sweep.dir=multirun/{stage}/{config['name']}"
+    overrides = [f"+launcher={name}", f"threads={config['threads']}", folder, *words]
+    parse(overrides)
+    with initialize_config_dir(str(config_dir()), version_base=HYDRA_VERSION_BASE):
+        hydra: Any = GlobalHydra.instance().hydra
+        ((job,),) = hydra.multirun(ROOT_CONFIG, _Job(stage, config), overrides)
+    result = job.return_value
+    if "mistake" in result:
+        raise ConfigError(result["mistake"])
+    return result
+
+
+class _Job:
+    """A stage with a configuration that is composed already; errors of ours lose their traceback on the way back.
+
+    Args:
+        stage: the stage.
+        config: what it reads.
+    """
+
+    def __init__(self, stage: str, config: dict[str, Any]) -> None:
+        self.stage, self.config = stage, config
+
+    def __call__(self, _: DictConfig) -> dict[str, Any]:
+        try:
+            return run_stage(self.stage, self.config)
+        except ValueError as error:
+            if not is_user_error(error):
+                raise
+            return {"mistake": str(error)}
 
 
 class _Point:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from importlib.util import find_spec
 
 import pytest
+import yaml
 
 from helpers.stages import SMALL
 from lobs_paper.cli import main
-from lobs_paper.config.compose import points
+from lobs_paper.config.compose import load, points
+from lobs_paper.config.stage_parts import stage_config
+
+# 300 MB, and its launcher wants an older cloudpickle than joblib: in an environment of its own, if at all.
+RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
 
 
 def test_every_point_has_its_own_folder_and_a_row_in_the_table(project, capsys):
@@ -88,7 +94,7 @@ def logged(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit", pytest.param("ray", marks=RAY)])
 def test_points_run_side_by_side_and_a_failing_one_does_not_lose_the_others(project, capsys, launcher):
     folder = project / f"multirun/{launcher}"
     words = [
@@ -109,6 +115,20 @@ def test_points_run_side_by_side_and_a_failing_one_does_not_lose_the_others(proj
         rows = list(csv.DictReader(file))
     assert [(row["seed"], bool(row["error"])) for row in rows] == [("0", False), ("7", True)] * 2
     assert not any("launcher" in column for column in rows[0])
+
+
+@pytest.mark.slow
+def test_a_resolved_stage_is_a_job_where_a_launcher_is_set(project, monkeypatch, capsys):
+    monkeypatch.setenv("LOBS_LAUNCHER", "submitit hydra.launcher.timeout_min=10")
+    config = stage_config(load([*SMALL, "density=0.35"]), "prune")
+    (project / "resolved.yaml").write_text(yaml.safe_dump(config))
+    assert main(["prune", "--resolved", "resolved.yaml"]) == 0
+    metrics = json.loads((project / "runs/lenet300/seed0/lobs/prune/metrics.json").read_text())
+    assert metrics["requested"] == {"density": 0.35}
+    assert list((project / "multirun/prune/lenet300/.submitit").iterdir())
+    (project / "resolved.yaml").write_text(yaml.safe_dump({**config, "seed": 7}))
+    assert main(["prune", "--resolved", "resolved.yaml"]) == 2
+    assert "lobs train experiment=lenet300 seed=7" in capsys.readouterr().err
 
 
 def test_the_jobs_for_slurm_ask_for_what_the_file_says():
@@ -158,8 +178,6 @@ def test_a_long_points_folder_is_cut_short_but_stays_its_own(project, capsys):
 
 def test_every_committed_sweep_composes(capsys):
     from pathlib import Path
-
-    from lobs_paper.config.compose import load, points
 
     for path in sorted((Path(__file__).parents[3] / "conf/sweep").glob("*.yaml")):
         found = points([f"+sweep={path.stem}"])
