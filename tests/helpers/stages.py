@@ -17,6 +17,10 @@ SMALL = [
     "device=cpu",
 ]
 
+# As few images and steps as give a result at all.
+TINY = [*SMALL, "train.epochs=1", "retrain.iterations=3", "density_grid=[0.5]", "method=magnitude", "density=0.2"]
+STAGES = ("train", "collect", "prune", "retrain", "evaluate")
+
 # The methods that prune and train in turn: by L-OBS in rounds, by thresholds in rounds, by surgery.
 TRAINED = [
     ["method=lobs_iterative"],
@@ -25,14 +29,14 @@ TRAINED = [
 ]
 
 
-def write_data(root, train=400, test=200):
+def write_data(root, train=400, test=200, seed=1):
     """Ten random prototypes plus noise: learnable at once, but not without errors."""
     import torch
 
     from lobs_paper.data.splits import fingerprint, split_file
     from lobs_paper.files import save_tensors
 
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     prototypes = torch.rand(10, 28, 28, generator=generator)
     prototypes[:, :3] = 0  # dead inputs, as MNIST's margins are
     for split, count in (("train", train), ("test", test)):

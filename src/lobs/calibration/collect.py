@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,8 +95,7 @@ def collect_statistics(
         require_group()
     folder = None if folder is None else Path(folder, *([f"process{rank_and_size()[0]}"] if distributed else []))
     spilled = SpilledStatistics(modules, memory, folder, distributed)
-    again = spilled.several and not isinstance(batches, Iterator)
-    readings = calibration_batches(batches, memory=0) if again else batches
+    readings = calibration_batches(batches, memory=0) if spilled.several else batches
 
     def claim() -> None:
         if folder is not None and isinstance(readings, CalibrationBatches):

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISLNK
 from typing import Any
 
+# An archive may become so many times as large, and at least so many bytes: pictures hardly shrink, MNIST to a fifth.
+MOST_TIMES, ALWAYS = 100, 2**30
 # Reads one file.
 Reader = Callable[[], bytes]
 # What the standard library raises over an archive that it cannot read: RuntimeError over an encrypted one.
@@ -33,8 +35,8 @@ def files_in(root: str, name: str, accepted: str) -> Iterator[dict[str, Reader]]
         Names, with ``/`` between their parts, and what reads each file.
 
     Raises:
-        ValueError: the root does not exist, is neither a folder nor an archive, or an archive that is damaged, encrypted
-            or holds links; a file is read (later) that is.
+        ValueError: the root does not exist, is neither a folder nor an archive, or an archive that is damaged, encrypted,
+            holds links or claims to hold far more than it has bytes; a file is read (later) that is.
     """
     path = Path(root)
     if not path.exists():
@@ -45,12 +47,14 @@ def files_in(root: str, name: str, accepted: str) -> Iterator[dict[str, Reader]]
     elif zipfile.is_zipfile(path):
         with _opened(zipfile.ZipFile, path) as packed:
             _refuse_links((item.filename for item in packed.infolist() if S_ISLNK(item.external_attr >> 16)), path)
+            _check_claims(path, (item.file_size for item in packed.infolist()))
             names = [name for name in packed.namelist() if not name.endswith("/")]
             yield {name: partial(_read, path, name, partial(packed.read, name)) for name in names}
     elif tarfile.is_tarfile(path):
         with _opened(tarfile.open, path) as archive:
             members = _members(archive, path)
             _refuse_links((member.name for member in members if member.issym()), path)
+            _check_claims(path, (member.size for member in members))
             readers = {member.name: partial(_extract, archive, member) for member in members if not member.isdir()}
             yield {name: partial(_read, path, name, reader) for name, reader in readers.items()}
     else:
@@ -107,6 +111,18 @@ def _refuse_links(links: Iterable[str], path: Path) -> None:
     """Nothing is unpacked, so that links lead nowhere; without their files there would be fewer than there are."""
     for name in links:
         raise ValueError(f"{path}: {name} is a link: pack the files themselves, or unpack it and give the folder")
+
+
+def _check_claims(path: Path, sizes: Iterable[int]) -> None:
+    """Refuse an archive that would become far larger than pictures or numbers do, before any of it is read."""
+    claimed, most = 0, max(MOST_TIMES * path.stat().st_size, ALWAYS)
+    for size in sizes:
+        claimed += size
+        if claimed > most:
+            raise ValueError(
+                f"data.root={path} claims to hold more than {most / 2**30:.3g} GiB in {path.stat().st_size} bytes: "
+                f"unpack it and give the folder"
+            )
 
 
 def _words(error: BaseException) -> str:

@@ -122,9 +122,12 @@ def other_settings(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[s
     differ = [key for key in {**asked, **made} if made.get(key) != asked.get(key)]
     if not differ:
         return None
+    # Another method also reads other keys, which would say less.
+    differ = [key for key in differ if key in made and key in asked] or differ
     one, other = (" ".join(_override(key, values.get(key)) for key in differ[:3]) for values in (asked, made))
     return one, other
 
 
 def _override(key: str, value: Any) -> str:
-    return f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+    return f"{key}={text}"

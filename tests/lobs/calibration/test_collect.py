@@ -226,3 +226,18 @@ def test_an_iterator_is_refused_where_several_passes_are_needed():
     with pytest.raises(ValueError, match=r"memory is a ceiling in bytes, above 0, .* got 0"):
         lobs.collect_statistics(model, batches, memory=0)
     assert 0 < ceiling(None) < available_bytes()
+
+
+def test_a_folder_of_another_call_is_refused_also_where_batches_can_be_read_only_once(tmp_path):
+    def network(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+    batches = list(torch.randn(9, 4).split(3))
+    expected = lobs.collect_statistics(network(0), iter(batches), folder=tmp_path)
+    found = lobs.collect_statistics(network(0), iter(batches), folder=tmp_path)
+    assert torch.equal(found["2"].second_moment, expected["2"].second_moment)
+    with pytest.raises(ValueError, match="holds parts of another call: network differ"):
+        lobs.collect_statistics(network(1), iter(batches), folder=tmp_path)
+    with pytest.raises(ValueError, match="holds parts of another call: batches differ"):
+        lobs.collect_statistics(network(0), iter([batch + 1 for batch in batches]), folder=tmp_path)

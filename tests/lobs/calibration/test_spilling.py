@@ -123,3 +123,17 @@ def test_processes_collect_the_same_groups(tmp_path, monkeypatch):
     answers += [3 * size, None]  # the other one was interrupted before it wrote down what is called
     assert SpilledStatistics(modules, 3 * size, tmp_path, True)._calls is None
     assert not answers
+
+
+@pytest.mark.parametrize("spoil", [lambda content: content[:-5], lambda content: content[:-1] + b"\x01", lambda _: b""])
+def test_a_damaged_layer_is_collected_again(tmp_path, spoil):
+    modules = layers([3, 4])
+    shelf = SpilledStatistics(modules, 10**6, tmp_path, False)
+    shelf.put(collected(modules, list(modules)), Calls(list(modules)))
+    file = tmp_path / "layer1.safetensors"
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.warns(UserWarning, match="layer1.safetensors is damaged .*: it is computed again"):
+        assert SpilledStatistics(modules, 10**6, tmp_path, False).next_group([]) == ["layer1"]
+    (tmp_path / spilling.CALLS).write_text("{")
+    with pytest.warns(UserWarning, match="calls.json is damaged: it is computed again"):
+        assert SpilledStatistics(modules, 10**6, tmp_path, False).next_group([]) == list(modules)

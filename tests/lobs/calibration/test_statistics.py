@@ -46,3 +46,26 @@ def test_statistics_with_targets_are_saved(tmp_path):
     assert loaded.target_power == layer.target_power
     with pytest.raises(ValueError, match="hold no targets: sequential pruning collects them"):
         lobs.LayerStatistics.from_samples(torch.randn(9, 3)).target_floor()
+
+
+def test_layers_that_are_read_later_are_those_of_the_file_that_was_opened(tmp_path):
+    path = tmp_path / "s.safetensors"
+    first, second = (lobs.LayerStatistics.from_samples(torch.randn(9, 3)) for _ in range(2))
+    lobs.Statistics({"a": first, "b": first}).save(path)
+    opened = lobs.Statistics.load(path, lazy=True)
+    assert torch.equal(opened["a"].second_moment, first.second_moment)
+    lobs.Statistics({"a": second, "b": second}).save(path)
+    assert torch.equal(opened["b"].second_moment, first.second_moment)
+    assert torch.equal(lobs.Statistics.load(path)["b"].second_moment, second.second_moment)
+
+
+def test_a_damaged_layer_is_noticed_when_it_is_read(tmp_path):
+    path = tmp_path / "s.safetensors"
+    lobs.Statistics({"a": lobs.LayerStatistics.from_samples(torch.randn(9, 3))}).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    opened = lobs.Statistics.load(path, lazy=True)
+    with pytest.raises(ValueError, match=r"s.safetensors is damaged .*another checksum.*: collect them again"):
+        opened["a"]
+    with pytest.raises(ValueError, match=r"there is no file of statistics .*none"):
+        lobs.Statistics.load(tmp_path / "none")

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from helpers.images import write_folder, write_tar, write_zip
+from lobs_paper.data import archives
 from lobs_paper.data.archives import files_in
 
 FILES = {"a.txt": b"one", "deep/er/b.bin": bytes(range(256)), "deep/empty": b""}
@@ -132,4 +133,17 @@ def test_other_roots_are_refused_with_what_is_needed(tmp_path, name, message):
         pytest.raises(ValueError, match=rf"data.root=.*{message}"),
         files_in(str(tmp_path / name), "shapes", "round ones"),
     ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar"])
+def test_an_archive_that_claims_far_more_than_it_has_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
+    write = write_zip if name == "x.zip" else write_tar
+    monkeypatch.setattr(archives, "ALWAYS", 1000)
+    monkeypatch.setattr(archives, "MOST_TIMES", 0.1)
+    root = write(tmp_path / name, {f"{label}.png": bytes(50_000) for label in "ab"})
+    if name == "x.tar":
+        root.write_bytes(root.read_bytes()[:60_000])
+    message = r"claims to hold more than .* GiB in \d+ bytes: unpack it and give the folder"
+    with pytest.raises(ValueError, match=message), files_in(str(root), "any", "something"):
         pass

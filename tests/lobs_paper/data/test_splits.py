@@ -57,7 +57,7 @@ def test_a_changed_byte_is_noticed(root):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train.safetensors has MD5 .* run `lobs fetch data=mnist`"):
+    with pytest.raises(ValueError, match=r"train.safetensors is damaged .* run `lobs fetch data=mnist`"):
         load_split(root, "mnist", "train")
 
 

@@ -9,6 +9,7 @@ import torch
 
 from helpers.images import encoded, write_folder
 from lobs_paper.data import image_folder, mnist
+from lobs_paper.data.sources import noted_source
 from lobs_paper.data.splits import Fetched, load_tensors, source_file
 from lobs_paper.stages.fetch import run
 
@@ -47,7 +48,7 @@ def test_a_folder_is_read_again_every_time_it_is_named(tmp_path, monkeypatch):
     assert run(config(tmp_path, root=root)) == {"data": "photos", "train_images": 2, "test_images": 2}
     write_folder(tmp_path / "photos", {"a/2.png": encoded(9, (8, 8)), "b/2.png": encoded(9, (8, 8))})
     assert run(config(tmp_path, root=root)) == {"data": "photos", "train_images": 3, "test_images": 3}
-    assert json.loads(source_file(tmp_path / "data", "folder").read_text()) == {"root": str(root.resolve())}
+    assert json.loads(source_file(tmp_path / "data", "folder").read_text()) == noted_source(str(root))
     monkeypatch.setattr(image_folder, "fetch", None)
     assert run(config(tmp_path))["train_images"] == 3, "what is there already serves"
     assert load_tensors(str(tmp_path / "data"), "folder", "train")[1] == "photos"

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from helpers.images import encoded, write_folder
 from lobs_paper.cli import main
+from lobs_paper.stages.provenance import CHECKSUM, MADE_FROM
 
 DOCUMENT = Path(__file__).parents[3] / "docs/own-network.md"
 NET = """
@@ -37,6 +38,7 @@ class Both(Net):
         return {"out": self.head(maps.mean((2, 3))), "maps": maps}
 """
 NETS = ("Net", "Both")
+QUICK = ["retrain.iterations=0", "density_grid=[0.5]", "method=magnitude"]
 FAST = ["device=cpu", "threads=1", "data.size=16", "data.resize=20"]
 
 
@@ -56,6 +58,13 @@ def folder(tmp_path, monkeypatch):
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def once(folder):
+    """The folder, in which every stage has run."""
+    assert main(["evaluate", *example(), *FAST, *QUICK]) == 0
+    return folder
 
 
 def save_weights(folder, seed=0, width=4):
@@ -104,13 +113,41 @@ def test_only_what_is_missing_or_stale_runs_before_a_stage(folder, capsys):
     assert lobs("collect", "model.width=5", "data.root=pictures") == ["train"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "word", "runs"),
+    [
+        ("prune", "collect.images=2", ["collect"]),
+        ("prune", "collect.augmented_copies=2", ["collect"]),
+        ("prune", "data.mean=[0.5]", ["train", "collect"]),
+        ("retrain", "exclude=[head]", ["prune"]),
+        ("retrain", "method.correct=bias", ["prune"]),
+        ("evaluate", "retrain.iterations=1", ["retrain"]),
+        ("evaluate", "threads=2", []),
+    ],
+)
+def test_what_was_made_with_other_settings_is_made_anew(once, capsys, stage, word, runs):
+    words = [entry for entry in [*example(), *FAST, *QUICK] if entry.split("=")[0] != word.split("=")[0]]
+    assert main([stage, *words, word]) == 0
+    assert ran(capsys) == runs
+
+
+def test_replaced_pictures_are_read_again(once, capsys):
+    write_folder(once, {"photos/a/0.jpg": encoded(99, kind="JPEG")})
+    assert main(["prune", *example(), *FAST, *QUICK]) == 0
+    assert ran(capsys) == ["fetch", "train", "collect"]
+    write_folder(once, {"photos/d/0.jpg": encoded(98, kind="JPEG"), "photos/d/1.jpg": encoded(97, kind="JPEG")})
+    assert main(["prune", *example(), *FAST, *QUICK, "model.weights=null"]) == 2
+    assert "run `lobs fetch data=folder data.root=photos` first" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_part_of_the_outputs_is_pruned_by_retrained_and_measured(folder):
     words = [*FAST, "method.allocation=measured", "retrain.iterations=2", "retrain.batch_size=4"]
     assert main(["evaluate", *example(), *words]) == 0
     assert main(["evaluate", *example(), *words, "model._target_=my_package.net.Both", "model.output=out"]) == 0
     plain, both = (json.loads((folder / f"runs/{n}/seed0/lobs/evaluate/metrics.json").read_text()) for n in NETS)
-    assert {**both, "experiment": "Net"} == plain
+    marks = {key: plain[key] for key in ("experiment", MADE_FROM, CHECKSUM)}
+    assert {**both, **marks} == plain
     assert plain["pruned"]["storage"]["compact_bytes"]
 
 
