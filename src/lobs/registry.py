@@ -39,7 +39,9 @@ def _methods() -> dict[str, Method]:
                     declared = {ast.unparse(e.target): ast.unparse(e.annotation) for e in entries}
                     kinds = {name: kind for name, kind in declared.items() if name not in fixed}
                     line, needs = (ast.literal_eval(fixed.get(key) or "()") for key in ("line", "needs"))
-                    found[file.stem] = Method(f"lobs.solvers.{file.stem}", node.name, line, tuple(kinds), needs, tuple(kinds.values()))
+                    found[file.stem] = Method(
+                        f"lobs.solvers.{file.stem}", node.name, line, tuple(kinds), needs, tuple(kinds.values())
+                    )
     return found
 
 

@@ -151,7 +151,10 @@ def test_cfg_prints_what_the_stage_reads(capsys):
         (["--resolved", "part.yaml"], "part.yaml: key 'method' is missing: run `lobs resolve` again"),
         (["--resolved", "tab.yaml"], "tab.yaml is no YAML that can be read"),
         (["--resolved", "twice.yaml"], "key 'seed' is there twice"),
-        (["--resolved", "foreign.yaml"], "foreign.yaml: model._target_=os.system is not accepted: code is imported only"),
+        (
+            ["--resolved", "foreign.yaml"],
+            "foreign.yaml: model._target_=os.system is not accepted: code is imported only",
+        ),
         (["--resolved", "."], ". cannot be read"),
     ],
 )

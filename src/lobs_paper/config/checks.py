@@ -184,7 +184,9 @@ def _check_method(method: Mapping[str, Any]) -> None:
             raise ConfigError(unknown_key(f"method.options.{option}", value, kinds, f" by method.solver={solver}"))
         known = {kind: _KINDS[kind] for kind in kinds[option].split(" | ") if kind in _KINDS}
         # In Python a truth value is a whole number, and a number may be infinite or none at all.
-        fits = any(isinstance(value, kind) and isinstance(value, bool) == (name == "bool") for name, kind in known.items())
+        fits = any(
+            isinstance(value, kind) and isinstance(value, bool) == (name == "bool") for name, kind in known.items()
+        )
         if not fits or (isinstance(value, float) and not isfinite(value)):
             raise ConfigError(
                 f"method.options.{option}={value!r} is not accepted by method.solver={solver}: {' or '.join(known)}"

@@ -97,7 +97,9 @@ def is_read(key: str, stages: Iterable[str], config: Mapping[str, Any]) -> bool:
     read = [entry for stage in stages for entry in _stage_keys(stage, config)]
     if "retrain" in read:
         read.append("method.retrain")
-    return key in ("", "experiment") or any(f"{entry}.".startswith(f"{key}.") or key.startswith(f"{entry}.") for entry in read)
+    return key in ("", "experiment") or any(
+        f"{entry}.".startswith(f"{key}.") or key.startswith(f"{entry}.") for entry in read
+    )
 
 
 def stage_config(config: Mapping[str, Any], stage: str) -> dict[str, Any]:

@@ -92,10 +92,11 @@ def _check_tensors(tensors: Mapping[str, Any], where: str) -> None:
         return
     if images.dtype not in (torch.uint8, torch.float16, torch.float32, torch.float64):
         raise ValueError(
-            f"{where}.images are {images.dtype}: expected uint8, of which 255 becomes 1, or floats, which stay as they are"
+            f"{where}.images are {images.dtype}: expected uint8, of which 255 becomes 1, or floats, "
+            "which stay as they are"
         )
     if images.dim() not in (3, 4) or len(images) != len(labels) or not bool(torch.isfinite(images).all()):
         raise ValueError(
-            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many images as "
-            "labels, [n, height, width] or [n, channels, height, width]"
+            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many images as labels, "
+            "[n, height, width] or [n, channels, height, width]"
         )

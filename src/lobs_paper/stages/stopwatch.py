@@ -55,7 +55,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
     processor, info = platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         processor = next(iter(names), processor)
     versions = {name: version(name) for name in ("torch", "numpy", "numba")}
     return {

@@ -158,7 +158,11 @@ def _compare(stage: str, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_table(
-    folder: Path, stage: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], points: Sequence[Mapping[str, str]]
+    folder: Path,
+    stage: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    points: Sequence[Mapping[str, str]],
 ) -> Path:
     """Write a sweep's table beside those of other sweeps in its folder; the same points once more replace theirs."""
     wanted = [{key: str(value) for key, value in point.items()} for point in points]

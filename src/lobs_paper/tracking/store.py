@@ -114,8 +114,8 @@ def opened(folder: Path) -> Iterator[Store]:
         except (MlflowException, SQLAlchemyError) as error:
             cause = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{folder / DATABASE} cannot be read by this version of MLflow ({cause}): delete it, it is built anew from "
-                "the metrics files, or run `mlflow db upgrade` on it"
+                f"{folder / DATABASE} cannot be read by this version of MLflow ({cause}): delete it, it is built anew "
+                "from the metrics files, or run `mlflow db upgrade` on it"
             ) from None
         yield store
 

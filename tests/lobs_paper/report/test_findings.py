@@ -41,7 +41,9 @@ def test_what_differs_elsewhere_is_said_with_the_run_that_was_measured_there(tmp
     page = first_page(write_runs(tmp_path / "a"), tmp_path)
     assert "seed 0, leaves 3.30% right after pruning here and left 2.83% on another machine." in page
     page = first_page(write_runs(tmp_path / "b", "lenet5"), tmp_path)
-    assert "\n- The same machine, versions and threads give the same metrics to the last digit; others do not.\n" in page
+    assert (
+        "\n- The same machine, versions and threads give the same metrics to the last digit; others do not.\n" in page
+    )
 
 
 def test_rows_are_counted_by_verdict(tmp_path: Path) -> None:

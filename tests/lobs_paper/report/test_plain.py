@@ -28,10 +28,14 @@ def foreign(folder: Path) -> Path:
 def test_a_report_over_anybodys_results_has_no_markup_of_theirs(tmp_path: Path) -> None:
     folder = tmp_path / "reports"
     write_report(foreign(tmp_path), folder)
-    pages = {path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".html", ".csv", ".svg")}
+    pages = {
+        path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".html", ".csv", ".svg")
+    }
     assert any("%3Cimg src=x onerror=ran()%3E" in text for text in pages.values()), "they are shown"
     for name, text in pages.items():
-        assert not re.search(r"(<|u003c)img src=x|\[a\]\(|`b`|\*\*c\*\*", text), name
+        assert not re.search(r"(<|u003c)img src=x", text), name
+        if not name.endswith(".html"):  # whose library has such texts of its own
+            assert not re.search(r"\[a\]\(|`b`|\*\*c\*\*", text), name
 
 
 @pytest.mark.parametrize("name", ["javascript:alert(1)", "a b", "<b>", "-x", ".x", "a[b](c)"])
@@ -50,7 +54,7 @@ def test_names_that_become_addresses_are_refused_unless_lobs_could_have_given_th
 
 
 def test_texts_without_markup_stay_as_they_are() -> None:
-    for text in ("_blocks.0._conv", "CIFAR-10 (JPEG)", "50% of it; it's \"kept\", a=1", "é/ü: 3"):
+    for text in ("_blocks.0._conv", "CIFAR-10 (JPEG)", '50% of it; it\'s "kept", a=1', "é/ü: 3"):
         assert plain(text) == text
     assert plain({"<a>": ["`", 1, None, {"x": "http://y"}]}) == {"%3Ca%3E": ["%60", 1, None, {"x": "http%3A//y"}]}
     assert checked_name("LeNet-300_100.v2", "here") == "LeNet-300_100.v2"

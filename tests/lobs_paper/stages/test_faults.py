@@ -39,10 +39,16 @@ def test_a_mistake_is_what_our_code_raises_on_purpose(tmp_path):
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "runs/x: No space left on device: free some, or"),
-        (OSError(errno.EROFS, "x", "runs/x"), "runs/x: Read-only file system: make it writable, or name another folder"),
+        (
+            OSError(errno.EROFS, "x", "runs/x"),
+            "runs/x: Read-only file system: make it writable, or name another folder",
+        ),
         (PermissionError(errno.EACCES, "x", "runs"), "runs: Permission denied: make it writable"),
         (NotADirectoryError(errno.ENOTDIR, "x", "runs/x"), "runs/x: Not a directory"),
-        (SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "No space" })'), "No space left on device"),
+        (
+            SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "No space" })'),
+            "No space left on device",
+        ),
         (SafetensorError("I/O error: Read-only file system (os error 30)"), "Read-only file system"),
         (sqlite3.OperationalError("database or disk is full"), "No space left on device"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "Read-only file system"),

@@ -50,7 +50,9 @@ def test_a_network_that_is_no_numbers_is_refused(saved, value):
     with torch.no_grad():
         list(network.parameters())[2][1] = value
     save_network(config(), path, network)
-    with pytest.raises(ValueError, match=r"net.safetensors is no network .* `lobs train`: (NaN|infinite) values in 'fc2"):
+    with pytest.raises(
+        ValueError, match=r"net.safetensors is no network .* `lobs train`: (NaN|infinite) values in 'fc2"
+    ):
         load_network(config(), path, "lobs train")
 
 

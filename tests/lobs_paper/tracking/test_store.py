@@ -66,7 +66,9 @@ def test_a_store_survives_that_its_birth_is_interrupted(runs: Path, tmp_path: Pa
 def test_a_database_that_cannot_be_read_is_one_line(runs: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mlflow.db").write_bytes(content)
     if content:
-        with pytest.raises(ValueError, match=r"mlflow.db cannot be read by this version of MLflow .*: delete it") as found:
+        with pytest.raises(
+            ValueError, match=r"mlflow.db cannot be read by this version of MLflow .*: delete it"
+        ) as found:
             sync(runs, tmp_path)
         assert "\n" not in str(found.value)
     else:
