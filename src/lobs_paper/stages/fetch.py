@@ -97,6 +97,6 @@ def _check_tensors(tensors: Mapping[str, Any], where: str) -> None:
         )
     if images.dim() not in (3, 4) or len(images) != len(labels) or not bool(torch.isfinite(images).all()):
         raise ValueError(
-            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many images as labels, "
-            "[n, height, width] or [n, channels, height, width]"
+            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many "
+            "images as labels, [n, height, width] or [n, channels, height, width]"
         )

@@ -98,8 +98,8 @@ def check_fits(network: nn.Module, train: Split) -> None:
     shape, classes = list(getattr(outputs, "shape", ())), int(train.labels.max()) + 1
     if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
         raise ValueError(
-            f"model._target_ answers {len(inputs)} images by {shape or type(outputs).__name__}, and data={train.title} has {classes} "
-            f"classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
+            f"model._target_ answers {len(inputs)} images by {shape or type(outputs).__name__}, and data={train.title} "
+            f"has {classes} classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
         )
 
 
