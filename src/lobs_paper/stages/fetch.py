@@ -80,13 +80,18 @@ def fetch(target: str, name: str, root: str | None) -> Fetched:
     return found
 
 
+def _negative(labels: torch.Tensor) -> bool:
+    """Whether pictures have labels below 0; of pixels that is what does not count."""
+    return labels.dim() == 1 and bool((labels < 0).any())
+
+
 def _check_tensors(tensors: Mapping[str, Any], where: str) -> None:
     """Refuse what would be read as something else later."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(f"{where}.{name} is a {type(tensor).__name__}, expected a tensor")
     labels, images = tensors["labels"], tensors.get("images")
-    if labels.is_floating_point() or labels.dtype == torch.bool or not len(labels) or bool((labels < 0).any()):
+    if labels.is_floating_point() or labels.dtype == torch.bool or not len(labels) or _negative(labels):
         raise ValueError(f"{where}.labels are {labels.dtype} of {len(labels)}: expected whole numbers, 0 or more")
     if images is None:
         return

@@ -64,7 +64,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     device = prepare(config)
     folders = Folders(config)
-    folder = writable(folders.output("prune"))
+    writable(folders.output("prune"))
     trained = folders.input("train", "model.safetensors")
     collected = folders.input("collect", "statistics.safetensors")
     dense = load_network(config, trained, folders.command("train")).to(device)
@@ -82,6 +82,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         )
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
+    folder = folders.output("prune")
     partial = partial_folder(folder, config, [trained, collected])
     shown = Phases("factorising", watch.each)
     plan = lobs.plan(

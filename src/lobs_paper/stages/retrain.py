@@ -49,7 +49,7 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     folders = Folders(config)
     before = require_same_budget(config, folders)
-    folder = writable(folders.output("retrain"))
+    writable(folders.output("retrain"))
     splits = load_training_data(config["folders"]["data"], **config["data"])
 
     watch = Stopwatch()
@@ -75,6 +75,7 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
         "recipe": {key: value for key, value in config["retrain"].items() if key != "measure_every"},
         "rounds": result.rounds,
     }
+    folder = folders.output("retrain")
     save_network(config, folder / "model.safetensors", result.network)
     save_tensors(folder / "masks.safetensors", result.masks)
     write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
