@@ -76,7 +76,7 @@ def fetch(target: str, name: str, root: str | None) -> Fetched:
             f"labels of train and test, as in lobs_paper.data.splits.Fetched"
         )
     for split in SPLITS:
-        _check_tensors(splits[split], f"data._target_={target!r}: {split}")
+        _check_tensors(found.splits[split], f"data._target_={target!r}: {split}")
     return found
 
 
