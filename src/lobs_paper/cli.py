@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 1 where points of a sweep failed or the machine has no room (disk, memory), 2 for a mistake of the user, 130 when interrupted, 141 when
-        nobody reads the output any more (`lobs --help | head -1`).
+        The exit code: 0, 1 where points of a sweep failed or the machine has no room (disk, memory), 2 for a mistake of
+        the user, 130 when interrupted, 141 when nobody reads the output any more (`lobs --help | head -1`).
 
     Raises:
         BrokenPipeError: of a pipe that is not the output's.
@@ -199,7 +199,7 @@ def _finish(stage: str, metrics: dict[str, Any]) -> int:
 
 
 def _read_resolved(stage: str, path: Path) -> dict[str, Any]:
-    """What `lobs resolve` wrote for a stage; the file may be anybody's, so it names no code that conf/ does not name."""
+    """What `lobs resolve` wrote for a stage; anybody's file may do, as it names no code that conf/ does not name."""
     from lobs_paper.config.checks import validate
     from lobs_paper.config.errors import ConfigError
     from lobs_paper.config.own_names import check_names

@@ -1,7 +1,7 @@
 """Names of code that are the user's own: what he types, and what his conf/ says.
 
-A resolved file may have come with somebody else's results. What it names is imported or built only where conf/ names it,
-too; everything else in it is data.
+A resolved file may have come with somebody else's results. What it names is imported or built only where conf/ names
+it, too; everything else in it is data.
 """
 
 from __future__ import annotations

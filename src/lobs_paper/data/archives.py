@@ -35,8 +35,8 @@ def files_in(root: str, name: str, accepted: str) -> Iterator[dict[str, Reader]]
         Names, with ``/`` between their parts, and what reads each file.
 
     Raises:
-        ValueError: the root does not exist, is neither a folder nor an archive, or an archive that is damaged, encrypted,
-            holds links or claims to hold far more than it has bytes; a file is read (later) that is.
+        ValueError: the root does not exist, is neither a folder nor an archive, or is an archive that is damaged, holds
+            links or claims to hold far more than it has bytes; later, a file that is read is damaged or encrypted.
     """
     path = Path(root)
     if not path.exists():

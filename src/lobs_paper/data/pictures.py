@@ -221,10 +221,12 @@ def decoded(data: bytes, name: str) -> Image:
     try:
         picture = PIL.Image.open(io.BytesIO(data))
         picture.load()
+        if picture.mode[0] not in "IF":
+            return picture.convert("RGB")
     except Exception as error:  # Pillow raises whatever its decoders do: SyntaxError, struct.error, its own
         cause = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} is not a picture that can be read ({cause}): remove it or get it again") from None
-    return (_eight_bits(picture, name) if picture.mode[0] in "IF" else picture).convert("RGB")
+    return _eight_bits(picture, name).convert("RGB")
 
 
 def _eight_bits(picture: Image, name: str) -> Image:

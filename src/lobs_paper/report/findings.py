@@ -51,14 +51,14 @@ def machine(results: Results) -> str:
 def elsewhere(results: Results) -> str:
     """Say what stays the same on another machine and what does not, with the run that was measured on one."""
     experiment, method, seed, error = ELSEWHERE
-    texts = ["The same machine, versions and threads give the same metrics to the last digit; others do not."]
+    text = "The same machine, versions and threads give the same metrics to the last digit; others do not."
     for row in results.runs.itertuples():
         if (row.experiment, row.folder, row.seed) == (experiment, method, seed) and row.error_after_pruning >= 0:
-            texts.append(
-                f"{row.label} on {paper.network_of(experiment)}, seed {seed}, leaves {fixed(row.error_after_pruning)}% right "
-                f"after pruning here and left {fixed(error)}% on another machine."
+            ours = (
+                f"{row.label} on {paper.network_of(experiment)}, seed {seed}, leaves {fixed(row.error_after_pruning)}%"
             )
-    return " ".join(texts)
+            text += f" {ours} right after pruning here and left {fixed(error)}% on another machine."
+    return text
 
 
 def headlines(results: Results, rows: DataFrame) -> Iterator[dict[str, Any]]:

@@ -362,7 +362,10 @@ def _points(path: Path, columns: Sequence[str]) -> DataFrame:
     """A CSV file's columns, numbers but for the layers' names."""
     if not path.exists():
         return DataFrame()
-    points = pd.read_csv(path, dtype=str).reindex(columns=list(columns))
+    try:
+        points = pd.read_csv(path, dtype=str).reindex(columns=list(columns))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a table ({' '.join(str(error).split())})") from None
     if "layer" in points:
         points["layer"] = points["layer"].map(plain)
     return points.assign(**{name: _numbers(points[name], path) for name in columns if name != "layer"})

@@ -33,6 +33,7 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process; layers that an interrupted run has finished are not collected again."""
     device = prepare(config)
     folders = Folders(config)
+    writable(folders.output("collect"))
     trained = folders.input("train", "model.safetensors")
     network = load_network(config, trained, folders.command("train"))
     train, _ = load_training_data(config["folders"]["data"], **config["data"])
@@ -41,7 +42,6 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     bar = progress("calibrating")
     batches = len(own_share(calibration_batches(train, config["collect"])))
-    writable(folders.output("collect"))
     images_file = split_file(config["folders"]["data"], config["data"]["name"], "train")
     partial = partial_folder(folders.output("collect"), config, [trained, images_file])
     statistics = calibrate(

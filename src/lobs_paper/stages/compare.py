@@ -48,7 +48,7 @@ def compare(folders: Sequence[str], output: Path = OUTPUT) -> list[dict[str, Any
             raise ConfigError(f"{folder} holds no results: expected <method>/prune/metrics.json or the like below it")
         for result in results:
             found.setdefault(result.resolve(), result)
-    rows = [row_of(folder) for folder in found.values()]
+    rows = [_row(folder) for folder in found.values()]
     varied = dict.fromkeys(key for row in rows for key in row if key not in (*COLUMNS, "folder"))
     columns = [*COLUMNS, *varied, "folder"]
     values = {key: {str(row[key]) for row in rows if row.get(key) is not None} for key in columns}
@@ -66,6 +66,13 @@ def compare(folders: Sequence[str], output: Path = OUTPUT) -> list[dict[str, Any
 def result_folders(folder: Path) -> list[Path]:
     """The folders `.../<experiment>/seed<k>/<method>` at, above or below a folder that hold a stage's metrics."""
     return sorted({file.parent.parent for file in folder.rglob("metrics.json") if file.parent.name in STAGES})
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    try:
+        return row_of(folder)
+    except (AttributeError, KeyError, TypeError) as error:  # a value of another type
+        raise ConfigError(f"{folder}: its files are not what the stages write ({error})") from None
 
 
 def row_of(folder: Path) -> dict[str, Any]:

@@ -88,8 +88,13 @@ def fetch(target: str, name: str, root: str | None) -> Fetched:
             f"labels of train and test, as in lobs_paper.data.splits.Fetched"
         )
     for split in SPLITS:
-        _check_tensors(splits[split], f"data._target_={target!r}: {split}")
+        _check_tensors(found.splits[split], f"data._target_={target!r}: {split}")
     return found
+
+
+def _negative(labels: torch.Tensor) -> bool:
+    """Whether pictures have labels below 0; of pixels that is what does not count."""
+    return labels.dim() == 1 and bool((labels < 0).any())
 
 
 def _check_tensors(tensors: Mapping[str, Any], where: str) -> None:
@@ -98,16 +103,17 @@ def _check_tensors(tensors: Mapping[str, Any], where: str) -> None:
         if not isinstance(tensor, torch.Tensor):
             raise ValueError(f"{where}.{name} is a {type(tensor).__name__}, expected a tensor")
     labels, images = tensors["labels"], tensors.get("images")
-    if labels.is_floating_point() or labels.dtype == torch.bool or not len(labels) or bool((labels < 0).any()):
+    if labels.is_floating_point() or labels.dtype == torch.bool or not len(labels) or _negative(labels):
         raise ValueError(f"{where}.labels are {labels.dtype} of {len(labels)}: expected whole numbers, 0 or more")
     if images is None:
         return
     if images.dtype not in (torch.uint8, torch.float16, torch.float32, torch.float64):
         raise ValueError(
-            f"{where}.images are {images.dtype}: expected uint8, of which 255 becomes 1, or floats, which stay as they are"
+            f"{where}.images are {images.dtype}: expected uint8, of which 255 becomes 1, or floats, "
+            "which stay as they are"
         )
     if images.dim() not in (3, 4) or len(images) != len(labels) or not bool(torch.isfinite(images).all()):
         raise ValueError(
-            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many images as "
-            "labels, [n, height, width] or [n, channels, height, width]"
+            f"{where}.images are {list(images.shape)} for {len(labels)} labels: expected finite numbers, as many "
+            "images as labels, [n, height, width] or [n, channels, height, width]"
         )

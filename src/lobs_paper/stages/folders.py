@@ -19,20 +19,16 @@ POINT = "point.json"
 _PROBE = 2**16  # bytes that have to fit
 
 
-def writable(folder: Path) -> Path:
-    """A folder that a stage will write to, tried out before hours of work are spent and rid of abandoned files.
+def writable(folder: Path) -> None:
+    """Try out the folder that a stage will write to, before hours of work are spent, and rid it of abandoned files.
 
     Args:
-        folder: made where it is missing.
-
-    Returns:
-        The folder. What keeps it from being written to is an OSError that names it.
+        folder: made where it is missing. What keeps it from being written to is an OSError that names it.
     """
     with replacing(folder / "probe") as file:
         file.write_bytes(bytes(_PROBE))
-    (folder / "probe").unlink()
+    (folder / "probe").unlink(missing_ok=True)  # another process of the same stage may have been first
     remove_abandoned(folder)
-    return folder
 
 
 class Folders:

@@ -65,6 +65,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "device": device.type,
     }
+    folder = Folders(config).output("train")
     marks = {ORIGIN: origin(config["model"])} if pretrained else {}
     with Folders(config).result("train", metrics) as folder:
         save_network(config, folder / "model.safetensors", network, marks)
@@ -95,11 +96,13 @@ def check_fits(network: nn.Module, train: Split) -> None:
     empty = [name for name, weight in network.named_parameters() if not weight.numel()]
     if empty:
         raise ValueError(f"model._target_ with these arguments has no weights in {empty[0]!r}: sizes are 1 or more")
-    shape, classes = list(getattr(outputs, "shape", ())), int(train.labels.max()) + 1
+    # Labels per pixel may have a number beside the classes for what does not count.
+    classes = int(train.labels.max()) + 1 if train.labels.dim() == 1 else 1
+    shape = list(getattr(outputs, "shape", ()))
     if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
         raise ValueError(
-            f"model._target_ answers {len(inputs)} images by {shape or type(outputs).__name__}, and data={train.title} has "
-            f"{classes} classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
+            f"model._target_ answers {len(inputs)} images by {shape or type(outputs).__name__}, and data={train.title} "
+            f"has {classes} classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
         )
 
 

@@ -60,7 +60,10 @@ def sync(
     entries: dict[str, Entry] = {}
     for root in roots:
         for folder in _method_folders(root):
-            entry = _entry(root, folder, models)
+            try:
+                entry = _entry(root, folder, models)
+            except (AttributeError, KeyError, TypeError) as error:  # a value of another type
+                raise ValueError(f"{folder}: its files are not what the stages write ({error})") from None
             if entry.key in entries:
                 raise ValueError(f"{folder}: {entry.key} is also in another folder of runs; one of them has to go")
             entries[entry.key] = entry
@@ -168,7 +171,7 @@ def _entry(root: Path, folder: Path, models: bool) -> Entry:
         "seed": seed,
         "solver": prune.get("solver"),
         "allocation": prune.get("allocation"),
-        "density": None if density is None else f"{density:.4g}",
+        "density": f"{density:.4g}" if isinstance(density, (int, float)) else None,
         "tolerance": prune.get("requested", {}).get("tolerance"),
     }
     entry.params = {key: value for key, value in settings.items() if value is not None}
@@ -203,7 +206,7 @@ def _add_curve(entry: Entry, prefix: str, path: Path, step: str) -> None:
     """Add the columns of a curve over one of them."""
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for line, row in enumerate(csv.DictReader(file), start=2):
             try:
                 position = int(row[step])

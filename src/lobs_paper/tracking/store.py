@@ -113,9 +113,11 @@ def opened(folder: Path) -> Iterator[Store]:
             store = Store(folder)
         except (MlflowException, SQLAlchemyError) as error:
             cause = " ".join(str(error).split())[:200]
+            if "disk" in cause or "readonly" in cause:  # full, or not to be written to: the database is right
+                raise
             raise ValueError(
-                f"{folder / DATABASE} cannot be read by this version of MLflow ({cause}): delete it, it is built anew from "
-                "the metrics files, or run `mlflow db upgrade` on it"
+                f"{folder / DATABASE} cannot be read by this version of MLflow ({cause}): delete it, it is built anew "
+                "from the metrics files, or run `mlflow db upgrade` on it"
             ) from None
         yield store
 

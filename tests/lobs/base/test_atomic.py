@@ -1,6 +1,8 @@
 """Files appear whole or not at all."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lobs.base.atomic import replacing
 
@@ -21,3 +23,24 @@ def test_an_error_leaves_the_old_file(tmp_path):
         partial.write_text("ha", encoding="utf-8")
         raise KeyboardInterrupt
     assert [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_files_have_the_mode_of_any_new_file_whoever_writes_them(tmp_path):
+    (tmp_path / "plain").touch()
+    with replacing(tmp_path / "text") as partial:
+        partial.write_text("x", encoding="utf-8")
+    with replacing(tmp_path / "tensors") as partial:
+        save_file({"a": torch.ones(2)}, partial)
+    with replacing(tmp_path / "closed") as partial:
+        partial.touch(0o600)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1
+
+
+def test_temporary_names_are_unique_and_a_failed_write_names_its_file(tmp_path):
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        first.touch()
+        second.touch()
+        assert first != second
+    with pytest.raises(OSError, match="full") as found, replacing(tmp_path / "b"):
+        raise OSError(28, "full")
+    assert found.value.filename == str(tmp_path / "b")

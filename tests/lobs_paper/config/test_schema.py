@@ -12,10 +12,10 @@ import pytest
 from lobs.allocation.loss_curves import resolved
 from lobs_paper.config import schema as schema_module
 from lobs_paper.config.checks import accepted, validate
-from lobs_paper.config.compose import config_dir, load, points
+from lobs_paper.config.compose import config_dir, load, points, say_unread
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import runs_network
-from lobs_paper.config.stage_parts import STAGE_KEYS, stage_config
+from lobs_paper.config.stage_parts import STAGE_KEYS, check_part, stage_config
 
 
 def test_the_papers_densities_are_the_defaults_of_their_methods():
@@ -50,6 +50,20 @@ def test_a_tolerance_takes_the_place_of_the_density():
         (["density=null"], r"no budget: give exactly one of density, tolerance, flops, size"),
         (["+method.foo=1"], r"unknown key method.foo=1: accepted: name, solver"),
         (["method.solver=obss"], r"method.solver='obss' is not accepted: one of lobs"),
+        (["method.options.damping=abc"], r"method.options.damping='abc' is not accepted by method.solver=lobs: float"),
+        (["method.options.damping=true"], r"method.options.damping=True is not accepted by method.solver=lobs: float"),
+        (["method.options.damping=nan"], r"method.options.damping=nan is not accepted by method.solver=lobs: float"),
+        (["method.options.alpha=[1]"], r"alpha=\[1\] is not accepted by method.solver=lobs: float or None"),
+        (["method.options.resolve=1"], r"method.options.resolve=1 is not accepted by method.solver=lobs: bool"),
+        (
+            ["method=exact_obs", "method.options.block=1.5"],
+            r"block=1.5 is not accepted by method.solver=exact_obs: int",
+        ),
+        (["folders.runs="], r"folders.runs='' is not accepted: a folder"),
+        (["data.root="], r"data.root='' is not accepted: a folder or an archive"),
+        (["threads=100000"], r"threads=100000 is not accepted: a whole number, 1 to 1024"),
+        (["devices=1000"], r"devices=1000 is not accepted: a whole number of processes, 1 to 64"),
+        (["data.size=1000000"], r"data.size=1000000 is not accepted: a whole number of pixels, 1 to 16384"),
         (["method.options.alpa=1"], r"method.options.alpa=1: did you mean method.options.alpha\?"),
         (["method=magnitude", "method.options.alpha=1"], r"alpha=1: .*accepted by method.solver=magnitude"),
         (["method.retrain.iteration=1"], r"did you mean method.retrain.iterations\?"),
@@ -146,6 +160,55 @@ def test_every_stages_part_is_valid_by_itself():
         config = load([f"method={method}"])
         for stage in STAGE_KEYS:
             validate(stage_config(config, stage))
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [("train", "seed"), ("prune", "method.solver"), ("prune", "density"), ("retrain", "retrain"), ("track", "track")],
+)
+def test_a_part_that_lacks_a_key_is_refused(stage, key):
+    part = stage_config(load([]), stage)
+    check_part(stage, part)
+    *parents, leaf = key.split(".")
+    node = part
+    for parent in parents:
+        node = node[parent]
+    del node[leaf]
+    with pytest.raises(ConfigError, match=f"key {key} is missing"):
+        check_part(stage, part)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "left_out"),
+    [
+        ("collect", ["experiment=lenet5", "method=obd", "collect.images=9", "seed=1"], "method=obd"),
+        ("train", ["train.epochs=1", "retrain.iterations=3", "density=0.5"], "retrain.iterations=3 density=0.5"),
+        ("prune", ["density=0.5", "methods.lobs.correct=none", "methods.obd.correct=none"], "methods.obd.correct=none"),
+        ("prune", ["methods.default.density=0.5", "method.limits.fc3=[0,1]", "data.mean=[0.5]"], None),
+        ("retrain", ["method.retrain.iterations=3", "retrain.batch_size=3", "method=lobs"], None),
+        (
+            "prune",
+            ["model.weights=x.pt", "data.root=x", "collect.images=9", "retrain.iterations=3"],
+            "retrain.iterations=3",
+        ),
+        ("report", ["seed=1", "folders.runs=x", "track.models=false"], "seed=1"),
+    ],
+)
+def test_what_a_stage_does_not_read_is_said(capsys, stage, words, left_out):
+    say_unread(stage, load(words), words)
+    said = capsys.readouterr().err
+    assert said == (f"lobs {stage}: left out, as this stage does not read it: {left_out}\n" if left_out else "")
+
+
+@pytest.mark.parametrize("content", ["seed:\t1\n\t- 2", "train:\n  epochs: 1\n  epochs: 2", "name: \xe9"])
+def test_a_file_of_conf_that_cannot_be_read_is_named(tmp_path, monkeypatch, content):
+    shutil.copytree(CONF, tmp_path / "conf")
+    path = tmp_path / "conf/experiment/lenet300.yaml"
+    path.write_text(f"# @package _global_\n{content}\n", encoding="latin-1")
+    monkeypatch.setenv("LOBS_CONF", str(tmp_path / "conf"))
+    with pytest.raises(ConfigError, match=r"lenet300.yaml is (not UTF-8|no YAML)") as found:
+        load([])
+    assert "\n" not in str(found.value)
 
 
 def test_a_part_with_a_foreign_key_is_refused():

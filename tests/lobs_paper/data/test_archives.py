@@ -89,7 +89,7 @@ def test_a_tar_without_compression_is_known_to_be_cut_between_two_files(tmp_path
         archive.add(write_folder(tmp_path / "source", {"a": b"1", "b": b"2"}), arcname=".")
     for length in (1024, 1536, 2048):
         (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:length])
-        with pytest.raises(ValueError, match="damaged archive"), files_in(str(tmp_path / "cut"), "any", "y"):
+        with pytest.raises(ValueError, match="cut is"), files_in(str(tmp_path / "cut"), "any", "y"):
             pass
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from helpers.images import SETTINGS, encoded, write_folder
+from lobs_paper.data import pictures
 from lobs_paper.data.pictures import listed, packed, pictures_of
 from lobs_paper.data.splits import load_split
 from lobs_paper.stages.fetch import run
@@ -101,3 +102,16 @@ def test_a_crop_of_the_whole_picture_may_be_flipped():
     plain, flipped = (pictures.crops(torch.tensor([[0.0, 0.0, flip, 1.0, 0.5]]))[0] for flip in (0.6, 0.4))
     assert torch.equal(plain[0], torch.arange(64, dtype=torch.uint8).reshape(8, 8))
     assert torch.equal(flipped, plain.flip(-1))
+
+
+def test_broken_pictures_are_named_however_they_are_broken():
+    whole = {kind: saved(np.arange(64, dtype=np.uint8).reshape(8, 8), kind) for kind in ("PNG", "TIFF", "BMP")}
+    for kind, data in whole.items():
+        for place in range(0, len(data), 7):
+            spoilt = bytearray(data)
+            spoilt[place] ^= 0xFF
+            for content in (bytes(spoilt), data[:place]):
+                try:
+                    pictures.decoded(content, f"x.{kind}")
+                except ValueError as error:
+                    assert f"x.{kind} " in str(error)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lobs_paper.networks.build import build
-from lobs_paper.networks.pretrained import load_weights, origin
+from lobs_paper.networks.pretrained import load_weights, origin, read_states
 
 TARGET = "torch.nn.Linear"
 
@@ -194,3 +194,14 @@ def test_the_origin_changes_with_the_file_and_with_the_network(tmp_path, state):
     assert origin(model(path, bias=False)) != first
     path.write_bytes(path.read_bytes() + b" ")
     assert origin(model(path)) != first
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.pt", "a.safetensors", "a.ckpt"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1.5", b"some words\nof text", b"PK\x03\x04", b"\x80\x02}q", b"I1\n.", b"\xff" * 99, b"\x08" + bytes(30)],
+)
+def test_a_file_of_anything_else_is_no_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"model.weights=.*{name} "):
+        read_states(tmp_path / name)

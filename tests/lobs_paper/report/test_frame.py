@@ -110,6 +110,13 @@ def test_a_wrong_value_is_named_with_its_file(runs: Path, name: str, values: dic
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2,3,4\n", b"\xff\xfe\x00"])
+def test_a_table_that_is_none_is_named(runs: Path, content: bytes) -> None:
+    (runs / "lenet300/seed0/lobs/retrain/curve.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"retrain/curve.csv"):
+        load_results(runs)
+
+
 def test_a_broken_file_is_named(runs: Path) -> None:
     (runs / "lenet300/seed2/lobs/retrain/metrics.json").write_text("{")
     with pytest.raises(ValueError, match=r"seed2/lobs/retrain/metrics\.json: not valid JSON"):

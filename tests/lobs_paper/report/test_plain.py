@@ -33,7 +33,9 @@ def test_a_report_over_anybodys_results_has_no_markup_of_theirs(tmp_path: Path) 
     }
     assert any("%3Cimg src=x onerror=ran()%3E" in text for text in pages.values()), "they are shown"
     for name, text in pages.items():
-        assert not re.search(r"(<|u003c)img src=x|\[a\]\(|`b`|\*\*c\*\*", text), name
+        assert not re.search(r"(<|u003c)img src=x", text), name
+        if not name.endswith(".html"):  # whose library has such texts of its own
+            assert not re.search(r"\[a\]\(|`b`|\*\*c\*\*", text), name
 
 
 @pytest.mark.parametrize("name", ["javascript:alert(1)", "a b", "<b>", "-x", ".x", "a[b](c)"])

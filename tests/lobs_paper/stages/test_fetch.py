@@ -10,8 +10,8 @@ import torch
 from helpers.images import encoded, write_folder
 from lobs_paper.data import image_folder, mnist
 from lobs_paper.data.sources import noted_source
-from lobs_paper.data.splits import Fetched, load_tensors, source_file
-from lobs_paper.stages.fetch import run
+from lobs_paper.data.splits import Fetched, load_tensors, load_training_data, source_file
+from lobs_paper.stages.fetch import fetch, run
 
 
 def config(tmp_path, name="folder", root=None):
@@ -58,3 +58,39 @@ def test_nothing_is_written_where_nothing_can_be_had(tmp_path):
     with pytest.raises(ValueError, match="data=folder is not downloaded"):
         run(config(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def own(**tensors):
+    whole = {"images": torch.rand(4, 3, 5, 5), "labels": torch.arange(4), **tensors}
+    return Fetched("Own", {"train": dict(whole), "test": dict(whole)})
+
+
+def fetched(monkeypatch, data):
+    monkeypatch.setattr(mnist, "fetch", lambda name, root: data)
+    return fetch("lobs_paper.data.mnist.fetch", "own", None)
+
+
+def test_floats_of_ones_own_stay_as_they_are(tmp_path, monkeypatch):
+    data = own()
+    monkeypatch.setattr(mnist, "fetch", lambda name, root: data)
+    run(config(tmp_path, "mnist"))
+    train, _ = load_training_data(tmp_path / "data", "mnist", mean=[0.5], std=[2.0])
+    assert torch.equal(train[:][0], (data.splits["train"]["images"] - 0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"images": torch.zeros(4, 3, 5, 5, dtype=torch.int64)}, "images are torch.int64: expected uint8, of which"),
+        ({"images": torch.zeros(4, 3, 5, 5, dtype=torch.complex64)}, "images are torch.complex64"),
+        ({"images": torch.full((4, 5, 5), float("nan"))}, "expected finite numbers"),
+        ({"images": torch.zeros(3, 5, 5)}, r"images are \[3, 5, 5\] for 4 labels"),
+        ({"images": torch.zeros(4, 5)}, r"images are \[4, 5\] for 4 labels"),
+        ({"images": [1, 2]}, "images is a list, expected a tensor"),
+        ({"labels": torch.rand(4)}, "labels are torch.float32 of 4: expected whole numbers"),
+        ({"labels": torch.arange(4) - 1}, "labels are torch.int64 of 4: expected whole numbers"),
+    ],
+)
+def test_what_would_be_read_as_something_else_is_refused(monkeypatch, tensors, expected):
+    with pytest.raises(ValueError, match=f"train.{expected}"):
+        fetched(monkeypatch, own(**tensors))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lobs_paper.stages.folders import Folders
+from helpers.stages import SMALL, write_data
+from lobs_paper.cli import main
+from lobs_paper.stages.folders import Folders, writable
 
 
 def folders(output=None, runs="runs", **changes):
@@ -62,3 +68,42 @@ def test_a_stage_without_a_method_or_a_network_has_folders_too():
     config = {"name": "lenet5", "seed": 0, "folders": {"output": None, "runs": "runs"}}
     assert Folders(config).output("train") == Path("runs/lenet5/seed0/train")
     assert Folders(config).command("train") == "lobs train experiment=lenet5 seed=0"
+
+
+def test_a_folder_that_cannot_be_written_to_is_noticed_and_named(tmp_path, monkeypatch):
+    writable(tmp_path / "a/b")
+    assert list((tmp_path / "a/b").iterdir()) == []
+    for code in (errno.ENOSPC, errno.EROFS):
+
+        def refuse(*_, code=code):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(OSError, match=os.strerror(code)) as found:
+            writable(tmp_path / "a/b")
+        assert "a/b" in found.value.filename
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        writable(tmp_path / "file")
+
+
+def test_training_is_not_begun_where_nothing_can_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_data("data")
+    (tmp_path / "runs").touch()
+    monkeypatch.setattr("lobs_paper.training.fit.fit", None)
+    for stage in ("train", "collect"):
+        assert main([stage, *SMALL, "threads=1"]) in (1, 2)
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("lobs: runs")
+
+
+def test_what_a_killed_process_left_half_written_goes_and_what_a_living_one_writes_stays(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f"a.json.{ended.pid}.0a1b.partial", f"b.json.{os.getpid()}.0a1b.partial", "c.partial", "d.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / f"e.{ended.pid}.0.partial").mkdir()
+    writable(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*names[1:], f"e.{ended.pid}.0.partial"])

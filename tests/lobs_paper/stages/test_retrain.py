@@ -50,7 +50,7 @@ def test_a_further_round_prunes_from_the_networks_own_statistics():
 )
 def test_masks_that_are_not_the_networks_are_refused(tmp_path, masks):
     save_tensors(tmp_path / "masks.safetensors", masks)
-    with pytest.raises(ValueError, match=r"masks.safetensors.*: run `lobs prune` again"):
+    with pytest.raises(ValueError, match=r"masks.safetensors.*run `lobs prune`"):
         load_masks(tmp_path / "masks.safetensors", network(), "lobs prune")
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +17,7 @@ from helpers.stages import SMALL
 from lobs_paper.cli import main
 from lobs_paper.config.compose import load, points
 from lobs_paper.config.stage_parts import stage_config
+from lobs_paper.stages.sweep import _write_table
 
 # 300 MB, and its launcher wants an older cloudpickle than joblib: in an environment of its own, if at all.
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
@@ -64,6 +69,43 @@ def test_a_failing_point_is_listed_and_does_not_lose_the_others(project, capsys)
     assert "failed: seed=7" in shown
     assert "lobs train experiment=lenet300 seed=7" in shown
     assert list((project / "multirun").glob("*density=0.45*seed=0*/lenet300/seed0/lobs/prune/metrics.json"))
+
+
+def test_two_sweeps_into_one_folder_keep_both_tables_and_the_same_one_replaces_its_own(tmp_path):
+    def write(points, error):
+        rows = [{**point, "error": error} for point in points]
+        return _write_table(tmp_path, "prune", rows, [*points[0], "error"], points).name
+
+    first, second, third = [{"density": "0.1"}, {"density": "0.2"}], [{"density": "0.1"}], [{"method": "obd"}]
+    assert [write(points, "a") for points in (first, second, third)] == ["prune.csv", "prune-2.csv", "prune-3.csv"]
+    assert [write(points, "b") for points in (third, first, second)] == ["prune-3.csv", "prune.csv", "prune-2.csv"]
+    assert (tmp_path / "prune.csv").read_text() == "density,error\n0.1,b\n0.2,b\n"
+
+
+WORKER = """
+import multiprocessing, os, sys, time
+from lobs_paper.stages.sweep import _end_with
+
+def work(parent):
+    print(os.getpid(), flush=True)
+    _end_with(parent)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work, args=(os.getpid(),)).start()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_its_parent(tmp_path):
+    (tmp_path / "main.py").write_text(WORKER)
+    parent = subprocess.Popen([sys.executable, tmp_path / "main.py"], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    assert Path(f"/proc/{worker}").exists()
+    parent.kill()
+    parent.wait()
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text().split()[2]:
+        time.sleep(0.1)  # a worker that goes on would hang here
 
 
 def test_stages_that_run_once_take_no_sweep(capsys):

@@ -1,5 +1,6 @@
 """MLflow's store: runs are found by their key, built whole or not at all, and never there twice."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -73,6 +74,18 @@ def test_a_database_that_cannot_be_read_is_one_line(runs: Path, tmp_path: Path, 
         assert "\n" not in str(found.value)
     else:
         assert sync(runs, tmp_path)["created"] == 4
+
+
+@pytest.mark.parametrize(
+    "change", [{"requested": 3}, {"density": "x"}, {"requested": []}], ids=lambda change: str(change)
+)
+def test_results_of_other_types_are_named_and_nothing_is_written(runs: Path, tmp_path: Path, change: dict) -> None:
+    path = runs / "lenet300/seed0/lobs/prune/metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (runs / "lenet300/seed0/lobs/retrain/metrics.json").unlink()
+    with pytest.raises(ValueError, match=r"seed0/lobs: its files are not what the stages write"):
+        sync(runs, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_metrics_are_finite_numbers_under_names_that_mlflow_takes() -> None:

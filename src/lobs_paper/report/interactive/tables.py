@@ -29,8 +29,8 @@ _CSS = """
 .slick-header { border-bottom: 1px solid #C9D0D8; }
 .slick-cell { font-size: 12.5px; }
 """
-# Cells: the method's colour before its name, a verdict in its own, a long text in full under the pointer. `<%-` writes a
-# text, `<%=` would write markup.
+# Cells: the method's colour before its name, a verdict in its own, a long text in full under the pointer.
+# `<%-` writes a text, `<%=` would write markup.
 _CELLS = {
     "label": '<span style="color:<%- color %>;font-size:15px">&#9632;</span> <%- value %>',
     "verdict": '<b style="color:<%- tone %>"><%- value %></b>',
