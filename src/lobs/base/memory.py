@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from lobs.base.arguments import check_number
+
 # Share of the memory that is available now which a ceiling leaves to everything else.
 MARGIN = 0.25
 
@@ -54,7 +56,9 @@ def check_ceiling(memory: float | None) -> None:
     """Refuse a ceiling that is not positive.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not, or not finite.
+        TypeError: it is no number.
     """
-    if memory is not None and not memory > 0:
+    check_number("memory", memory, "a ceiling in bytes")
+    if memory is not None and not 0 < memory < float("inf"):
         raise ValueError(f"memory is a ceiling in bytes, above 0, or None for what the machine has; got {memory}")

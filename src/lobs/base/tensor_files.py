@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +14,9 @@ from torch import Tensor
 from lobs.base.atomic import replacing
 from lobs.base.warning import warn
 
+OF = "of"
+# Of a file's name without its endings: file systems take 255 bytes.
+LONGEST = 200
 DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
@@ -57,22 +61,26 @@ def write_tensors(
             values.view(torch.uint8).numpy().tofile(file)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a finished part; None where there is none, or where it is damaged, which is said.
+def read_tensors(path: Path, of: str | None = None) -> dict[str, Tensor] | None:
+    """The tensors of a finished part; None where there is none, or where it is damaged or another's, which is said.
 
     Args:
         path: the file.
+        of: what the part has under `OF` in its metadata, a digest of what it was made from; None: not compared.
 
     Returns:
         The tensors by name.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return None
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            if of is not None and (file.metadata() or {}).get(OF, of) != of:  # older parts have none
+                warn(f"{path} holds what was made from another layer: it is computed again")
+                return None
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a dict
     except (SafetensorError, OSError) as error:
         warn(f"{path} is damaged ({error}): it is computed again")
         return None
@@ -112,5 +120,8 @@ def tensors_of_format(path: str | Path, name: str, kind: str) -> tuple[dict[str,
 
 
 def layer_file(folder: Path, name: str) -> Path:
-    """Where a folder of one file per layer keeps a layer, whatever characters its name holds."""
-    return folder / f"{quote(name, safe='')}.safetensors"
+    """Where a folder of one file per layer keeps a layer, whatever characters its name holds and however many."""
+    short = quote(name, safe="")
+    if len(short) > LONGEST:
+        short = f"{short[: LONGEST - 33]}-{sha256(name.encode()).hexdigest()[:32]}"
+    return folder / f"{short}.safetensors"

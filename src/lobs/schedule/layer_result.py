@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lobs.base.tensor_files import layer_file, read_tensors, write_tensors
+from lobs.base.fingerprint import digest
+from lobs.base.tensor_files import OF, layer_file, read_tensors, write_tensors
 from lobs.calibration.statistics import layer_error
 from lobs.solvers import PruningPath
 
@@ -91,7 +92,8 @@ class LayerResult:
         """Write it to the file that `load` reads, whole or not at all."""
         tensors = {"weight": self.weight, "mask": self.mask}
         numbers = json.dumps({name: getattr(self, name) for name in NUMBERS})
-        write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers})
+        of = digest([self.name, self.trained])
+        write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers, OF: of})
 
     @classmethod
     def load(cls, folder: Path, name: str, trained: Tensor) -> LayerResult | None:
@@ -108,7 +110,7 @@ class LayerResult:
         from safetensors import safe_open
 
         file = layer_file(folder, name)
-        if (tensors := read_tensors(file)) is None:
+        if (tensors := read_tensors(file, digest([name, trained]))) is None:
             return None
         with safe_open(file, "pt") as stored:
             numbers: Mapping[str, Any] = json.loads(stored.metadata()["numbers"])
