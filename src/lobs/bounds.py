@@ -9,7 +9,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from lobs.calibration.statistics import LayerStatistics, Statistics, layer_error
+from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit, layer_error
 from lobs.layers.matrix import view_of, weight_matrix
 from lobs.layers.network import prunable_layers
 
@@ -64,11 +64,19 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
         The bound and its terms.
 
     Raises:
-        ValueError: the two networks' layers differ.
+        ValueError: the two networks' layers differ, or the statistics are another network's.
+        TypeError: they are no `Statistics`.
     """
+    if not isinstance(statistics, Statistics):
+        raise TypeError(f"statistics must come from lobs.collect_statistics, got {type(statistics).__name__}")
     dense, sparse = prunable_layers(model), prunable_layers(pruned)
     if dense.keys() != sparse.keys():
         raise ValueError(f"the networks have different layers: {', '.join(dense.keys() ^ sparse.keys())}")
+    for name, layer in statistics.items():
+        if name not in dense:
+            raise ValueError(f"the statistics hold layer {name!r}; the networks have {', '.join(dense)}")
+        for modules in (dense, sparse):
+            check_fit(name, modules[name], layer)
     weights = {name: weight_matrix(dense[name], layer.bias) for name, layer in statistics.items()}
     return bound_from_weights(weights, pruned, statistics)
 

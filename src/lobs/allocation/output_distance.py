@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lobs.allocation.budget import Problem
 from lobs.allocation.knapsack import Curve, equal_slopes
+from lobs.base.execution import shown
 from lobs.base.network_inputs import Call, Inputs, Output
 from lobs.calibration.batches import called_batches
 from lobs.calibration.inputs import answer, network_input
@@ -216,7 +217,7 @@ def measured_losses(
         raise ValueError(f"grid must be at least 2 densities, got {grid}")
     measure = OutputDistance(model, batches, distance)
     curves = {}
-    for name in paths if progress is None else progress(list(paths)):
+    for name in shown(list(paths), progress):
         path = paths[name]
         kept = torch.logspace(0, 1, grid, base=LOWEST_DENSITY / HIGHEST_DENSITY, dtype=torch.float64) * HIGHEST_DENSITY
         counts = path.removable - (kept * path.removable).round().long()
@@ -315,7 +316,7 @@ def refine_jointly(
         The best counts that were met, and the distances.
     """
     most = max(FEWEST_TRIALS, 2 * ROUNDS * len(paths)) if trials is None else trials
-    bar = iter(range(most) if progress is None else progress(range(most)))
+    bar = iter(shown(range(most), progress))
     next(bar, None)
     factors = dict.fromkeys(paths, 1.0)
     placed: dict[str, int] = {}

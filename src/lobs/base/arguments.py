@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
+from pathlib import Path
 
 
 def check_number(name: str, value: object, what: str) -> None:
@@ -19,6 +21,61 @@ def check_number(name: str, value: object, what: str) -> None:
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{name} must be {what}, a number; got {value!r} ({type(value).__name__})")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number, or too small.
+
+    Args:
+        name: of the argument.
+        value: given.
+        least: that is accepted.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, {least} or more; got {value!r} ({type(value).__name__})")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_folder(folder: object) -> Path | None:
+    """A folder for finished parts as a path; it may not exist yet.
+
+    Args:
+        folder: given.
+
+    Returns:
+        The path; None for None.
+
+    Raises:
+        TypeError: it is no path.
+        ValueError: it is a file, or in one.
+    """
+    if folder is None:
+        return None
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder must be a path, got {folder!r}")
+    path = Path(folder)
+    there = next((part for part in (path, *path.parents) if part.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise ValueError(
+            f"folder={str(path)!r} is a file{f', {str(there)!r},' * (there != path)} and no folder: give one for the "
+            f"finished parts of this call"
+        )
+    return path
 
 
 def check_names(name: str, values: Iterable[str]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from lobs.base.arguments import check_number
+from lobs.base.arguments import check_folder
 from lobs.base.memory import check_ceiling
 
 T = TypeVar("T")
@@ -37,20 +37,14 @@ class Execution:
     progress: Callable[[Iterable], Iterable] | None = None
 
     def __post_init__(self) -> None:
-        check_number("memory", self.memory, "a ceiling in bytes")
         if self.progress is not None and not callable(self.progress):
             raise TypeError(f"progress must be a function that wraps an iterable (tqdm, say), got {self.progress!r}")
         check_ceiling(self.memory)
-        if self.folder is not None:
-            if not isinstance(self.folder, (str, Path)):
-                raise TypeError(f"folder must be a path, got {self.folder!r}")
-            if Path(self.folder).is_file():
-                raise ValueError(f"folder={str(self.folder)!r} is a file: give a folder for the finished parts")
-            object.__setattr__(self, "folder", Path(self.folder))
+        object.__setattr__(self, "folder", check_folder(self.folder))
 
     def shown(self, items: Iterable[T]) -> Iterable[T]:
         """The same items, with progress shown where that was asked for."""
-        return items if self.progress is None else self.progress(items)
+        return shown(items, self.progress)
 
     @property
     def place(self) -> Path | None:
@@ -60,3 +54,36 @@ class Execution:
     def inside(self, name: str) -> Execution:
         """A copy that uses a subfolder, where there is a folder."""
         return self if self.folder is None else replace(self, folder=Path(self.folder) / name)
+
+
+def shown(items: Iterable[T], progress: Callable[[Iterable], Iterable] | None) -> Iterable[T]:
+    """The same items, wrapped by a caller's function.
+
+    Args:
+        items: of the work.
+        progress: the function; None: they are not wrapped.
+
+    Returns:
+        The items.
+
+    Raises:
+        TypeError: it is no function, or does not give back something to iterate over.
+    """
+    if progress is None:
+        return items
+    if not callable(progress):
+        raise TypeError(f"progress must be a function that wraps an iterable (tqdm, say), got {progress!r}")
+    wrapped = progress(items)
+    if not isinstance(wrapped, Iterable):
+        raise TypeError(f"progress must give back the iterable that it wraps (as tqdm does), got {wrapped!r} from it")
+    return _all_of(items, wrapped)
+
+
+def _all_of(items: Iterable[T], wrapped: Iterable[T]) -> Iterator[T]:
+    """What was wrapped; where some of the items do not come, less would be done than was asked for."""
+    count = 0
+    for item in wrapped:
+        count += 1
+        yield item
+    if count < len(items) if isinstance(items, Sized) else isinstance(items, Iterator) and any(True for _ in items):
+        raise ValueError(f"progress gave back {count} items and was given more: it must give back all that it wraps")

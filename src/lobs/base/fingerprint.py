@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_folder
 from lobs.base.atomic import replacing
 
 CALL = "call.json"
@@ -57,8 +58,7 @@ def claim_folder(folder: Path, call: Mapping[str, object]) -> None:
                 f"call a folder of its own, or empty this one"
             )
         return
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder={str(folder)!r} is a file: give a folder for the finished parts of this call")
+    check_folder(folder)
     if any(folder.rglob("*.safetensors")) or any(folder.glob("*.json")):
         raise ValueError(
             f"folder={str(folder)!r} holds files and no {CALL} that says which call they belong to: give each call a "

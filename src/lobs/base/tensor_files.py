@@ -29,6 +29,10 @@ from lobs.base.warning import warn
 
 # Key in the metadata of every file, with the version of this layout at its end.
 CHECKSUMS = "lobs-file-1"
+# Key in a part's metadata: a digest of what it was made from.
+OF = "of"
+# Of a file's name without its endings: file systems take 255 bytes.
+LONGEST = 200
 _TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -262,11 +266,12 @@ def _note(path: Path) -> None:
     )
 
 
-def read_part(path: Path) -> TensorFile | None:
+def read_part(path: Path, of: str | None = None) -> TensorFile | None:
     """A finished part of an interrupted call, all of it known to be as it was written.
 
     Args:
         path: the file.
+        of: what the part has under `OF` in its metadata, a digest of what it was made from; None: not compared.
 
     Returns:
         The file; None where there is none, where it is damaged, or where nobody can tell (it is of an earlier version):
@@ -278,6 +283,9 @@ def read_part(path: Path) -> TensorFile | None:
         part = TensorFile(path, "finished part", "it is computed again", note=False)
         if not part.checked:
             raise part.damaged("it has no checksums")
+        if of is not None and part.metadata.get(OF) != of:
+            warn(f"{path} holds what was made from another layer: it is computed again")
+            return None
         for key in part.keys():  # noqa: SIM118 (no mapping)
             part.tensor(key)
         return part
@@ -314,5 +322,8 @@ def tensors_of_format(path: str | Path, name: str, kind: str) -> tuple[TensorFil
 
 
 def layer_file(folder: Path, name: str) -> Path:
-    """Where a folder of one file per layer keeps a layer, whatever characters its name holds."""
-    return folder / f"{quote(name, safe='')}.safetensors"
+    """Where a folder of one file per layer keeps a layer, whatever characters its name holds and however many."""
+    short = quote(name, safe="")
+    if len(short) > LONGEST:
+        short = f"{short[: LONGEST - 33]}-{sha256(name.encode()).hexdigest()[:32]}"
+    return folder / f"{short}.safetensors"

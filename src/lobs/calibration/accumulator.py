@@ -171,8 +171,14 @@ class InputSums:
             moment[:, -1, -1] = self.samples
         moment /= self.samples
         # An input that is not finite shows in its own square, and no mask of a wide layer's whole moment is needed.
-        if not torch.isfinite(moment.diagonal(dim1=-2, dim2=-1)).all():
-            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values")
+        squares = moment.diagonal(dim1=-2, dim2=-1)
+        if squares.isnan().any():
+            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN: give finite ones")
+        if squares.isinf().any():
+            raise ValueError(
+                f"layer {name!r}: its calibration inputs hold infinite values, or some so large that the sum of their "
+                f"squares overflows (float32 holds 3.4e38): give finite ones of a usual scale"
+            )
         symmetrise(moment, lower_only=len(row_blocks(moment.shape[-1] - self.bias)) > 1)
         return moment
 

@@ -64,9 +64,12 @@ class CalledBatch:
             The inputs.
 
         Raises:
-            TypeError: the batch is of another kind, or nothing says how many inputs it holds.
+            TypeError: the batch or a tensor in it is of another kind, or nothing says how many inputs it holds.
         """
         content, calling = self.content, self.calling
+        for leaf in leaves(content):
+            if isinstance(leaf, Tensor) and (kind := _unusual(leaf)):
+                raise TypeError(f"a batch holds a {kind}: give plain tensors with values (to_dense(), dequantize())")
         first = (
             content[0] if isinstance(content, (tuple, list)) and len(content) and not is_object(content) else content
         )
@@ -119,6 +122,15 @@ class CalledBatch:
 def called(batch: object, calling: Calling = Calling()) -> CalledBatch:
     """A batch that knows how a network is run on it; one that knows it already stays as it is."""
     return batch if isinstance(batch, CalledBatch) else CalledBatch(batch, calling)
+
+
+def _unusual(tensor: Tensor) -> str | None:
+    """What a tensor is that can be neither copied nor cut like others; None for plain ones."""
+    if tensor.is_meta:
+        return "tensor on the meta device, which has no values"
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested tensor" if tensor.is_nested else f"quantized tensor ({tensor.dtype})"
+    return None if tensor.layout == torch.strided else f"sparse tensor ({tensor.layout})"
 
 
 def _stable(leaf: object) -> object:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lobs.base.arguments import check_count, check_folder, check_names
 from lobs.base.distributed import gathered, rank_and_size, require_group, together
 from lobs.base.fingerprint import CALL, claim_folder, digest
 from lobs.base.modes import outside_modes, same_buffers
@@ -20,6 +21,7 @@ from lobs.calibration.collection_pass import CalibrationPass
 from lobs.calibration.inputs import check_batches
 from lobs.calibration.spilling import SpilledStatistics
 from lobs.calibration.statistics import Statistics, summed_up
+from lobs.layers.checks import check_filled
 from lobs.layers.network import prunable_layers
 
 
@@ -84,16 +86,23 @@ def collect_statistics(
             deal with.
     """
     check_batches(batches)
+    check_count("keep_samples", keep_samples, 0)
+    layers = None if layers is None else check_names("layers", layers)
+    exclude = check_names("exclude", exclude)
     batches = called_batches(batches, model, call, output)
     modules = prunable_layers(model, layers)
-    if exclude := list(exclude):
+    if not modules:
+        raise ValueError(f"layers=[] asks for no layer; the network has {', '.join(prunable_layers(model))}")
+    if exclude:
         left_out = prunable_layers(model, exclude)
         modules = {name: module for name, module in modules.items() if name not in left_out}
         if not modules:
             raise ValueError(f"exclude={exclude!r} leaves no layer; the network has {', '.join(left_out)}")
     if distributed:
         require_group()
-    folder = None if folder is None else Path(folder, *([f"process{rank_and_size()[0]}"] if distributed else []))
+    check_filled(modules)
+    folder = check_folder(folder)
+    folder = folder / f"process{rank_and_size()[0]}" if folder is not None and distributed else folder
     spilled = SpilledStatistics(modules, memory, folder, distributed)
     readings = calibration_batches(batches, memory=0) if spilled.several else batches
 
@@ -119,7 +128,7 @@ def collect_statistics(
         never = [name for name in missing if name not in called]
         if layers is not None and never:
             raise ValueError(f"layer {never[0]!r} is {calls.reason(never[0])}: leave it out of layers=")
-        results = {name: summed_up(called.pop(name), name) for name in list(called)}
+        results = {name: summed_up(called.pop(name), name, modules[name]) for name in list(called)}
         if curvature is not None:
             diagonals = curvature.result()
             results = {name: replace(layer, loss_curvature=diagonals[name]) for name, layer in results.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from lobs.base.execution import shown
 from lobs.calibration.accumulator import InputSums
 from lobs.calibration.inputs import answer, network_input, network_target, probe_determinism
 from lobs.layers.checks import check_product
@@ -73,7 +74,7 @@ class CalibrationPass:
                 for own, module in members.items()
             ]
             try:
-                for batch in _chain(first, rest) if progress is None else progress(_chain(first, rest)):
+                for batch in shown(_chain(first, rest), progress):
                     inputs = network_input(batch, model)
                     self._total += len(inputs)
                     answer(model, inputs, "a batch")

@@ -132,6 +132,10 @@ def answer(model: nn.Module, inputs: Tensor | Inputs, which: str) -> object:
         raise
     except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    given = {tensor.dtype for tensor in (inputs.tensors if isinstance(inputs, Inputs) else [inputs])}
+    if kinds and not kinds & given:
+        cause += f"; its parameters are {' and '.join(sorted(map(str, kinds)))}"
     if isinstance(inputs, Inputs) and misfit(model, inputs):
         cause += (
             "; several inputs are given as ((a, b), target), or by name in a mapping; "

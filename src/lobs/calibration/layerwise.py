@@ -130,23 +130,36 @@ class LayerwisePasses:
         modules: of the model, by name.
         batches: calibration inputs, the same on every reading.
         together: how many such objects are used at once and share the memory.
+        memory: ceiling in bytes on what waiting passes hold; None: a share of what is available.
 
     Attributes:
         calls: how often one forward pass calls each module, in the order of the first call; without those never called.
+        note: where every layer is reached from the start for want of memory alone.
 
     Raises:
         ValueError: there is no batch, or the network answers differently twice.
     """
 
     def __init__(
-        self, model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, together: int = 1
+        self,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
+        batches: Iterable,
+        together: int = 1,
+        memory: float | None = None,
     ) -> None:
         self.batches = calibration_batches(batches)
         self.calls = count_calls(model, self.batches, modules)
         self._model, self._members = model, _members(model, modules)
         self._passes: LockstepPasses | None = None
-        if lockstep_possible(model, modules, self.batches, together):
+        self.note: str | None = None
+        if lockstep_possible(model, modules, self.batches, together, memory):
             self._passes = LockstepPasses(model, modules, self.batches)
+        elif not self.batches.kept or lockstep_possible(model, modules, self.batches, together, float("inf")):
+            self.note = (
+                "the calibration inputs do not fit into memory layer by layer: every layer is reached from the "
+                "network's start, which takes a pass per layer"
+            )
 
     def __enter__(self) -> LayerwisePasses:
         return self

@@ -34,7 +34,11 @@ MEMORY_SHARE = 0.5
 
 @torch.no_grad()
 def lockstep_possible(
-    model: nn.Module, modules: Mapping[str, nn.Module], batches: Iterable, networks: int = 1, memory: int | None = None
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    batches: Iterable,
+    networks: int = 1,
+    memory: float | None = None,
 ) -> bool:
     """Whether passes through a network can wait before each of some modules.
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lobs.base.execution import shown
 from lobs.base.network_inputs import Call, Output
 from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches
 from lobs.calibration.inputs import answer, network_input
@@ -114,7 +115,7 @@ def output_sensitivity(
     images, weigh = 0, None
     try:
         with evaluation_mode(model), torch.enable_grad():
-            for batch in batches if progress is None else progress(batches):
+            for batch in shown(batches, progress):
                 outputs.clear()
                 inputs = network_input(batch, model)
                 found = answer(model, inputs, "a batch, with gradients,")

@@ -23,11 +23,11 @@ from torch import Tensor
 from lobs.base.tensor_files import TensorFile, write_tensors
 from lobs.calibration.accumulator import InputSums
 from lobs.layers.coverage import Calls
-from lobs.layers.matrix import groups_of, matrix_shape
+from lobs.layers.matrix import groups_of, matrix_shape, view_of
 from lobs.layers.view import Prunable
 
 TENSORS = ("second_moment", "zero_fraction", "loss_curvature", "inputs_sample", "target_moment", "target_sample")
-SCALARS = ("samples", "inputs", "bias", "last", "target_power")
+SCALARS = ("samples", "inputs", "bias", "last", "target_power", "kind")
 # Directions of the inputs with less than this share of the largest second moment: float32 products do not show them.
 RESOLUTION = 1e-9
 
@@ -53,6 +53,7 @@ class LayerStatistics:
             pruned network's and z what the layer gave in the dense one; only in sequential pruning.
         target_power: E||z||^2, likewise.
         target_sample: ``[k, out]``, z for the input vectors of ``inputs_sample``, likewise.
+        kind: what the layer is and the axes of its weight (`kind_of`); None where they come from bare samples.
     """
 
     second_moment: Tensor
@@ -66,6 +67,7 @@ class LayerStatistics:
     target_moment: Tensor | None = None
     target_power: float | None = None
     target_sample: Tensor | None = None
+    kind: str | None = None
 
     @property
     def features(self) -> int:
@@ -308,7 +310,12 @@ class Statistics(Mapping[str, LayerStatistics]):
         return cls(stored if lazy else {name: layer.load() for name, layer in stored.items()}, calls)
 
 
-def summed_up(sums: InputSums, name: str) -> LayerStatistics:
+def kind_of(module: Prunable) -> str:
+    """How a layer is seen as a matrix: layers of two kinds can have the same number of inputs."""
+    return f"{type(view_of(module)).__name__} of {module.weight.dim()} axes"
+
+
+def summed_up(sums: InputSums, name: str, module: Prunable | None = None) -> LayerStatistics:
     """A layer's means from its running sums, which are used up."""
     moment = sums.second_moment(name)
     return LayerStatistics(
@@ -318,6 +325,7 @@ def summed_up(sums: InputSums, name: str) -> LayerStatistics:
         bias=sums.bias,
         zero_fraction=None if sums.zeros is None else sums.zeros.double() / sums.outputs,
         inputs_sample=sums.sample(),
+        kind=None if module is None else kind_of(module),
     )
 
 
@@ -347,8 +355,13 @@ def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:
         statistics: that are to be its.
 
     Raises:
-        ValueError: the inputs, groups or outputs differ.
+        ValueError: the inputs, groups, outputs or kinds differ.
     """
+    if statistics.kind not in (None, kind_of(module)):
+        raise ValueError(
+            f"layer {name!r}: {kind_of(module)} does not fit statistics of {statistics.kind}: collect them from this "
+            f"network"
+        )
     shape, groups = tuple(module.weight.shape), groups_of(module)
     out, features = matrix_shape(module)
     units = None if statistics.zero_fraction is None else len(statistics.zero_fraction)

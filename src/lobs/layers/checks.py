@@ -63,6 +63,23 @@ def check_plain(layers: Mapping[str, nn.Module]) -> None:
                 )
 
 
+def check_filled(layers: Mapping[str, Prunable]) -> None:
+    """Refuse layers without inputs or outputs.
+
+    Args:
+        layers: by name.
+
+    Raises:
+        ValueError: a weight holds no number.
+    """
+    for name, module in layers.items():
+        if not module.weight.numel():
+            raise ValueError(
+                f"layer {name!r} has a weight of shape {tuple(module.weight.shape)}, in which there is nothing to "
+                f"prune: leave it out with exclude=[{name!r}]"
+            )
+
+
 def _check_view(name: str, module: Prunable) -> None:
     """Refuse a view that does not put a matrix back where it was taken from."""
     view, shape = view_of(module), module.weight.shape

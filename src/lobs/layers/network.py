@@ -14,7 +14,16 @@ from lobs.layers.view import Prunable
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()`, every module followed by its parts (`lobs.layers.parts`)."""
+    """`model.named_modules()`, every module followed by its parts (`lobs.layers.parts`).
+
+    Yields:
+        Name and module.
+
+    Raises:
+        TypeError: the model is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r:.80} ({type(model).__name__})")
     for name, module in model.named_modules():
         yield name, module
         for part, layer in parts_of(module).items():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lobs.base.arguments import check_number
+from lobs.base.execution import shown
 from lobs.base.memory import available_bytes
 from lobs.base.modes import outside_modes, same_buffers
 from lobs.base.network_inputs import Call, Inputs, Output, joined
@@ -132,7 +133,7 @@ def refit(
         before = lowest = distance.mean(pruned, measured)
         best = 0
         inputs = _minibatches(learned, pruned, _size(pruned, learned), seed)
-        for step in range(1, steps + 1) if progress is None else progress(range(1, steps + 1)):
+        for step in shown(range(1, steps + 1), progress):
             with torch.enable_grad():
                 loss = distance.of(pruned, next(inputs)).mean()
             if not loss.requires_grad:

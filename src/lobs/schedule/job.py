@@ -39,6 +39,7 @@ class Job:
         keep_samples: input vectors kept per layer in sequence; None: as many as the statistics hold.
         paths: of its layers where they are known already; in sequence they share the budget out.
         decisions: on the shares, noted as they are made.
+        remarks: on what else was decided on the way, likewise.
     """
 
     dense: nn.Module
@@ -55,6 +56,7 @@ class Job:
     keep_samples: int | None = None
     paths: Mapping[str, PruningPath] | None = None
     decisions: list[Decision] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.sharing.budget.densities is not None:

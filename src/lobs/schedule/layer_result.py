@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lobs.base.tensor_files import layer_file, read_part, write_tensors
+from lobs.base.fingerprint import digest
+from lobs.base.tensor_files import OF, layer_file, read_part, write_tensors
 from lobs.calibration.statistics import layer_error
 from lobs.solvers import PruningPath
 
@@ -91,7 +92,8 @@ class LayerResult:
         """Write it to the file that `load` reads, whole or not at all."""
         tensors = {"weight": self.weight, "mask": self.mask}
         numbers = json.dumps({name: getattr(self, name) for name in NUMBERS})
-        write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers})
+        of = digest([self.name, self.trained])
+        write_tensors(layer_file(folder, self.name), tensors, tensors.__getitem__, {"numbers": numbers, OF: of})
 
     @classmethod
     def load(cls, folder: Path, name: str, trained: Tensor) -> LayerResult | None:
@@ -105,7 +107,7 @@ class LayerResult:
         Returns:
             The result; None where none is there.
         """
-        if (part := read_part(layer_file(folder, name))) is None:
+        if (part := read_part(layer_file(folder, name), digest([name, trained]))) is None:
             return None
         numbers: Mapping[str, Any] = json.loads(part.metadata["numbers"])
         weight, mask = (part.tensor(key).to(trained.device) for key in ("weight", "mask"))

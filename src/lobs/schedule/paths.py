@@ -12,8 +12,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from lobs.base.execution import Execution
+from lobs.base.fingerprint import digest
 from lobs.base.memory import ceiling
-from lobs.base.tensor_files import layer_file, read_part, write_tensors
+from lobs.base.tensor_files import OF, layer_file, read_part, write_tensors
 from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
@@ -59,11 +60,12 @@ class PathMaker:
         layer = layer.to(weight.device)
         file = self._file(name)
         solver = for_layer(self.solver, module)
-        if file is not None and (part := read_part(file)) is not None:
+        of = digest([name, weight, layer.second_moment.diagonal(dim1=-2, dim2=-1)])
+        if file is not None and (part := read_part(file, of)) is not None:
             return solver.restored(weight, layer, part.tensors())
         path = solve(solver, name, weight, layer)
         if file is not None and path.state is not None:
-            write_tensors(file, path.state, path.state.__getitem__, {})
+            write_tensors(file, path.state, path.state.__getitem__, {OF: of})
         return path
 
     def paths(self, names: Iterable[str]) -> dict[str, PruningPath]:

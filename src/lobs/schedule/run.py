@@ -37,7 +37,7 @@ def run(job: Job) -> PruneResult:
     batches = cast("CalibrationBatches", job.sharing.batches)
     records, masks, dense = [], {}, {}
     remarks: list[str] = []
-    decided = len(job.decisions)
+    decided, remarked = len(job.decisions), len(job.remarks)
     modules = prunable_layers(job.dense)
     for step in prune_in_sequence(job, batches) if job.sequential else prune_at_once(job):
         dense[step.name] = step.trained
@@ -51,7 +51,7 @@ def run(job: Job) -> PruneResult:
     notes = [decision.note for decision in job.decisions[decided:] if decision.note is not None]
     for note in notes:
         warn(note)
-    notes += remarks
+    notes += job.remarks[remarked:] + remarks
     uncorrected, correction = {}, job.correct
     if job.correct != "none":
         uncorrected = correctable(job.pruned)

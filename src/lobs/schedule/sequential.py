@@ -181,9 +181,11 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
     with (
         evaluation_mode(job.dense),
         evaluation_mode(job.pruned),
-        LayerwisePasses(job.dense, originals, batches, together=2) as wanted,
-        LayerwisePasses(job.pruned, copies, batches, together=2) as found,
+        LayerwisePasses(job.dense, originals, batches, 2, job.execution.memory) as wanted,
+        LayerwisePasses(job.pruned, copies, batches, 2, job.execution.memory) as found,
     ):
+        if note := wanted.note or found.note:
+            job.remarks.append(note)
         inputs = wanted.batches.input_counts()
         for name in waiting:
             if name not in wanted.calls:

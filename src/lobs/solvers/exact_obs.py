@@ -9,9 +9,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_count, check_flag
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
-from lobs.solvers.hessian import DAMPING, DampedHessian, SingularStatisticsError, damp
+from lobs.solvers.hessian import DAMPING, DampedHessian, SingularStatisticsError, check_damping, damp
 from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
 from lobs.solvers.ranking import Pattern, parse_pattern, ranks_of_order, row_ranks
@@ -75,6 +76,13 @@ class ExactOBS(Solver):
     group_size: int | str | None = None
     refine: bool = False
     precision: str = "float64"
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        check_count("block", self.block, 1)
+        check_flag("refine", self.refine)
+        if self.precision not in (*PRECISIONS, "auto"):
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, auto, got {self.precision!r}")
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of all removals and the error after each.
@@ -215,9 +223,7 @@ class ExactOBS(Solver):
     def _check(self, statistics: LayerStatistics) -> None:
         features = statistics.features
         parsed = parse_pattern(self.pattern, features)
-        if self.precision not in (*PRECISIONS, "auto"):
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, auto, got {self.precision!r}")
-        if self.block < 1 or features % self.block:
+        if features % self.block:
             raise ValueError(f"block must divide the layer's {features} inputs, got {self.block}")
         if parsed and self.block > 1:
             raise ValueError(f"give a pattern or a block, not both: pattern={self.pattern} block={self.block}")

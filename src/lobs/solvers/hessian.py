@@ -17,6 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_number
 from lobs.calibration.statistics import LayerStatistics
 
 # Relative to the mean diagonal. Chosen by measurement: see reports (layer error and test error hardly move between
@@ -97,10 +98,7 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     Raises:
         ValueError: damping is negative or alpha not positive, or the moment is not finite or has a negative diagonal.
     """
-    if alpha is not None and not alpha > 0:
-        raise ValueError(f"alpha must be > 0 (the paper takes 1e4 to 1e8), got {alpha}")
-    if not 0 <= damping < float("inf"):
-        raise ValueError(f"damping must be >= 0, relative to the mean diagonal; got {damping}")
+    check_damping(damping, alpha)
     moment = statistics.second_moment
     if moment.dim() != 2:
         raise ValueError(f"a solver takes one group at a time; these statistics have {len(moment)} groups")
@@ -114,6 +112,21 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     correlation = _scaled(moment, alive, 1 / scale, dtype)
     correlation.diagonal().fill_(1.0)
     return DampedHessian(alive, scale, correlation, absolute, len(moment), statistics.bias)
+
+
+def check_damping(damping: float, alpha: float | None = None) -> None:
+    """Refuse what `damp` cannot take.
+
+    Raises:
+        ValueError: damping is negative or not finite, or alpha not positive.
+        TypeError: one is no number.
+    """
+    check_number("alpha", alpha, "1 / lambda")
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"alpha must be > 0 (the paper takes 1e4 to 1e8), got {alpha}")
+    check_number("damping", damping, "lambda relative to the mean diagonal")
+    if damping is None or not 0 <= damping < float("inf"):
+        raise ValueError(f"damping must be >= 0, relative to the mean diagonal; got {damping}")
 
 
 def damped_groups(statistics: LayerStatistics, damping: float = DAMPING) -> list[DampedHessian]:

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_flag
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
-from lobs.solvers.hessian import DAMPING, DampedHessian, damp
+from lobs.solvers.hessian import DAMPING, DampedHessian, check_damping, damp
 from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
 from lobs.solvers.ranking import Pattern, rank_by_score
@@ -46,6 +47,10 @@ class LOBS(Solver):
     alpha: float | None = None
     resolve: bool = False
     pattern: str | Pattern | None = None
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping, self.alpha)
+        check_flag("resolve", self.resolve)
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of L_q and the compensation for every count.

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_count, check_flag, check_number
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, damped_groups
@@ -56,6 +57,14 @@ class NetTrim(Solver):
     tolerance: float = 1e-3
     bisections: int = 6
     resolve: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("iterations", self.iterations, 1)
+        check_count("bisections", self.bisections, 0)
+        check_flag("resolve", self.resolve)
+        check_number("tolerance", self.tolerance, "a relative residual")
+        if self.tolerance is None or not 0 <= self.tolerance < float("inf"):
+            raise ValueError(f"tolerance is a relative residual, 0 or more; got {self.tolerance}")
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A path that searches epsilon for each count.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_count
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.path import PruningPath, RankedPath
@@ -27,6 +28,9 @@ class Random(Solver):
     by_group: ClassVar[bool] = False
     seed: int = 0
     pattern: str | Pattern | None = None
+
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed, 0)
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A random order, the same on every device."""

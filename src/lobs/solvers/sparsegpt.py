@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lobs.base.arguments import check_count
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
-from lobs.solvers.hessian import DAMPING, DampedHessian, damped_groups
+from lobs.solvers.hessian import DAMPING, DampedHessian, check_damping, damped_groups
 from lobs.solvers.path import PruningPath, SolvedPath
 from lobs.solvers.ranking import Pattern, leaving_zeros, parse_pattern, row_ranks
 
@@ -49,6 +50,10 @@ class SparseGPT(Solver):
     block_size: int = 128
     pattern: str | Pattern | None = None
 
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        check_count("block_size", self.block_size, 1)
+
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """A path that runs the sweep for each count.
 
@@ -57,10 +62,8 @@ class SparseGPT(Solver):
 
         Raises:
             SingularStatisticsError: the damped second moment cannot be inverted.
-            ValueError: the block size is not positive or the pattern does not fit.
+            ValueError: the pattern does not fit.
         """
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be at least 1, got {self.block_size}")
         parsed = parse_pattern(self.pattern, statistics.features)
         hessians = damped_groups(statistics, self.damping)
         sweep = _Sweep(weight, statistics, hessians, parsed, self.block_size)

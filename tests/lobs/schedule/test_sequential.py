@@ -443,3 +443,18 @@ def test_a_reference_weight_is_a_new_one():
     expected = torch.linalg.lstsq(samples[:, kept], targets).solution.T
     torch.testing.assert_close(found[:, kept], expected, rtol=1e-4, atol=1e-4)
     assert not found[:, 1].any()
+
+
+@pytest.mark.parametrize("memory", [80_000, 100_000])
+@pytest.mark.parametrize("kind", [list, torch.utils.data.DataLoader])
+def test_inputs_that_do_not_fit_take_the_slower_walk_and_the_result_says_so(memory, kind):
+    model, inputs = mlp(), torch.randn(200, 8, dtype=torch.float64)
+    batches = list(inputs.split(20)) if kind is list else kind(inputs, batch_size=20)
+    wanted = lobs.prune(model, method="exact_obs", density=0.5, sequential=True, batches=batches)
+    found = lobs.prune(model, method="exact_obs", density=0.5, sequential=True, batches=batches, memory=memory)
+    # 200 inputs of 8, and of 10 and what skips them, in float64, in two networks.
+    slower = memory < 2 * 200 * (8 + 2 * 10) * 8
+    assert [note for note in found.notes if "do not fit into memory" in note] == found.notes
+    assert len(found.notes) == slower
+    assert not wanted.notes
+    assert all(torch.equal(found.masks[name], mask) for name, mask in wanted.masks.items())
