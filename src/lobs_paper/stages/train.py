@@ -65,7 +65,6 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "device": device.type,
     }
-    folder = Folders(config).output("train")
     marks = {ORIGIN: origin(config["model"])} if pretrained else {}
     with Folders(config).result("train", metrics) as folder:
         save_network(config, folder / "model.safetensors", network, marks)
