@@ -26,11 +26,11 @@ from lobs_paper.files import write_table, write_text
 from lobs_paper.report.markdown import markdown
 from lobs_paper.stages.devices import on_devices
 
-INPUTS = (512, 1024, 2048)
+INPUTS = (256, 512, 1024)
 LAYERS = (1, 2, 4, 8)
 IMAGES = (1024, 2048, 4096, 8192)
 PROCESSES = (1, 2)
-ROWS = (16, 80)
+UNITS = 4  # a layer of n inputs has n / 4 units
 WIDTH, BATCH = 512, 256
 DENSITY = 0.5
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -86,16 +86,15 @@ def measure() -> list[dict[str, Any]]:
 
     for size in INPUTS:
         data = batches(2048, size)
-        model = network(1, size, ROWS[0])
+        model = network(1, size, size // UNITS)
         statistics = lobs.collect_statistics(model, data)
         note("inputs", size, "statistics, bytes", statistics["0"].second_moment.nbytes)
         taken = core_seconds(lambda model=model, data=data: lobs.collect_statistics(model, data))
         note("inputs", size, "collect, core seconds per 1,000 samples", taken / 2.048)
         for name, (solver, options) in SOLVERS.items():
-            few, many = (core_seconds(partial(solve, solver, options, statistics["0"], size, count)) for count in ROWS)
-            each = max(many - few, 1e-9) / (ROWS[1] - ROWS[0])
-            note("inputs", size, f"{name}: core seconds per unit", each)
-            note("inputs", size, f"{name}: core seconds per layer besides", max(few - ROWS[0] * each, 1e-9))
+            layer = (size // UNITS, size)
+            taken = core_seconds(partial(solve, solver, options, statistics["0"], layer))
+            note("inputs", size, f"{name}: core seconds for n / {UNITS} units", taken)
     for count in LAYERS:
         model, data = network(count, WIDTH), batches(1024, WIDTH)
         statistics = lobs.collect_statistics(model, data)
@@ -114,10 +113,10 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def solve(solver: str, options: dict[str, Any], statistics: lobs.LayerStatistics, size: int, rows: int) -> None:
-    """Prune a layer of so many rows."""
+def solve(solver: str, options: dict[str, Any], statistics: lobs.LayerStatistics, shape: tuple[int, int]) -> None:
+    """Prune a layer."""
     torch.manual_seed(2)
-    path = make(solver, **options)(torch.randn(rows, size), statistics)
+    path = make(solver, **options)(torch.randn(shape), statistics)
     path.at(round((1 - DENSITY) * path.removable))
 
 
@@ -148,14 +147,12 @@ def extrapolated(table: DataFrame) -> tuple[DataFrame, float]:
 
     steps = {"statistics": HUGE_SAMPLES / 1000 * at("collect, core seconds per 1,000 samples")}
     for name in SOLVERS:
-        units = HUGE_WIDTH * at(f"{name}: core seconds per unit")
-        steps[name] = units + at(f"{name}: core seconds per layer besides")
+        steps[name] = UNITS * at(f"{name}: core seconds for n / {UNITS} units")
     return DataFrame(
         {
             "step": name,
             "core hours per layer": f"{seconds / 3600:.3g}",
-            "core hours, all layers": f"{HUGE_LAYERS * seconds / 3600:,.3g}",
-            "hours, a layer per core of 1,000": f"{seconds / 3600:.3g}",
+            f"all {HUGE_LAYERS:,}": f"{HUGE_LAYERS * seconds / 3600:,.0f}",
         }
         for name, seconds in steps.items()
     ), at("statistics, bytes")
@@ -181,12 +178,14 @@ said, and pruned to a density of {DENSITY}.
 
 {markdown(growth(table))}
 
-Layers do not depend on each other: `+sweep=layers` with a launcher (joblib, Slurm, Ray) factorises them side by side,
-and the time of all is that of the slowest. Processes share the images out and add up their sums.
+Layers do not depend on each other: `+sweep=layers` with a launcher (joblib, Slurm, Ray) factorises them side by side:
+on a core for each of {HUGE_LAYERS:,} layers the column per layer below is the time of all. Processes share the images
+out and add up their sums.
 
 ## Extrapolated: {HUGE_LAYERS:,} layers, {weights / 1e9:,.0f} billion weights
 
-By the fits above, nothing of it was run: layers of {HUGE_WIDTH:,} x {HUGE_WIDTH:,}, {HUGE_SAMPLES:,} samples (tokens).
+By the fits above, nothing of it was run: layers of {HUGE_WIDTH:,} x {HUGE_WIDTH:,}, {UNITS} times what those of as many
+inputs and a quarter of the units take, and {HUGE_SAMPLES:,} samples (tokens).
 A layer's second moment takes {moment / 2**30:.2g} GiB, all of them {HUGE_LAYERS * moment / 2**40:.2g} TiB, which
 `memory=` and `folder=` keep on disk or collect in groups of layers that fit; forward passes come on top. The fits end
 at {INPUTS[-1]:,} inputs, so these are orders of magnitude.
