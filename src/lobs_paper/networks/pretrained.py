@@ -204,7 +204,7 @@ def _torchvision_state(target: str, name: str) -> dict[str, Tensor]:
         cause = " ".join(str(error).split())[:200]
         raise ValueError(
             f"model.weights={name} of {target} cannot be downloaded ({cause}): get {entry.url} on another machine and "
-            f"give model.weights=<that file>"
+            f"give model.weights=<that file>, or put it into {torch.hub.get_dir()}/checkpoints"
         ) from None
 
 

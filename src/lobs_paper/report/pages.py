@@ -44,12 +44,13 @@ BENCHMARKS = {
     "lobs_iterative.md": "how far the published algorithm goes in rounds, by a search on held-out training images",
     "large_layer.txt": "VGG-16's first classifier",
     "imagenet_shapes.md": "VGG-16 and ResNet-50 from calibration to pruned network",
+    "scale.md": "what grows with inputs, layers, images and devices, up to 100 billion weights",
     "allocation.md": "ways of sharing a budget out between layers, on held-out training images",
     "accelerate.md": "what pruned networks gain in speed, compacted and by sparse kernels",
 }
 BENCHMARK_FILES = (
     *("solvers.*", "speed.*", "gpu.md", "large_layer.txt", "memory.csv", "allocation.*", "figure1.csv"),
-    *("lobs_iterative.*", "accelerate.*"),
+    *("lobs_iterative.*", "accelerate.*", "scale.*"),
     *("imagenet_shapes.*", "wall_clock.csv"),
 )
 # The report's own files, one name per line.

@@ -22,6 +22,7 @@ from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import DIVERGED, check_finite, load_network, save_network
+from lobs_paper.stages.partial_results import forget, partial_folder
 from lobs_paper.stages.progress import first_process
 from lobs_paper.stages.same_budget import require_same_budget
 from lobs_paper.stages.stopwatch import Stopwatch
@@ -80,7 +81,14 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
         save_tensors(folder / "masks.safetensors", result.masks)
         write_csv(folder / "curve.csv", result.curve, ["round", "iteration", "train_loss", "test_error_percent"])
         write_json(folder / "timings.json", watch.result(config, device))
+    forget(_partial(config, folders))
     return metrics
+
+
+def _partial(config: dict[str, Any], folders: Folders) -> Path:
+    """Where a stopped retraining leaves what it goes on from."""
+    inputs = [folders.input(stage, "model.safetensors") for stage in ("train", "prune")]
+    return partial_folder(folders.output("retrain"), config, inputs)
 
 
 def retrain_pruned(
@@ -110,7 +118,7 @@ def retrain_pruned(
         prune_on = Connections(network, method["threshold_scale"])
         prune_on.adjust_dropout(network, masks)
     further = [*rounds[1:], config["density"]] if rounds else []
-    training = _training(config, train, measured, device)
+    training = _training(config, folders, (train, measured), device)
     if config["retrain"]["targets"] == "dense":
         dense = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
         training = replace(training, teacher=dense)
@@ -160,17 +168,18 @@ def operate(config: dict[str, Any], folders: Folders, train: Split, measured: Sp
     network = load_network(config, folders.input("train", "model.safetensors"), folders.command("train"))
     method = config["method"]
     settings = SurgerySettings(density=config["density"], rate=method["threshold_scale"], **method["surgery"])
-    return surgery(network, _training(config, train, measured, device), settings)
+    return surgery(network, _training(config, folders, (train, measured), device), settings)
 
 
-def _training(config: dict[str, Any], train: Split, measured: Split, device: torch.device) -> Training:
+def _training(config: dict[str, Any], folders: Folders, splits: tuple[Split, Split], device: torch.device) -> Training:
     """Key `retrain` in the terms of `fit`."""
     from lobs_paper.training.fit import Recipe, Training
 
     recipe = dict(config["retrain"])
     every = recipe.pop("measure_every")
     recipe.pop("targets")
-    return Training(train, measured, Recipe(**recipe), config["seed"], every, device.type)
+    folder = _partial(config, folders)
+    return Training(*splits, Recipe(**recipe), config["seed"], every, device.type, folder=folder)
 
 
 def prune_again(

@@ -27,18 +27,54 @@ class _Shares(Sampler[Any]):
         self._minibatches = minibatches
         self._generator = generator
         self._rank, self._size = rank_and_size()
+        self.skip = 0  # minibatches of the next epoch that are drawn, but not given
 
     def __len__(self) -> int:
         return len(self._minibatches)
 
     def __iter__(self) -> Iterator[Any]:
-        mine = slice(self._rank, None, self._size)
-        for indices in self._minibatches:
-            if self._generator is None:
-                yield indices[mine]
-            else:
-                chances = torch.rand(len(indices), CHANCES, generator=self._generator)
-                yield indices[mine], chances[mine]
+        mine, skip = slice(self._rank, None, self._size), self.skip
+        for number, indices in enumerate(self._minibatches):
+            request: Any = indices[mine]
+            if self._generator is not None:
+                request = request, torch.rand(len(indices), CHANCES, generator=self._generator)[mine]
+            if number >= skip:
+                yield request
+
+
+class _Resumable(DataLoader):
+    """A loader whose state is the epoch's beginning and how much of it was given; Lightning keeps it in checkpoints.
+
+    Args:
+        split: gives a batch by a request.
+        shares: the requests.
+        generator: of all that is random in them.
+    """
+
+    def __init__(self, split: Any, shares: _Shares, generator: torch.Generator) -> None:
+        # With batch_size=None the sampler's whole list of indices reaches Split.__getitem__ at once.
+        super().__init__(split, sampler=shares, batch_size=None, num_workers=0)
+        self._random, self._shares = generator, shares
+        self._begun, self._given = generator.get_state(), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"begun": self._begun, "given": self._given}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next epoch is the rest of the one in which the state was taken."""
+        self._random.set_state(state["begun"])
+        self._shares.skip = state["given"]
+
+    def __iter__(self) -> Any:
+        self._begun, self._given = self._random.get_state(), self._shares.skip
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Any) -> Iterator[Any]:
+        for batch in batches:
+            self._shares.skip = 0
+            self._given += 1
+            yield batch
 
 
 class _Augmented:
@@ -78,10 +114,5 @@ class InMemoryData(pl.LightningDataModule):
         order = RandomSampler(self._train, generator=self._generator)  # type: ignore[arg-type]
         varied = self._augment != "none"
         minibatches = BatchSampler(order, self._batch_size, drop_last=False)
-        # With batch_size=None the sampler's whole list of indices reaches Split.__getitem__ at once.
-        return DataLoader(
-            _Augmented(self._train, self._augment) if varied else self._train,  # type: ignore[arg-type]
-            sampler=_Shares(minibatches, self._generator if varied else None),
-            batch_size=None,
-            num_workers=0,
-        )
+        shares = _Shares(minibatches, self._generator if varied else None)
+        return _Resumable(_Augmented(self._train, self._augment) if varied else self._train, shares, self._generator)

@@ -11,6 +11,8 @@ optimizer (momentum, decay) sees dense weights only, and a checkpoint is that of
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -58,10 +60,26 @@ class NetworkSurgery(pl.Callback):
                 f"accumulate_grad_batches={trainer.accumulate_grad_batches} is not accepted: surgery needs 1"
             )
         self._weights = layer_weights(module.network)
+        if self._dense:  # a training that goes on: weights and masks are those of its checkpoint
+            for parts in (self._dense, self.masks):
+                parts.update({name: part.to(self._weights[name].device) for name, part in parts.items()})
+            return
         self._dense = {name: weight.clone() for name, weight in self._weights.items()}
         self._scales = {name: Scale.of(weight) for name, weight in self._weights.items()}
         self.masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self._weights.items()}
         self._update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that was stopped goes on from."""
+        scales = {name: asdict(scale) for name, scale in self._scales.items()}
+        own = {"dense": self._dense, "masks": self.masks, "spliced": self.spliced}
+        return {**own, "scales": scales, "draws": self._draws.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a checkpoint."""
+        self._dense, self.masks, self.spliced = (state_dict[key] for key in ("dense", "masks", "spliced"))
+        self._scales = {name: Scale(**values) for name, values in state_dict["scales"].items()}
+        self._draws.set_state(state_dict["draws"])
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         """Updates the masks, when the draw says so; before the first minibatch that has been done."""

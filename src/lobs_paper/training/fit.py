@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,6 +21,7 @@ from torch.nn import functional
 from lobs.base.distributed import rank_and_size, summed
 from lobs.base.modes import without_training
 from lobs_paper.data.splits import Split
+from lobs_paper.training.checkpoints import Checkpoints
 from lobs_paper.training.datamodule import InMemoryData
 from lobs_paper.training.evaluation import batch_size, wrong_answers
 
@@ -114,8 +116,17 @@ class ErrorCurve(pl.Callback):
         self.points: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: pl.Trainer, module: Classifier) -> None:  # type: ignore[override]
-        """The error before the first step."""
-        self.measure(0, module.network)
+        """The error before the first step; a training that goes on has it."""
+        if not self.points:
+            self.measure(0, module.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far."""
+        return {"points": self.points, "losses": self._losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a training that goes on."""
+        self.points, self._losses = state_dict["points"], state_dict["losses"]
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: Classifier, outputs: Mapping[str, Tensor], *_: object
@@ -200,6 +211,7 @@ class Training:
         measure_every: minibatches between two points of the curve.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         teacher: the network whose outputs are aimed at; None: the labels.
+        folder: where a training that is stopped leaves what it goes on from; None: it starts anew.
     """
 
     train: Split
@@ -209,6 +221,7 @@ class Training:
     measure_every: int
     device: str = "auto"
     teacher: nn.Module | None = None
+    folder: Path | None = None
 
 
 def fit(
@@ -236,6 +249,7 @@ def fit(
         curve.measure(0, network)
         return Fit(curve.points)
     rank, size = rank_and_size()
+    kept = [Checkpoints(training.folder / "training.ckpt")] if training.folder else []
     bar = [Bar(recipe.iterations)] if rank == 0 and sys.stdout.isatty() else []
     with _quiet_lightning():
         pl.seed_everything(seed + rank, verbose=False)
@@ -248,7 +262,7 @@ def fit(
             max_epochs=-1,
             max_steps=recipe.iterations,
             deterministic=True,
-            callbacks=[*callbacks, curve, *bar],
+            callbacks=[*callbacks, curve, *bar, *kept],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -258,7 +272,10 @@ def fit(
         network.to(memory_format=torch.channels_last)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         data = InMemoryData(training.train, recipe.batch_size, seed, recipe.augment)
-        trainer.fit(Classifier(network, recipe, training.teacher), datamodule=data)
+        stopped = kept[0].found if kept else None
+        trainer.fit(
+            Classifier(network, recipe, training.teacher), datamodule=data, ckpt_path=stopped, weights_only=True
+        )
     network.cpu().to(memory_format=torch.contiguous_format)
     return Fit(curve.points)
 

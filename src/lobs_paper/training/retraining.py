@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from lobs.base.distributed import of_first
+from lobs.base.distributed import of_first, rank_and_size
 from lobs.layers.network import prunable_layers
 from lobs.repair.masks import keep_masks
+from lobs_paper.files import load_tensors, read_json, save_tensors, write_json
 from lobs_paper.training.evaluation import error_percent
 from lobs_paper.training.fit import Training, fit
 
@@ -83,7 +85,16 @@ def retrain(
     kept = dict(masks)
     curve: list[dict[str, Any]] = []
     rounds: list[dict[str, Any]] = []
+    finished = _last_round(training.folder)
+    if finished:
+        tensors = load_tensors(finished.with_suffix(".safetensors"), "lobs retrain")
+        network.load_state_dict({key[8:]: value for key, value in tensors.items() if key.startswith("network/")})
+        kept = {key[6:]: value.bool() for key, value in tensors.items() if key.startswith("masks/")}
+        history = read_json(finished, "lobs retrain")
+        curve, rounds = history["curve"], history["rounds"]
     for number, target in enumerate([None, *further], start=1):
+        if number <= len(rounds):
+            continue
         if target is not None:
             if prune is None:
                 raise ValueError(f"{len(further)} further rounds need a function that prunes")
@@ -96,7 +107,8 @@ def retrain(
         after_pruning = error_percent(network, training.measured)
         done = sum(entry["iterations"] for entry in rounds)
         with keep_masks(network, kept):
-            result = fit(network, replace(training, seed=training.seed + number - 1))
+            folder = training.folder / f"round{number}" if training.folder else None
+            result = fit(network, replace(training, seed=training.seed + number - 1, folder=folder))
         curve += [{"round": number, **point, "iteration": done + point["iteration"]} for point in result.points]
         rounds.append(
             {
@@ -107,7 +119,18 @@ def retrain(
                 "iterations": training.recipe.iterations,
             }
         )
+        if training.folder and rank_and_size()[0] == 0:
+            parts = {f"network/{key}": value for key, value in network.state_dict().items()}
+            parts |= {f"masks/{name}": mask for name, mask in kept.items()}
+            save_tensors(training.folder / f"round{number}.safetensors", parts)
+            write_json(training.folder / f"round{number}.json", {"curve": curve, "rounds": rounds})
     return Retrained(network, kept, curve, rounds)
+
+
+def _last_round(folder: Path | None) -> Path | None:
+    """The history that a stopped retraining has left of its last finished round."""
+    found = sorted(folder.glob("round*.json"), key=lambda path: int(path.stem[5:])) if folder else []
+    return found[-1] if found else None
 
 
 def _check_nested(before: Mapping[str, Tensor], after: Mapping[str, Tensor], number: int) -> None:

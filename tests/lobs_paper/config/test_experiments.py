@@ -106,4 +106,4 @@ def test_without_internet_the_way_round_is_named(tmp_path, monkeypatch, capsys, 
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "cannot be downloaded (no internet): get " in message
-    assert "give model.weights=<that file>" in message
+    assert "give model.weights=<that file>, or put it into " in message
