@@ -123,8 +123,12 @@ def check_dvc(words: list[str], folder: Path) -> None:
     from dvc.cli import parse_args
 
     found = parse_args(words)
+    known = targets()
+    if words[0] == "plots":
+        drawn = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+        known = {name for entry in drawn for name in ([entry] if isinstance(entry, str) else entry)}
     for target in [*(getattr(found, "targets", None) or [])]:
-        assert target in targets(), f"dvc.yaml has no stage {target}"
+        assert target in known, f"dvc.yaml has no {'plot' if words[0] == 'plots' else 'stage'} {target}"
     for change in getattr(found, "set_param", None) or []:
         file, _, assignment = change.partition(":")
         key = assignment.partition("=")[0].removeprefix("+")

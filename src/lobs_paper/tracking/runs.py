@@ -1,9 +1,9 @@
 """The MLflow view of the runs: one sqlite store, rebuilt from the metrics files as often as one likes.
 
 The files are the truth and MLflow is a view of them: nothing is read back from it but the keys and digests of the
-runs already there (mlflow_store.py). The experiment "paper" holds a parent run per network and, below it, a child per
-method and seed; a sweep is a parent `sweep/<name>` with a child per stage and point. Runs whose files have gone stay as
-they are.
+runs already there (store.py). The experiment "paper" holds a parent run per network, with a table that compares its
+runs, and below it a child per method and seed; a sweep is a parent `sweep/<name>` with a table per stage and a child
+per stage and point. Runs whose files have gone stay as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ _SEED_STAGES = ("train", "collect")
 _RESOLVED = "resolved"
 _COMPARED = ("network", "data", "method", "density", "seed")
 _SHARED = ("network", "data")
+# What the table of a network's runs compares.
+_TABLE = (
+    *("density", "error_before_percent", "error_after_pruning_percent", "error_after_refit_percent"),
+    *("error_after_retraining_percent", "iterations", "output_error", "bound"),
+)
 _LAYER_METRICS = ("density", "error", "relative_error", "bound_contribution")
 
 
@@ -77,6 +82,9 @@ def sync(
                 tags = {key: value for key, value in entry.tags.items() if key in _SHARED}
                 parents[network] = mlflow.parent(network, tags)
             counts[mlflow.put(entry, parents[network])] += 1
+        for network, parent in parents.items():
+            own = [entry for key, entry in entries.items() if key.split("/", 1)[0] == network]
+            mlflow.compare(parent, own, _TABLE)
         if reports_dir is not None and reports_dir.is_dir():
             digest = _digest(path for path in sorted(reports_dir.rglob("*")) if path.is_file())
             for parent in parents.values():
@@ -100,8 +108,12 @@ def log_sweep(name: str, stage: str, rows: Sequence[Mapping[str, Any]], store: P
     counts = {"created": 0, "updated": 0, "unchanged": 0}
     with opened(store) as mlflow:
         parent = mlflow.parent(f"sweep/{name}", {"sweep": name})
-        for row in rows:
-            counts[mlflow.put(_point(name, stage, row), parent)] += 1
+        points = [_point(name, stage, row) for row in rows]
+        for point in points:
+            counts[mlflow.put(point, parent)] += 1
+        mlflow.compare(
+            parent, points, list(dict.fromkeys(metric for point in points for metric, _, _ in point.metrics))
+        )
     return counts
 
 

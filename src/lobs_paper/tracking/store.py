@@ -7,6 +7,8 @@ twice. Everything goes through a client, so that MLflow's global state (active r
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
@@ -31,6 +33,8 @@ DIGEST = "lobs.digest"
 PARENT = "mlflow.parentRunId"  # MLflow's own name for it
 MODEL = "model"
 NOT_LOGGED = "lobs.model_not_logged"
+# The artifact that compares a parent's children: `mlflow.load_table` gives it as a frame.
+COMPARISON = "comparison.json"
 # MLflow's limits on one request.
 _METRICS = 1000
 _PARAMS = 100
@@ -191,6 +195,28 @@ class Store:
             return
         shutil.rmtree(self._artifacts / run_id / "artifacts" / name, ignore_errors=True)
         self._client.log_artifacts(run_id, str(folder), name)
+        self._client.set_tag(run_id, tag, digest)
+
+    def compare(self, run_id: str, rows: Sequence[Entry], names: Sequence[str], file: str = COMPARISON) -> None:
+        """Log a table of children to their parent, as MLflow's UI shows tables; nothing if it is the same.
+
+        Args:
+            run_id: the parent run.
+            rows: the children.
+            names: of the metrics to compare; of several steps the last one counts.
+            file: among the run's artifacts.
+        """
+        tags = dict.fromkeys(key for entry in rows for key in entry.tags)
+        columns: dict[str, list[Any]] = {"run": [entry.name for entry in rows]}
+        columns |= {key: [str(entry.tags.get(key, "")) for entry in rows] for key in tags}
+        metrics = [{name: value for name, value, _ in entry.metrics} for entry in rows]
+        columns |= {name: [own.get(name) for own in metrics] for name in names if any(name in own for own in metrics)}
+        digest = hashlib.sha256(json.dumps(columns).encode()).hexdigest()
+        tag = f"lobs.{Path(file).stem}"
+        if self._client.get_run(run_id).data.tags.get(tag) == digest:
+            return
+        (self._artifacts / run_id / "artifacts" / file).unlink(missing_ok=True)  # log_table appends
+        self._client.log_table(run_id, columns, file)
         self._client.set_tag(run_id, tag, digest)
 
     def _build(self, entry: Entry, parent: str) -> None:

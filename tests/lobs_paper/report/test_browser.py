@@ -1,4 +1,7 @@
-"""The interactive page in a real browser: it must draw, answer and stay silent, without any network."""
+"""The interactive page in a real browser: it must draw, answer and stay silent, without any network.
+
+Its accessibility is checked by axe-core, its keys are pressed, and it is looked at as wide as a phone.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from helpers.runs import write_every
 from lobs_paper.report.frame import load_results
@@ -58,16 +62,16 @@ def page(browser: Any, file: Path) -> Iterator[Any]:
     opened.on("pageerror", lambda error: troubles.append(str(error)))
     opened.on("request", lambda request: troubles.append(request.url) if request.url != file.as_uri() else None)
     opened.goto(file.as_uri())
-    opened.wait_for_selector(".readout .slick-row", timeout=60_000)
+    opened.wait_for_selector("#layers0 .bk-Figure", timeout=60_000)
     yield opened
     opened.close()
     assert troubles == []
 
 
 def texts(page: Any, table: str) -> list[list[str]]:
-    """A table's rows on the screen, cell by cell; those of the other networks' tabs are empty."""
-    rows = [row.split("\n") for row in page.locator(f".{table} .slick-row").all_inner_texts()]
-    return [row for row in rows if len(row) > 1]
+    """A table's rows on the screen, cell by cell; those of the other networks' tabs are hidden."""
+    rows = page.locator(f".{table} tbody tr:visible").all()
+    return [row.locator("th, td").all_inner_texts() for row in rows]
 
 
 def test_the_page_is_drawn(page: Any, tmp_path: Path) -> None:
@@ -82,60 +86,113 @@ def test_the_page_is_drawn(page: Any, tmp_path: Path) -> None:
     assert {(0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73), (0xD5, 0x5E, 0x00)} <= shown, "L-OBS, exact OBS and magnitude"
 
 
+@pytest.mark.parametrize("width", [1300, 375])
+def test_axe_finds_nothing_that_keeps_anyone_out(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    found = Axe().run(page).response
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]] == []
+    checked = {rule["id"] for rule in found["passes"]}
+    assert checked >= {
+        "color-contrast",
+        "label",
+        "aria-required-children",
+        "scrollable-region-focusable",
+        "th-has-data-cells",
+    }
+
+
 def test_the_page_fits_a_phones_width(page: Any) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
+    page.set_viewport_size({"width": 375, "height": 812})
     page.reload()
-    page.wait_for_selector(".readout .slick-row", timeout=60_000)
-    for tab in ("LeNet-300-100, MNIST", "LeNet-5, MNIST"):
-        page.get_by_text(tab, exact=True).click()
+    for at in (0, 1):
+        page.get_by_role("tab").nth(at).click()
+        page.wait_for_selector(f"#layers{at} .bk-Figure", timeout=60_000)
         page.wait_for_timeout(500)
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), at
     legends = page.locator(".bk-Legend:visible").all()
-    assert legends and all(box["x"] + box["width"] <= 390 for box in (entry.bounding_box() for entry in legends))
+    assert legends and all(box["x"] + box["width"] <= 375 for box in (entry.bounding_box() for entry in legends))
 
 
-def test_a_click_on_a_legends_entry_hides_the_method(page: Any) -> None:
-    curves = page.locator(".bk-Figure").nth(2)
+@pytest.mark.parametrize("width", [1300, 375])
+def test_no_verdict_is_cut(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    cells = page.locator(".comparison td.verdict:visible")
+    assert max(len(text) for text in cells.all_inner_texts()) > 60
+    assert all(cells.evaluate_all("all => all.map(cell => cell.scrollWidth <= cell.clientWidth + 1)"))
+    assert page.evaluate(
+        """[...document.querySelectorAll('#panel0 td.verdict')].every(cell => {
+            const box = cell.closest('.box').getBoundingClientRect();
+            return cell.getBoundingClientRect().right <= box.right + 1;
+        })"""
+    ), "seen without scrolling sideways"
+
+
+def test_the_keyboard_reaches_everything_in_the_order_of_reading(page: Any) -> None:
+    order = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        what = page.evaluate("(e => e.tagName + (e.getAttribute('role') ?? e.type ?? ''))(document.activeElement)")
+        if not order or order[-1] != what:
+            order.append(what)
+    places = [order.index(what) for what in ("A", "BUTTONtab", "SECTIONtabpanel", "DIVregion", "BUTTONbutton")]
+    assert places == sorted(places)
+    assert order.index("INPUTcheckbox") < order.index("INPUTrange")
+
+
+def test_arrows_change_the_network_and_its_own_layers_are_shown(page: Any) -> None:
+    assert "conv1" not in [row[1] for row in texts(page, "layers")]
+    first, second = page.get_by_role("tab").all()
+    first.press("ArrowRight")
+    assert second.get_attribute("aria-selected") == "true" and page.evaluate("document.activeElement.id") == "tab1"
+    page.wait_for_selector("#layers1 .bk-Figure", timeout=60_000)
+    assert "conv1" in [row[1] for row in texts(page, "layers")]
+    second.press("Home")
+    assert first.get_attribute("aria-selected") == "true"
+
+
+def test_a_box_hides_its_method(page: Any) -> None:
+    curves = page.locator("#curves0")
     curves.scroll_into_view_if_needed()
     before = curves.screenshot()
-    curves.locator(".bk-Legend .bk-item").first.click()
+    box = page.get_by_role("checkbox", name="L-OBS", exact=True)
+    box.press("Space")
     page.wait_for_timeout(500)
     assert curves.screenshot() != before
+    box.press("Space")
+    page.wait_for_timeout(500)
+    assert curves.screenshot() == before
 
 
 def test_moving_the_slider_changes_the_readout_and_back(page: Any) -> None:
-    handle = page.locator(".noUi-handle").first
-    before = texts(page, "readout")
-    assert page.get_by_text("7%", exact=True).count() > 0
-    handle.press("ArrowRight")
-    page.get_by_text("5%", exact=True).first.wait_for()
+    slider = page.get_by_role("slider", name="density (weights kept)").first
+    before, drawn = texts(page, "readout"), page.locator("#curves0").screenshot()
+    assert slider.get_attribute("aria-valuetext") == "7%"
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "5%"
     after = texts(page, "readout")
     assert len(after) == len(before) + 2, "Net-Trim was measured here"
     assert float(after[0][1]) > float(before[0][1]), "fewer weights, more errors"
-    handle.press("ArrowLeft")
-    page.get_by_text("7%", exact=True).first.wait_for()
+    page.wait_for_timeout(300)
+    assert page.locator("#curves0").screenshot() != drawn, "the line has moved"
+    slider.press("ArrowLeft")
     assert texts(page, "readout") == before
 
 
-def test_a_click_on_a_heading_sorts_the_table(page: Any) -> None:
+def test_a_headings_button_sorts_the_table(page: Any) -> None:
     before = [row[0] for row in texts(page, "comparison")]
-    heading = page.locator(".comparison .slick-header-column", has_text="after pruning, ours").first
-    heading.click()
+    heading = page.locator(".comparison thead button", has_text="after pruning, ours").first
+    column = page.locator(".comparison thead th").all_inner_texts().index("after pruning, ours")
+    heading.press("Enter")
     ascending = texts(page, "comparison")
-    errors = [float(row[4]) for row in ascending]
+    errors = [float(row[column]) for row in ascending]
     assert errors == sorted(errors) and [row[0] for row in ascending] != before
+    assert page.locator(".comparison th[aria-sort=ascending]").count() == 1
     heading.click()
-    assert [float(row[4]) for row in texts(page, "comparison")] == errors[::-1]
-
-
-def test_the_other_networks_tab_shows_its_own_layers(page: Any) -> None:
-    assert "conv1" not in [row[1] for row in texts(page, "layers")]
-    page.get_by_text("LeNet-5, MNIST", exact=True).click()
-    page.locator(".layers .slick-row", has_text="conv1").first.wait_for()
+    assert [float(row[column]) for row in texts(page, "comparison")] == errors[::-1]
 
 
 def test_the_pointer_shows_exact_values(page: Any) -> None:
-    plot = page.locator(".bk-Figure").nth(4)
+    plot = page.locator("#layers0 .bk-Figure").nth(1)
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     tip = page.get_by_text("relative E:")

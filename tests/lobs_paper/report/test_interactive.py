@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from bokeh.models import CategoricalSlider, DataTable
-from pandas import Series
+from pandas import DataFrame, Series
 
 from helpers.runs import LAYERS, METHODS, write_every, write_json, write_runs
 from lobs_paper.report.frame import Results, load_results
@@ -45,11 +44,11 @@ def test_the_header_says_what_was_run_and_counts_the_verdicts(tmp_path: Path) ->
 
 
 def test_the_readout_holds_what_was_measured_at_each_density(tmp_path: Path) -> None:
-    layout = plots.curves(load(tmp_path))
-    slider, readout = layout.select_one({"type": CategoricalSlider}), layout.select_one({"type": DataTable})
-    assert slider.categories == ["50%", "30%", "20%", "15%", "10%", "7%", "5%", "3.5%", "3%", "2%", "1.5%", "0.9%"]
-    assert slider.value == readout.view.filter.group == "7%", "the paper's headline"
-    data = readout.source.to_df()
+    curves = plots.curves(load(tmp_path))
+    assert [*curves.steps] == ["50%", "30%", "20%", "15%", "10%", "7%", "5%", "3.5%", "3%", "2%", "1.5%", "0.9%"]
+    assert curves.start == "7%", "the paper's headline"
+    assert curves.plot.select_one(plots.SLIDER).location == curves.steps["7%"]
+    data = curves.readout.rows
     assert data["error"].is_monotonic_increasing
     at = data[data["step"] == "7%"].set_index("label")
     error = 1.7 + 88.3 * 0.93 ** (40 * 0.07 * 8.0)
@@ -80,13 +79,18 @@ def test_every_method_of_every_layer_has_a_bar_in_its_own_colour(tmp_path: Path)
 def test_the_comparison_sets_the_papers_figures_beside_ours(tmp_path: Path) -> None:
     results = load(tmp_path)
     rows = explained(results, compare(results))
-    data = tables.comparison(rows[rows["experiment"] == "lenet300"]).source.to_df().set_index("label")
+    data = tables.comparison(rows[rows["experiment"] == "lenet300"]).rows.set_index("label")
     lobs, further = data.loc["L-OBS"], data.loc["exact OBS"]
     assert (lobs["pruned_paper"], lobs["pruned"], lobs["pruned_off"]) == pytest.approx((3.1, 4.3, 1.2))
     assert (lobs["verdict"], lobs["iterations_paper"]) == ("not reproduced", 510)
     assert lobs["why"] != ""
     assert further["pruned_paper"] != further["pruned_paper"] and further["verdict"] == ""
-    assert len(tables.layers(results).source.data["layer"]) == 15 * 3
+    assert len(tables.layers(results).rows) == 15 * 3
+
+
+def test_what_is_missing_in_a_table_is_a_dash_and_sorts_by_nothing() -> None:
+    table = tables.Table("t", "", DataFrame({"a": [1234.5, float("nan")]}), tables.numbers(",.1f", {"a": "A"}))
+    assert [row["a"] for row in table.shown()] == [("1234.5", "1,234.5"), ("", "-")]
 
 
 def test_without_retraining_its_plot_is_empty(tmp_path: Path) -> None:

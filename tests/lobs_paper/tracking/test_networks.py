@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -78,7 +80,15 @@ def test_load_model_gives_the_retrained_network_for_any_batch(runs, store, netwo
         images = torch.rand(size, 1, 28, 28)
         torch.testing.assert_close(found(images), network(images), rtol=0, atol=1e-6)
     assert dict(found.named_parameters()).keys() == dict(network.named_parameters()).keys()
-    assert len(models(store)) == 1
+    (model,) = models(store)
+    folder = store / "artifacts/models" / model.model_id / "artifacts"
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    assert [json.loads(described["signature"][side])[0]["tensor-spec"]["shape"] for side in ("inputs", "outputs")] == [
+        [-1, 1, 28, 28],
+        [-1, 10],
+    ]
+    example = json.loads((folder / described["saved_input_example_info"]["artifact_path"]).read_text())
+    assert np.shape(example["inputs"]) == (2, 1, 28, 28)
 
 
 def test_the_pruned_network_stands_in_where_there_was_no_retraining(runs, store, monkeypatch) -> None:

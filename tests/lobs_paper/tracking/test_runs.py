@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -192,6 +193,38 @@ def test_the_report_is_attached_to_the_parent(runs: Path, store: Path, tmp_path:
     assert (store / "artifacts" / run.info.run_id / "artifacts/report/README.md").read_text() == "second"
 
 
+def test_a_networks_runs_are_compared_in_a_table_that_mlflow_loads(runs: Path, store: Path) -> None:
+    write_runs(runs, "lenet5")
+    sync(runs, store)
+    parent = visible(store)["lenet300"].info.run_id
+    table = client_of(store).load_table(
+        client_of(store).get_run(parent).info.experiment_id, "comparison.json", [parent]
+    )
+    assert table["run"].tolist() == ["lobs, seed 0", "magnitude, seed 0", "lobs, seed 1", "magnitude, seed 1"]
+    assert table["method"].tolist() == ["lobs", "magnitude"] * 2
+    assert table["error_after_pruning_percent"].tolist() == pytest.approx([3.3, 57.0, 4.3, 58.0])
+    sync(runs, store)
+    assert len(json.loads((store / "artifacts" / parent / "artifacts/comparison.json").read_text())["data"]) == 4
+
+
+def test_the_searches_of_the_document_find_runs(runs: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    sync(runs, store)
+    log_sweep("methods", "prune", [{"point": {"method": "lobs"}, "metrics": {}, "error": "ValueError: no"}], store)
+    document = (Path(__file__).parents[3] / "docs/pipeline.md").read_text(encoding="utf-8")
+    searches = re.findall(r"`((?:tags|metrics|params|attributes)\.[^`]+)`", document)
+    assert len(searches) >= 4
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    try:
+        found = [mlflow.search_runs(experiment_names=["paper"], filter_string=search) for search in searches]
+    finally:
+        mlflow.set_tracking_uri(before)
+    every = len(visible(store))
+    assert all(0 < len(rows) < every for rows in found), dict(zip(searches, map(len, found), strict=True))
+
+
 def test_a_sweep_has_a_parent_and_a_child_per_stage_and_point(store: Path) -> None:
     def row(density: str, error: str | None = None, **metrics: object) -> dict[str, Any]:
         return {"point": {"method": "lobs", "+density": density}, "metrics": metrics, "error": error}
@@ -204,6 +237,8 @@ def test_a_sweep_has_a_parent_and_a_child_per_stage_and_point(store: Path) -> No
     found = visible(store)
     first = "sweep/curve/prune/method=lobs, density=0.1"
     assert set(found) == {"sweep/curve", first, first.replace("0.1", "0.2"), first.replace("prune", "retrain")}
+    tables = client_of(store).list_artifacts(found["sweep/curve"].info.run_id)
+    assert [file.path for file in tables] == ["prune.json", "retrain.json"]
     run = found[first]
     assert run.data.metrics == {"error_percent": 2.0, "kept": 7.0}
     assert run.data.params == {"method": "lobs", "density": "0.1", "solver": "lobs"}

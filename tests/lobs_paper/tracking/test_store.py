@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from helpers.mlflow import client_of, visible
@@ -134,3 +135,21 @@ def test_attached_files_take_the_place_of_earlier_ones(store: Path, tmp_path: Pa
             (folder / name).write_text(name)
             writer.attach(run, folder, "report", digest)
     assert [file.name for file in (store / "artifacts" / run / "artifacts/report").iterdir()] == ["new"]
+
+
+def test_a_table_compares_children_and_is_replaced_not_added_to(store: Path) -> None:
+    rows = [Entry("a", "net/a", "1", tags={"seed": 0}), Entry("b", "net/b", "1", tags={"seed": 1, "data": "x"})]
+    for step, error in enumerate((9.0, 3.5)):
+        rows[1].add("error", error, step)
+    expected = {"run": ["a", "b"], "seed": ["0", "1"], "data": ["", "x"], "error": [None, 3.5]}
+    with opened(store) as writer:
+        run = writer.parent("net", {})
+        path = store / "artifacts" / run / "artifacts/comparison.json"
+        writer.compare(run, rows, ["error", "nowhere"])
+        first = path.stat().st_mtime_ns
+        writer.compare(run, rows, ["error", "nowhere"])
+        assert path.stat().st_mtime_ns == first, "nothing has changed"
+        table = pd.read_json(path, orient="split", dtype={"seed": str})
+        assert table.astype(object).where(table.notna(), None).to_dict("list") == expected
+        writer.compare(run, rows[:1], ["error"])
+    assert pd.read_json(path, orient="split")["run"].tolist() == ["a"]

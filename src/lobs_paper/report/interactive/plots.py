@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 from bokeh.layouts import column, row
-from bokeh.models import (
-    CategoricalSlider,
-    CDSView,
-    CustomJS,
-    Div,
-    FixedTicker,
-    GroupFilter,
-    Legend,
-    LegendItem,
-    Range1d,
-    Span,
-)
+from bokeh.models import ColumnDataSource, FixedTicker, Legend, LegendItem, Range1d, Span
 from bokeh.plotting import figure
 from bokeh.themes import Theme
 from bokeh.transform import dodge
@@ -27,7 +16,7 @@ from pandas import DataFrame, Series
 from lobs_paper.report.curves import distinct, steps_of, with_refitted
 from lobs_paper.report.drawing import ERROR_TICKS, at_shared_densities
 from lobs_paper.report.frame import METHOD, Results
-from lobs_paper.report.interactive.tables import numbers, source_of, table, texts
+from lobs_paper.report.interactive.tables import Table, numbers
 from lobs_paper.report.methods import style_of
 
 INK, TEXT = "#1C2430", "#3A4554"
@@ -35,7 +24,6 @@ _AXIS: dict[str, Any] = dict.fromkeys(("axis_line_color", "major_tick_line_color
 _AXIS |= dict.fromkeys(("major_label_text_color", "axis_label_text_color"), TEXT)
 _LEGEND: dict[str, Any] = {
     "border_line_color": None,
-    "click_policy": "hide",
     "label_text_color": TEXT,
     "location": "left",
 }
@@ -57,15 +45,17 @@ _NARROWEST = 300
 _SHAPES = "circle square diamond triangle inverted_triangle hex square_pin circle_x plus x star triangle_pin"
 _MARKERS = dict(zip("osD^v><XPx*h", _SHAPES.split(), strict=True))
 _FEW_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100)
-_HOW = (
-    "The slider stops where anything was measured; the table beside it holds what was measured there, the least error "
-    "first. Bands reach from the least to the largest seed."
-)
-# Where the slider stands at first, percent: the paper's headline.
+# Where the slider stands at first, percent: the paper's headline; and the name of the line that goes with it.
 _START = 7.0
+SLIDER = "density"
 # Share of a layer's place that its bars fill, and from how many layers on their names stand upright.
 _FILLED = 0.84
 _MANY = 12
+
+
+def source_of(rows: DataFrame) -> ColumnDataSource:
+    """Give a source of the columns of a frame."""
+    return ColumnDataSource({name: rows[name].to_numpy() for name in rows})
 
 
 def marker_of(method: str) -> dict[str, Any]:
@@ -110,8 +100,27 @@ def _dots(rows: DataFrame, stage: str, heading: str) -> figure:
     return plot
 
 
-def curves(results: Results) -> Any:
-    """Test error against density, a slider over the densities and the table of what was measured there."""
+@dataclass(frozen=True)
+class Curves:
+    """Test error against density.
+
+    Attributes:
+        plot: a line per method, and one at the slider's place, named `SLIDER`.
+        steps: the slider's places by what is shown: densities in percent, from the largest on.
+        start: the place that it has at first.
+        readout: what was measured at each place, the least error first.
+        note: what the curves leave out.
+    """
+
+    plot: figure
+    steps: dict[str, float]
+    start: str
+    readout: Table
+    note: str
+
+
+def curves(results: Results) -> Curves | None:
+    """Test error against density, with what was measured at every place of a slider; None where nothing was."""
     kept, note = distinct(with_refitted(results.density_curve))
     points = at_shared_densities(kept[kept["test_error_percent"] > 0])
     if points.empty:
@@ -123,9 +132,7 @@ def curves(results: Results) -> Any:
     steps = steps_of(points["kept"])
     names = {step: f"{step:.3g}%" for step in steps}
     start = min(steps, key=lambda step: abs(step - _START))
-    line = Span(location=start, dimension="height", line_color=INK, line_dash="dashed")
-    plot.add_layout(line)
-
+    plot.add_layout(Span(name=SLIDER, location=start, dimension="height", line_color=INK, line_dash="dashed"))
     found = points.assign(
         step=[names[min(steps, key=lambda step: abs(step - kept))] for kept in points["kept"]],
         color=[style_of(method).color for method in points["method"]],
@@ -135,20 +142,14 @@ def curves(results: Results) -> Any:
             for low, high in zip(points["low"], points["high"], strict=True)
         ],
     ).sort_values("error")
-    at = GroupFilter(column_name="step", group=names[start])
-    slider = CategoricalSlider(categories=list(names.values()), value=names[start], title="density (weights kept)")
-    slider.update(sizing_mode="stretch_width", bar_color="#7D93B2")
-    slider.js_link("value", at, "group")
-    slider.js_on_change("value", CustomJS(args={"line": line}, code="line.location = parseFloat(this.value)"))
-    columns = [
-        *texts(("label", "method", 165)),
-        *numbers("0.00", {"error": "test error %", "above": "above dense"}, 68),
-        *texts(("spread", "over the seeds", 105)),
-    ]
-    shown = found[["label", "color", "error", "above", "spread", "step"]]
-    readout = table(source_of(shown), columns, points["label"].nunique(), "readout", CDSView(filter=at))
-    words = Div(text=escape(f"{_HOW}{note}"), sizing_mode="stretch_width", styles={"color": TEXT})
-    return _wrapping(column(plot, slider, words, sizing_mode="stretch_width"), readout)
+    columns = {
+        "label": ("method", None),
+        **numbers(".2f", {"error": "test error %", "above": "above dense"}),
+        "spread": ("over the seeds", None),
+    }
+    rows = found[["label", "color", "error", "above", "spread", "step"]]
+    readout = Table("readout", "Test errors at the density that the slider says", rows, columns)
+    return Curves(plot, {name: step for step, name in names.items()}, names[start], readout, note)
 
 
 def _curves(points: DataFrame, dense: float) -> figure:
@@ -164,9 +165,10 @@ def _curves(points: DataFrame, dense: float) -> figure:
     for (label, method), rows in points.groupby(["label", "method"], sort=False):
         source, style = source_of(rows), style_of(method)
         dash = "dashed" if style.line == "--" else "solid"
-        band = plot.varea("kept", "low", "high", source=source, fill_color=style.color, fill_alpha=0.12)
-        line = plot.line("kept", "error", source=source, line_width=1.8, line_color=style.color, line_dash=dash)
-        marks.append(plot.scatter("kept", "error", source=source, size=7, **marker_of(method)))
+        own = {"source": source, "name": label}
+        band = plot.varea("kept", "low", "high", fill_color=style.color, fill_alpha=0.12, **own)
+        line = plot.line("kept", "error", line_width=1.8, line_color=style.color, line_dash=dash, **own)
+        marks.append(plot.scatter("kept", "error", size=7, **own, **marker_of(method)))
         entries.append((label, [band, line, marks[-1]]))
     plot.hover.renderers = marks
     _mark(plot, dense, "width")
@@ -193,8 +195,6 @@ def layers(results: Results) -> Any:
         y_range=(least, 2 * max([*positive, 1.0])),
     )
     densities.yaxis.axis_label, errors.yaxis.axis_label = "weights kept (%)", "E / mean square of the outputs"
-    for bar, other in zip(densities.renderers, errors.renderers, strict=True):
-        bar.js_link("visible", other, "visible")
     _legend(densities, [(bar.name, [bar]) for bar in densities.renderers])
     return column(densities, errors, sizing_mode="stretch_width")
 
@@ -228,7 +228,7 @@ def _wrapping(*parts: Any) -> Any:
 
 
 def _legend(plot: figure, entries: list[tuple[str, list[Any]]]) -> None:
-    """A legend below the plot; a click on an entry hides its method."""
+    """A legend below the plot."""
     plot.add_layout(Legend(items=[LegendItem(label=label, renderers=parts) for label, parts in entries]), "below")
 
 
