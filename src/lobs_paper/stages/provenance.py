@@ -25,6 +25,9 @@ MAIN = {"train": "model", "collect": "statistics", "prune": "model", "retrain": 
 WITHOUT_EFFECT = {"name", "device", "threads", "devices", "memory", "density_grid"}
 WITHOUT_EFFECT |= {"collect.batch_size", "retrain.measure_every"}
 
+# What may be there without being asked for: most methods do without samples.
+SPARE = {"collect.kept_samples"}
+
 
 def settings(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that change a stage's result, by their dotted keys; a budget as the stage prunes to it.
@@ -120,6 +123,7 @@ def other_settings(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[s
         The overrides asked for and those that were, of the keys that differ; None: none do.
     """
     differ = [key for key in {**asked, **made} if made.get(key) != asked.get(key)]
+    differ = [key for key in differ if key not in SPARE or asked.get(key)]
     if not differ:
         return None
     # Another method also reads other keys, which would say less.
