@@ -82,11 +82,13 @@ def data_digests(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def result_digest(folder: Path) -> str:
-    """A digest of all tensors in a folder: the same after a rerun that gave the same."""
+    """A digest of the tensors in a stage's folder: the same after a rerun that gave the same."""
     from lobs_paper.files import tensor_file
 
     digest = sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in (folder / f"{name}.safetensors" for name in ("masks", "model", "statistics")):
+        if not path.exists():
+            continue
         digest.update(f"{path.name} {tensor_file(path, 'the stage that wrote it', note=False).digest}\n".encode())
     return digest.hexdigest()[:16]
 

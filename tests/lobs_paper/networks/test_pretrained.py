@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lobs_paper.networks.build import build
-from lobs_paper.networks.pretrained import load_weights, origin
+from lobs_paper.networks.pretrained import load_weights, origin, read_states
 
 TARGET = "torch.nn.Linear"
 
@@ -194,3 +195,15 @@ def test_the_origin_changes_with_the_file_and_with_the_network(tmp_path, state):
     assert origin(model(path, bias=False)) != first
     path.write_bytes(path.read_bytes() + b" ")
     assert origin(model(path)) != first
+
+
+def test_a_file_that_claims_more_than_it_has_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "small.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("small/data/0", bytes(10**7))
+    with pytest.raises(
+        ValueError, match=r"small.pt claims to hold 10000000 bytes in \d+, which no file of PyTorch does"
+    ):
+        read_states(path)
+    torch.save({"weight": torch.zeros(1000)}, path)
+    assert torch.equal(read_states(path)[""]["weight"], torch.zeros(1000))
