@@ -15,6 +15,7 @@ from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -156,6 +157,7 @@ def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
     """
     from safetensors.torch import load_file
 
+    _check_claims(path)
     try:
         if path.suffix == ".safetensors":
             return {"": load_file(path)}
@@ -177,6 +179,20 @@ def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
             "`model.state_dict()`, alone or under the key 'state_dict'"
         )
     return states
+
+
+def _check_claims(path: Path) -> None:
+    """Refuse an archive that would become larger than it is: PyTorch never compresses."""
+    try:
+        with ZipFile(path) as packed:
+            claimed = sum(member.file_size for member in packed.infolist())
+    except (BadZipFile, OSError):
+        return  # of another kind, or damaged
+    if claimed > path.stat().st_size:
+        raise ValueError(
+            f"model.weights={path} claims to hold {claimed} bytes in {path.stat().st_size}, which no file of PyTorch "
+            f"does: save `model.state_dict()` with torch.save"
+        )
 
 
 def _is_state(content: Any) -> bool:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lobs.base.atomic import replacing
+from lobs.base.atomic import replacing, sync_folder
 from lobs_paper.files import read_json, remove_abandoned, require, write_json
 from lobs_paper.stages import provenance
 from lobs_paper.stages.progress import first_process
@@ -52,7 +52,9 @@ class Folders:
         own = target.rpartition(".")[2] == config["name"]
         network = f"model._target_={target}" if own else f"experiment={config['name']}"
         self._overrides = f"{network} seed={config['seed']}"
-        self._read: dict[str, str] = {}  # digests of the results that were read, by stage
+        # Of the images and the earlier results that are read, as they are now and not when the stage ends.
+        self._data = provenance.data_digests(config)
+        self._read: dict[str, str] = {}
 
     def output(self, stage: str) -> Path:
         """The folder that the stage writes to."""
@@ -71,8 +73,9 @@ class Folders:
         """
         folder = self.output(stage)
         (folder / MARKER).unlink(missing_ok=True)
+        sync_folder(folder)
         yield folder
-        made_from = {**self.made_from(stage, self._config), **self._read}
+        made_from = {**_asked(stage, self._config), "data": self._data, **self._read}
         write_json(folder / MARKER, provenance.sealed(metrics, folder, made_from))
 
     def holds(self, stage: str, file: str) -> bool:
@@ -141,42 +144,21 @@ class Folders:
             return f"{marker} is damaged, it has another checksum: {again}"
         if metrics.get(DIGEST) != provenance.result_digest(folder):
             return f"{marker} is about other files than lie beside it: {again}"
-        asked = {} if whole is None else self.made_from(stage, whole)
+        asked = {} if whole is None else _asked(stage, whole)
         if asked and (differ := provenance.other_settings(made["settings"], asked["settings"])):
             return (
                 f"{differ[0]} was asked for, but {folder} was made with {differ[1]}: run `{command} {differ[0]}` first"
             )
         if asked and made.get("weights") != asked.get("weights"):
             return f"{folder} was made from other weights than model.weights now: {again}"
-        for earlier in made.keys() & provenance.MAIN.keys():
+        for earlier in (name for name in provenance.MAIN if name in made):
             there = self._folder(earlier)
             main = there / f"{provenance.MAIN[earlier]}.safetensors"
             if main.exists() and provenance.result_digest(there) != made[earlier]:
                 return f"{folder} was made from another result of {earlier} than {there} holds: {again}"
-        now = provenance.data_digests(self._config)
-        if any(made["data"][split] != now[split] for split in made["data"].keys() & now.keys()):
+        if any(made["data"][split] != self._data[split] for split in made["data"].keys() & self._data.keys()):
             return f"{folder} was made from other images than data={self._config['data']['name']} holds now: {again}"
         return None
-
-    def made_from(self, stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What a stage's result depends on, but for the results of earlier stages.
-
-        Args:
-            stage: its name.
-            config: of it.
-
-        Returns:
-            The settings, digests of the data and of foreign weights.
-        """
-        made: dict[str, Any] = {
-            "settings": provenance.settings(stage, config),
-            "data": provenance.data_digests(config),
-        }
-        if stage == "train" and config["model"].get("weights") is not None:
-            from lobs_paper.networks.pretrained import origin
-
-            made["weights"] = origin(config["model"])
-        return made
 
     def command(self, stage: str) -> str:
         """The command that runs a stage of this experiment."""
@@ -190,6 +172,16 @@ class Folders:
 
     def _part(self, stage: str) -> Path:
         return Path(stage) if stage in ("train", "collect") else Path(self._method) / stage
+
+
+def _asked(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage's result depends on beside images and earlier results: settings, a digest of foreign weights."""
+    asked: dict[str, Any] = {"settings": provenance.settings(stage, config)}
+    if stage == "train" and config["model"].get("weights") is not None:
+        from lobs_paper.networks.pretrained import origin
+
+        asked["weights"] = origin(config["model"])
+    return asked
 
 
 @cache

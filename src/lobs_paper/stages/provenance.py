@@ -25,6 +25,9 @@ MAIN = {"train": "model", "collect": "statistics", "prune": "model", "retrain": 
 WITHOUT_EFFECT = {"name", "device", "threads", "devices", "memory", "density_grid"}
 WITHOUT_EFFECT |= {"collect.batch_size", "retrain.measure_every"}
 
+# What may be there without being asked for: most methods do without samples.
+SPARE = {"collect.kept_samples"}
+
 
 def settings(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that change a stage's result, by their dotted keys; a budget as the stage prunes to it.
@@ -79,11 +82,13 @@ def data_digests(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def result_digest(folder: Path) -> str:
-    """A digest of all tensors in a folder: the same after a rerun that gave the same."""
+    """A digest of the tensors in a stage's folder: the same after a rerun that gave the same."""
     from lobs_paper.files import tensor_file
 
     digest = sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in (folder / f"{name}.safetensors" for name in ("masks", "model", "statistics")):
+        if not path.exists():
+            continue
         digest.update(f"{path.name} {tensor_file(path, 'the stage that wrote it', note=False).digest}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -120,6 +125,7 @@ def other_settings(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[s
         The overrides asked for and those that were, of the keys that differ; None: none do.
     """
     differ = [key for key in {**asked, **made} if made.get(key) != asked.get(key)]
+    differ = [key for key in differ if key not in SPARE or asked.get(key)]
     if not differ:
         return None
     # Another method also reads other keys, which would say less.

@@ -35,7 +35,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 def train_network(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process."""
     device = prepare(config)
-    writable(Folders(config).output("train"))
+    folders = Folders(config)
+    writable(folders.output("train"))
     train, measured = load_training_data(config["folders"]["data"], **config["data"])
 
     from lobs_paper.networks.build import build
@@ -66,7 +67,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
         "device": device.type,
     }
     marks = {ORIGIN: origin(config["model"])} if pretrained else {}
-    with Folders(config).result("train", metrics) as folder:
+    with folders.result("train", metrics) as folder:
         save_network(config, folder / "model.safetensors", network, marks)
         write_csv(folder / "curve.csv", curve, ["epoch", "train_loss", "test_error_percent"])
         write_json(folder / "timings.json", watch.result(config, device))

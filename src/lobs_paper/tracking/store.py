@@ -262,14 +262,14 @@ class Store:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model, ModelSignature
         from mlflow.types.schema import Schema, TensorSpec
-        from safetensors.torch import load_file
 
         from lobs_paper.config.own_names import check_network
+        from lobs_paper.files import load_tensors
         from lobs_paper.networks.build import build
 
         check_network(file.experiment, file.model)  # the results may be anybody's
         network = build(file.model)
-        network.load_state_dict(load_file(file.weights))
+        network.load_state_dict(load_tensors(file.weights, "lobs retrain"))
         network.eval()
         # Two, because an exported graph takes a batch of one for a constant.
         example = np.zeros((2, *file.shape), np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -205,3 +206,15 @@ def test_a_file_of_anything_else_is_no_weights(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"model.weights=.*{name} "):
         read_states(tmp_path / name)
+
+
+def test_a_file_that_claims_more_than_it_has_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "small.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("small/data/0", bytes(10**7))
+    with pytest.raises(
+        ValueError, match=r"small.pt claims to hold 10000000 bytes in \d+, which no file of PyTorch does"
+    ):
+        read_states(path)
+    torch.save({"weight": torch.zeros(1000)}, path)
+    assert torch.equal(read_states(path)[""]["weight"], torch.zeros(1000))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.stages import SMALL, write_data
 from lobs_paper.cli import main
+from lobs_paper.files import save_tensors
 from lobs_paper.stages.folders import Folders, writable
 
 
@@ -107,3 +110,32 @@ def test_what_a_killed_process_left_half_written_goes_and_what_a_living_one_writ
     (tmp_path / f"e.{ended.pid}.0.partial").mkdir()
     writable(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*names[1:], f"e.{ended.pid}.0.partial"])
+
+
+def test_a_result_was_made_from_the_images_that_were_there_when_its_stage_began(tmp_path):
+    config = {"name": "x", "seed": 0, "data": {"name": "mnist", "holdout": 0}, "model": {}}
+    config["folders"] = {"output": None, "runs": str(tmp_path / "runs"), "data": str(tmp_path / "data")}
+    write_data(tmp_path / "data", train=20, test=10)
+    first, second = Folders(config), Folders(config)
+    with first.result("train", {"error": 1}) as folder:
+        save_tensors(folder / "model.safetensors", {"a": torch.zeros(2)})
+    assert Folders(config).stale("train") is None
+    write_data(tmp_path / "data", train=20, test=10, seed=2)
+    with second.result("train", {"error": 1}):
+        pass
+    assert "was made from other images than data=mnist holds now: run `lobs train" in Folders(config).stale("train")
+
+
+def test_a_result_ends_when_the_next_one_begins(tmp_path):
+    found = folders(runs=str(tmp_path))
+    for error in (1, 2):
+        with found.result("train", {"error": error}) as folder:
+            assert not (folder / "metrics.json").exists()
+        assert json.loads((folder / "metrics.json").read_text())["error"] == error
+    with pytest.raises(KeyboardInterrupt), found.result("train", {"error": 3}):
+        raise KeyboardInterrupt
+    assert (
+        folders(runs=str(tmp_path))
+        .stale("train")
+        .endswith("train holds no finished result: run `lobs train experiment=lenet5 seed=3` again")
+    )

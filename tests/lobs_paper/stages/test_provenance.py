@@ -152,6 +152,9 @@ def test_the_settings_of_a_pruning_are_its_budget_and_not_what_follows():
 def test_settings_differ_by_their_values_and_a_missing_one_is_null():
     assert other_settings({"a": 1, "b": None}, {"a": 1, "c": None}) is None
     assert other_settings({"a": ["x"], "b": 3}, {"a": ["x", "y"]}) == ("a=[x,y]", "a=[x]"), "what both have says most"
+    kept = "collect.kept_samples"
+    assert other_settings({kept: 2000}, {kept: 0}) is None
+    assert other_settings({kept: 0}, {kept: 2000}) == (f"{kept}=2000", f"{kept}=0")
     assert other_settings({"a": 1, "density": 0.1}, {"a": 1, "flops": 0.2}) == (
         "flops=0.2 density=null",
         "flops=null density=0.1",
