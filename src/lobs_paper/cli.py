@@ -149,8 +149,8 @@ def _dispatch(stage: str, words: list[str]) -> int:
         from lobs_paper.stages.prerequisites import run_missing
 
         everything = load(words)
-        say_unread(stage, everything, words)
         if not show:
+            say_unread(stage, everything, words)
             run_missing(stage, everything, run_stage)
         config = stage_config(everything, stage)
     if show:

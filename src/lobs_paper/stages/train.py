@@ -35,7 +35,6 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 def train_network(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process."""
     device = prepare(config)
-    writable(Folders(config).output("train"))
     train, measured = load_training_data(config["folders"]["data"], **config["data"])
 
     from lobs_paper.networks.build import build
@@ -44,6 +43,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     network = build(config["model"])
     check_fits(network, train)
+    writable(Folders(config).output("train"))
     pretrained = config["model"].get("weights") is not None
     learn = load_pretrained if pretrained else fit_network
     curve = learn(network, train, measured, config, device)

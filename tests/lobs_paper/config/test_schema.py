@@ -196,7 +196,7 @@ def test_a_part_that_lacks_a_key_is_refused(stage, key):
 )
 def test_what_a_stage_does_not_read_is_said(capsys, stage, words, left_out):
     say_unread(stage, load(words), words)
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert said == (f"lobs {stage}: left out, as this stage does not read it: {left_out}\n" if left_out else "")
 
 
