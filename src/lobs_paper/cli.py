@@ -159,8 +159,8 @@ def _dispatch(stage: str, words: list[str]) -> int:
         from lobs_paper.stages.prerequisites import refuse_stale, run_missing
 
         everything = load(words)
-        say_unread(stage, everything, words)
         if not show:
+            say_unread(stage, everything, words)
             run_missing(stage, everything, run_stage)
             refuse_stale(stage, everything)
         config = stage_config(everything, stage)

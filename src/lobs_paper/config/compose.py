@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -97,7 +96,7 @@ def say_unread(stage: str, config: Mapping[str, Any], overrides: Sequence[str]) 
         if key not in ("sweep", "launcher") and not key.startswith("hydra") and not is_read(key, stages, config)
     ]
     if left_out:
-        print(f"lobs {stage}: left out, as this stage does not read it: {' '.join(left_out)}", file=sys.stderr)
+        print(f"lobs {stage}: left out, as this stage does not read it: {' '.join(left_out)}", flush=True)
 
 
 def _name_unreadable() -> None:

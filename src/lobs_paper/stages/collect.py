@@ -33,9 +33,9 @@ def collect(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process; layers that an interrupted run has finished are not collected again."""
     device = prepare(config)
     folders = Folders(config)
-    writable(folders.output("collect"))
     trained = folders.input("train", "model.safetensors")
     network = load_network(config, trained, folders.command("train"))
+    writable(folders.output("collect"))
     train, _ = load_training_data(config["folders"]["data"], **config["data"])
     images = len(calibration_split(train, config["collect"]))
 

@@ -69,10 +69,10 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     """
     device = prepare(config)
     folders = Folders(config)
-    writable(folders.output("prune"))
     trained = folders.input("train", "model.safetensors")
     collected = folders.input("collect", "statistics.safetensors")
     dense = load_network(config, trained, folders.command("train")).to(device)
+    writable(folders.output("prune"))
     statistics = Statistics.load(collected, lazy=True)
     train, measured = load_training_data(config["folders"]["data"], **config["data"])
 

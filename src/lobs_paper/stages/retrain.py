@@ -50,11 +50,11 @@ def retrain_network(config: dict[str, Any]) -> dict[str, Any]:
     device = prepare(config)
     folders = Folders(config)
     before = require_same_budget(config, folders, "error_before_percent")
-    writable(folders.output("retrain"))
     splits = load_training_data(config["folders"]["data"], **config["data"])
 
     watch = Stopwatch()
     learn = operate if config["method"]["allocation"] == "dns" else retrain_pruned
+    writable(folders.output("retrain"))
     result = learn(config, folders, *splits, device)
     check_finite(result.network, f"{DIVERGED} retrain.learning_rate")
     if not first_process():

@@ -36,7 +36,6 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     """The work of one process."""
     device = prepare(config)
     folders = Folders(config)
-    writable(folders.output("train"))
     train, measured = load_training_data(config["folders"]["data"], **config["data"])
 
     from lobs_paper.networks.build import build
@@ -45,6 +44,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     network = build(config["model"])
     check_fits(network, train)
+    writable(folders.output("train"))
     pretrained = config["model"].get("weights") is not None
     learn = load_pretrained if pretrained else fit_network
     curve = learn(network, train, measured, config, device)

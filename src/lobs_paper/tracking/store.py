@@ -104,6 +104,8 @@ def opened(folder: Path) -> Iterator[Store]:
 
     Raises:
         ValueError: the database is damaged, or another version of MLflow's.
+        MlflowException: the disk is full or read-only.
+        SQLAlchemyError: likewise.
     """
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
