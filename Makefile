@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 HOST := 127.0.0.1
 PORT ?= 5000
+SAMPLE ?= 20
 
 # No telemetry, no analytics; everything here works offline once .venv exists.
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -17,7 +18,7 @@ export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet-sample repro-imagenet pipelines test coverage docs package lint format bench bench-gpu screenshot ui
+.PHONY: help repro repro-quick repro-seeds repro-literature repro-cifar10 repro-imagenet-sample repro-imagenet pipelines test coverage mutants docs package lint format bench bench-gpu screenshot ui
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -71,8 +72,12 @@ pipelines: $(STAMP) ## write pipelines/*/dvc.yaml anew from dvc.yaml
 test: lint ## lint, types, then the test suite
 	pytest -n 2
 
-coverage: $(STAMP) ## the test suite, and which lines it runs
+coverage: $(STAMP) ## the test suite, and which lines it runs: 95% of the library's at least
 	pytest -n 2 --cov=src --cov-report=term
+	coverage report --include='src/lobs/*' --skip-covered --fail-under=95
+
+mutants: $(STAMP) ## test the tests: SAMPLE mutants of every room, each against the room's tests: reports/mutants.md
+	python tests/mutants.py --sample $(SAMPLE)
 
 docs: $(STAMP) ## build the site into site/, warnings are errors; open site/index.html
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict

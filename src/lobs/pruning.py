@@ -124,9 +124,10 @@ def prune(
         progress: wraps the iterable of layer names.
         memory: ceiling in bytes on what is kept of many layers at once; None: what is available, less a margin. It
             covers the paths that a shared budget looks at together (their second moments, factors and weights: those
-            that do not fit are computed twice) and the statistics that this call collects. One layer's own matrices
-            always have to fit; without a shared budget layers go one by one. Results do not depend on it, but for
-            ``global``, which compares nothing where paths do not fit, and notes it.
+            that do not fit are computed twice), the statistics that this call collects, and in sequence the inputs that
+            wait before a layer (where they do not fit, every layer is reached from the network's start; a note says
+            so). One layer's own matrices always have to fit; without a shared budget layers go one by one. Results
+            do not depend on it, but for ``global``, which compares nothing where paths do not fit, and notes it.
         folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
             as it is finished, and read where it lies here already: the same call made again after an interruption
             goes on where it stopped. A folder belongs to one call: another one's is refused.

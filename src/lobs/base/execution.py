@@ -20,8 +20,8 @@ class Execution:
     With one exception, which a note tells: where memory is too short, ``global`` is not compared with ``uniform``.
 
     Attributes:
-        memory: ceiling in bytes on what is kept of many layers at once; None: what is available, less a margin. One
-            layer's own matrices always have to fit.
+        memory: ceiling in bytes on what is kept of many layers at once, and in sequence on the inputs that wait before
+            a layer; None: what is available, less a margin. One layer's own matrices always have to fit.
         folder: what took long (a path's order, a budget's shares, a layer pruned in sequence) is written here as soon
             as it is finished, and read where it is found: the same call made again after an interruption goes on where
             it stopped. A folder belongs to one call: another one's is refused.
