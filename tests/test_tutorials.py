@@ -43,7 +43,7 @@ NOTEBOOK = """# %% [markdown]
 from matplotlib import pyplot as plt
 from pathlib import Path
 
-figure = plt.figure()
+figure, axes = plt.subplots()
 print(6 * 7, len(list(Path().iterdir())))
 """
 
