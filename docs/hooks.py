@@ -144,6 +144,8 @@ def site_link(found: re.Match[str], uri: str, uris: set[str], repository: str | 
     target = posixpath.normpath(posixpath.join(folder, found["target"]))
     places = {"README.md": "index.md", **{path: place for place, path in ELSEWHERE.items()}}
     place = places.get(target, target.removeprefix("docs/"))
+    if place.startswith("tutorials/"):  # a notebook's source is read in the repository, its page on the site
+        place = place.replace(".py", ".md")
     label, anchor = found["label"], found["anchor"] or ""
     if place in uris:
         where = posixpath.relpath(place, posixpath.dirname(uri) or ".")

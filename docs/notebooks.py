@@ -45,8 +45,6 @@ def pages(name: str, source: str) -> dict[str, str | bytes]:
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": folder}}).execute()
     text, found = MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
-    # Links lead to sources, where one reads them in the repository, and to pages on the site.
-    text = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", text)
     text = _PICTURE.sub(r"![What the lines above draw](\g<name>)", text)
     note = f"\n*Run when this site was built. To run it yourself: [{name}.ipynb]({name}.ipynb).*\n"
     title, rest = text.split("\n", 1)

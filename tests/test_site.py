@@ -82,12 +82,15 @@ def test_every_mark_has_a_table_and_every_public_name_a_place_in_the_api():
 
 
 URIS = {"index.md", "methods.md", "contributing.md", "reports/README.md", "reports/overview.png", "api/pruning.md"}
+URIS |= {"tutorials/deployed.md"}
 PLACES = [
     ("methods.md", "[a](../README.md)", "[a](index.md)"),
     ("methods.md", "[a](../reports/README.md#what)", "[a](reports/README.md#what)"),
     ("reports/README.md", "![a](overview.png)", "![a](overview.png)"),
     ("reports/README.md", "[a](../docs/methods.md)", "[a](../methods.md)"),
     ("contributing.md", "[a](docs/methods.md)", "[a](methods.md)"),
+    ("index.md", "[a](tutorials/deployed.py)", "[a](tutorials/deployed.md)"),
+    ("tutorials/pictures.md", "[a](deployed.py), [b](../methods.md)", "[a](deployed.md), [b](../methods.md)"),
     ("methods.md", "[the solver](../src/lobs/solvers/lobs.py)", "the solver (`src/lobs/solvers/lobs.py`)"),
     ("methods.md", "[solvers/lobs.py](../src/lobs/solvers/lobs.py)", "`solvers/lobs.py`"),
     ("contributing.md", "[conf/](conf/)", "`conf`"),
