@@ -14,7 +14,7 @@ from lobs_paper.cli import main
 from lobs_paper.config.compose import load, points
 from lobs_paper.config.stage_parts import stage_config
 
-# 300 MB, and its launcher wants an older cloudpickle than joblib: in an environment of its own, if at all.
+# No part of what `make` installs (pyproject.toml says why).
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
 
 
