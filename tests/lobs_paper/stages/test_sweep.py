@@ -19,7 +19,7 @@ from lobs_paper.config.compose import load, points
 from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.stages.sweep import _write_table
 
-# 300 MB, and its launcher wants an older cloudpickle than joblib: in an environment of its own, if at all.
+# No part of what `make` installs (pyproject.toml says why).
 RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
 
 
