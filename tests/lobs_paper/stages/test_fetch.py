@@ -83,7 +83,7 @@ def test_floats_of_ones_own_stay_as_they_are(tmp_path, monkeypatch):
     [
         ({"images": torch.zeros(4, 3, 5, 5, dtype=torch.int64)}, "images are torch.int64: expected uint8, of which"),
         ({"images": torch.zeros(4, 3, 5, 5, dtype=torch.complex64)}, "images are torch.complex64"),
-        ({"images": torch.full((4, 5, 5), float("nan"))}, "expected finite numbers"),
+        ({"images": torch.full((4, 5, 5), float("nan"))}, r"images are \[4, 5, 5\] for 4 labels: expected finite"),
         ({"images": torch.zeros(3, 5, 5)}, r"images are \[3, 5, 5\] for 4 labels"),
         ({"images": torch.zeros(4, 5)}, r"images are \[4, 5\] for 4 labels"),
         ({"images": [1, 2]}, "images is a list, expected a tensor"),
