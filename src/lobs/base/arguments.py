@@ -71,10 +71,8 @@ def check_folder(folder: object) -> Path | None:
     path = Path(folder)
     there = next((part for part in (path, *path.parents) if part.exists()), path)
     if there.exists() and not there.is_dir():
-        raise ValueError(
-            f"folder={str(path)!r} is a file{f', {str(there)!r},' * (there != path)} and no folder: give one for the "
-            f"finished parts of this call"
-        )
+        what = "a file" if there == path else f"in {str(there)!r}, which is a file"
+        raise ValueError(f"folder={str(path)!r} is {what}: give a folder for the finished parts of this call")
     return path
 
 
