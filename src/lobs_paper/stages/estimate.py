@@ -20,6 +20,7 @@ from torch import nn
 from lobs.calibration.statistics import LayerStatistics
 from lobs.layers.matrix import matrix_shape
 from lobs.layers.network import prunable_layers
+from lobs.layers.view import Prunable
 from lobs.solvers import make
 from lobs_paper.config.choices import THRESHOLDS
 from lobs_paper.config.errors import ConfigError
@@ -97,7 +98,7 @@ def estimate(runs: Iterable[str] = (), resolved: Path = Path("resolved")) -> dic
     instances = [(place, stage) for place in dict.fromkeys(places.values()) for stage in SEED_STAGES]
     instances += [(run, stage) for run in chosen for stage in METHOD_STAGES]
     rates: dict[str, Rates] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, stage in progress("timing")(instances):
         config, seed = _read(resolved / place / f"{stage}.yaml"), places.get(place, place)
         if (Path(config["folders"]["output"] or config["folders"]["runs"]) / place / stage / "metrics.json").exists():
@@ -240,7 +241,7 @@ def _layers(network: nn.Module, train: Split) -> list[Layer]:
     """The layers' shapes, and how many positions of a picture each one sees."""
     found: list[Layer] = []
 
-    def note(module: nn.Module, _: object, output: torch.Tensor) -> None:
+    def note(module: Prunable, _: object, output: torch.Tensor) -> None:
         rows, inputs = matrix_shape(module)
         found.append(Layer(rows, inputs, output.numel() // rows))
 

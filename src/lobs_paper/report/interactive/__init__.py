@@ -116,7 +116,7 @@ def _script(items: Any) -> Markup:
 def _network(results: Results, rows: DataFrame) -> Network:
     own = rows[rows["experiment"] == results.experiments[0]]
     curves, layer_table = plots.curves(results), tables.layers(results)
-    shown = [table.rows for table in (layer_table, curves and curves.readout) if table is not None]
+    shown = [table.rows for table in (layer_table, None if curves is None else curves.readout) if table is not None]
     return Network(
         title=results.title,
         in_paper=bool(own["source"].notna().any()),
