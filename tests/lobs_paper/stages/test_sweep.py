@@ -24,7 +24,7 @@ RAY = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is no
 
 
 def test_every_point_has_its_own_folder_and_a_row_in_the_table(project, capsys):
-    words = ["experiment=lenet300", "method=lobs,magnitude", "density=0.1,0.2,0.5", "model.hidden=[16,8]"]
+    words = ["experiment=lenet300", "method=lobs,magnitude", "density=0.1,0.2,0.5", *SMALL[:4]]
     assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
     shown = capsys.readouterr().out
     results = {}
@@ -114,7 +114,7 @@ def test_stages_that_run_once_take_no_sweep(capsys):
 
 
 def test_a_sweep_by_name_brings_its_own_points(project, capsys):
-    words = ["+sweep=methods", "method=lobs,magnitude", "hydra.sweep.dir=multirun/named", "model.hidden=[16,8]"]
+    words = ["+sweep=methods", "method=lobs,magnitude", "hydra.sweep.dir=multirun/named", *SMALL[:4]]
     assert main(["prune", "-m", *words, "threads=1", "device=cpu"]) == 0
     with (project / "multirun/named/prune.csv").open() as file:
         found = [(row["method"], row["density"]) for row in csv.DictReader(file)]
