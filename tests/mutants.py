@@ -181,6 +181,8 @@ def report(seed, results):
     rows = ["| room | mutants | killed | |", "| --- | ---: | ---: | ---: |"]
     everything = [each for found in results.values() for each in found]
     for room, found in {**results, "all": everything}.items():
+        if not found:
+            continue
         killed = sum(result != SURVIVED for *_, result in found)
         rows.append(f"| {room} | {len(found)} | {killed} | {killed / max(1, len(found)):.0%} |")
     survivors = [

@@ -236,7 +236,7 @@ def test_scaling_inputs_changes_nothing():
     ("options", "message"),
     [
         ({"block": 5}, "block must divide the layer's 12 inputs, got 5"),
-        ({"block": 0}, "block must divide"),
+        ({"block": 0}, "block must be at least 1, got 0"),
         ({"pattern": "2:4", "block": 2}, "not both: pattern=2:4 block=2"),
         ({"group_size": 6, "pattern": "2:4"}, "group_size must be a positive multiple of 4, 'auto' or None; got 6"),
         ({"group_size": 0}, "group_size must be a positive multiple of 1, 'auto' or None; got 0"),
