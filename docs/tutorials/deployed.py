@@ -97,7 +97,7 @@ for name, result in {"single weights": scattered, "whole units": units}.items():
 # ## Compact: what is empty leaves
 #
 # `lobs.compact` takes out units that are empty and says what had to stay. The network that comes out is smaller,
-# ordinary and computes the same. Scattered zeros leave few units empty; removed units all go.
+# ordinary and computes the same. Scattered zeros leave some units empty; removed units all go.
 
 # %%
 compacted = {"single weights": lobs.compact(scattered.model, pictures[:8])}

@@ -114,12 +114,14 @@ for axes in (left, right):
     axes.set_xticks(densities, [f"{100 * density:.2g}" for density in densities])
     axes.xaxis.minorticks_off()
     axes.grid(alpha=0.3)
-left.legend(frameon=False)
+figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
 
 # %% [markdown]
-# Read both from right to left. Half of the weights can go by any rule but chance. Farther down, those methods stay
-# low that move the kept weights to make up for the removed ones: `sparsegpt`, `lobs`, `exact_obs`. On the right is
-# what they all try to keep small, the error of each layer by itself.
+# Read both from right to left: more and more weights are gone. On the right is what the methods try to keep small,
+# the error of each layer by itself; on the left what comes of it. `random`, `magnitude` and `wanda` leave the kept
+# weights as they are. `sparsegpt`, `lobs` and `exact_obs` move them to make up for the removed ones. `lobs`, the
+# paper's, does so with an inverse that it computes once, which is right for few removals and wrong for many;
+# `exact_obs` brings it up to date after every single one.
 #
 # Net-Trim, OBD and ApoZ are left out: they want other statistics, or remove whole units. `lobs.methods()` names all.
 #
@@ -140,7 +142,7 @@ axes.invert_yaxis()
 #
 # ## Does training make them equal?
 #
-# Two epochs with labels, the zeros kept.
+# Here are two epochs with labels, at a density of 5%; the zeros are kept.
 
 # %%
 trained = {}
@@ -157,8 +159,10 @@ axes.barh(at + 0.2, [trained[name] for name in names], 0.4, label="then trained"
 axes.axvline(dense, color="black", linewidth=1, linestyle="dotted", label="dense")
 axes.set(xlabel="test error, %", yticks=at, yticklabels=names)
 axes.invert_yaxis()
-axes.legend(frameon=False)
+figure.legend(loc="outside right center", frameon=False)
 
 # %% [markdown]
-# Training mends most of the damage, and with enough of it the choice of the method matters less. Where there are no
-# labels or no time, it is what you have. One run on one seed: small differences mean nothing here.
+# Two epochs mend some of the damage, and training begins where the method left off: what was least broken is still
+# ahead. Longer training brings the methods nearer to each other, as the column "retrained" of [the measured
+# networks](../methods.md#measured-on-networks) shows. Where there are no labels or no time, the method is what you
+# have. One run on one seed: small differences mean nothing here.

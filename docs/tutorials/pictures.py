@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Prune a torchvision network on a folder of pictures
 #
-# From a folder of pictures to a pruned network that is as good as before. It takes half a minute on a CPU, since the
-# pictures are small and so is the network. Nothing is downloaded: the pictures are drawn here, and the network is
-# trained here for a few seconds. Yours comes with its weights; then begin at [Prune it](#prune-it).
+# From a folder of pictures to a pruned network that is nearly as good as before. It takes half a minute on a CPU,
+# since the pictures are small and so is the network. Nothing is downloaded: the pictures are drawn here, and the
+# network is trained here for a few seconds. Yours comes with its weights; then begin at [Prune it](#prune-it).
 #
 # ## A folder of pictures
 #

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,19 @@ def client_of(store: Path) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(f"sqlite:///{store}/mlflow.db")
+
+
+@contextmanager
+def tracked(store: Path) -> Iterator[Any]:
+    """MLflow's own functions look at a store."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{store}/mlflow.db")
+    try:
+        yield mlflow
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def visible(store: Path) -> dict[str, Any]:

@@ -111,9 +111,8 @@ def log_sweep(name: str, stage: str, rows: Sequence[Mapping[str, Any]], store: P
         points = [_point(name, stage, row) for row in rows]
         for point in points:
             counts[mlflow.put(point, parent)] += 1
-        mlflow.compare(
-            parent, points, list(dict.fromkeys(metric for point in points for metric, _, _ in point.metrics))
-        )
+        measured = dict.fromkeys(metric for point in points for metric, _, _ in point.metrics)
+        mlflow.compare(parent, points, list(measured), f"{stage}.json")
     return counts
 
 

@@ -16,7 +16,7 @@ from pandas import DataFrame, Series
 from lobs_paper.report.curves import distinct, steps_of, with_refitted
 from lobs_paper.report.drawing import ERROR_TICKS, at_shared_densities
 from lobs_paper.report.frame import METHOD, Results
-from lobs_paper.report.interactive.tables import Table, numbers
+from lobs_paper.report.interactive.tables import Columns, Table, numbers
 from lobs_paper.report.methods import style_of
 
 INK, TEXT = "#1C2430", "#3A4554"
@@ -142,7 +142,7 @@ def curves(results: Results) -> Curves | None:
             for low, high in zip(points["low"], points["high"], strict=True)
         ],
     ).sort_values("error")
-    columns = {
+    columns: Columns = {
         "label": ("method", None),
         **numbers(".2f", {"error": "test error %", "above": "above dense"}),
         "spread": ("over the seeds", None),

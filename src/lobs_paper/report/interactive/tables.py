@@ -18,6 +18,10 @@ _ERRORS = {
 }
 
 
+# Heading and format by field; texts have none.
+Columns = dict[str, tuple[str, str | None]]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of the page.
@@ -33,7 +37,7 @@ class Table:
     name: str
     caption: str
     rows: DataFrame
-    columns: Mapping[str, tuple[str, str | None]]
+    columns: Columns
 
     def shown(self) -> list[dict[str, Any]]:
         """The rows, where every number is a pair of what sorts it and what is shown; missing ones are dashes."""
@@ -47,7 +51,7 @@ def _number(value: Any, look: str) -> tuple[str, str]:
     return ("", "-") if isna(value) else (repr(float(value)), format(float(value), look))
 
 
-def numbers(look: str, titles: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+def numbers(look: str, titles: Mapping[str, str]) -> Columns:
     """Columns of numbers, headings by field."""
     return {field: (title, look) for field, title in titles.items()}
 
@@ -72,7 +76,7 @@ def comparison(rows: DataFrame) -> Table | None:
     refit = rows["error_after_refit"].map(lambda value: value.mean)
     if refit.notna().any():
         shown["refitted"], errors["refitted"] = refit, "after refit, ours"
-    columns = {
+    columns: Columns = {
         "label": ("method", None),
         "verdict": ("verdict, and why", None),
         **numbers(".1f", {"density_paper": "density %, paper", "density": "density %, ours"}),
@@ -90,7 +94,7 @@ def layers(results: Results) -> Table | None:
     rows = results.layers.groupby([*METHOD, "layer", "shape"], sort=False)[names].mean().reset_index()
     rows["color"] = [style_of(method).color for method in rows["method"]]
     rows["density"] *= 100
-    columns = {
+    columns: Columns = {
         "label": ("method", None),
         "layer": ("layer", None),
         "shape": ("shape", None),
