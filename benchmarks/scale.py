@@ -24,12 +24,11 @@ import lobs
 from lobs.solvers import make
 from lobs_paper.files import write_table, write_text
 from lobs_paper.report.markdown import markdown
-from lobs_paper.stages.devices import on_devices
 
 INPUTS = (256, 512, 1024)
 LAYERS = (1, 2, 4, 8)
 IMAGES = (1024, 2048, 4096, 8192)
-PROCESSES = (1, 2)
+DEVICES = (1, 2, 4)
 UNITS = 4  # a layer of n inputs has n / 4 units
 WIDTH, BATCH = 512, 256
 DENSITY = 0.5
@@ -67,15 +66,6 @@ def batches(images: int, width: int) -> list[torch.Tensor]:
     return list(torch.randn(images, width).split(BATCH))
 
 
-def collect_seconds(config: dict[str, Any]) -> dict[str, Any]:
-    """Of one process among several: its share of the images."""
-    torch.set_num_threads(1)
-    rank, size = lobs.base.distributed.rank_and_size()
-    model, share = network(1, WIDTH, 16), batches(IMAGES[-1], WIDTH)[rank::size]
-    seconds = core_seconds(lambda: lobs.collect_statistics(model, share, distributed=size > 1))
-    return {"seconds": seconds}
-
-
 def measure() -> list[dict[str, Any]]:
     """All curves: what grows (`curve`), with what (`over`), at which size, how much."""
     rows: list[dict[str, Any]] = []
@@ -107,9 +97,10 @@ def measure() -> list[dict[str, Any]]:
         note("images", count, "statistics, bytes", statistics["0"].second_moment.nbytes)
         taken = core_seconds(lambda m=model, d=data: lobs.collect_statistics(m, d))
         note("images", count, "collect, core seconds", taken)
-    for count in PROCESSES:
-        found = on_devices(collect_seconds, {"devices": count, "device": "cpu"})
-        note("devices", count, "collect, core seconds of each process", found["seconds"])
+    for count in DEVICES:
+        model, share = network(1, WIDTH, 16), batches(IMAGES[-1], WIDTH)[::count]
+        taken = core_seconds(partial(lobs.collect_statistics, model, share))
+        note("devices", count, "collect, core seconds of one device's share", taken)
     return rows
 
 
@@ -179,8 +170,8 @@ said, and pruned to a density of {DENSITY}.
 {markdown(growth(table))}
 
 Layers do not depend on each other: `+sweep=layers` with a launcher (joblib, Slurm, Ray) factorises them side by side:
-on a core for each of {HUGE_LAYERS:,} layers the column per layer below is the time of all. Processes share the images
-out and add up their sums.
+on a core for each of {HUGE_LAYERS:,} layers the column per layer below is the time of all. Devices share the images
+out and add up their sums, a second moment per layer; that addition is not among the seconds.
 
 ## Extrapolated: {HUGE_LAYERS:,} layers, {weights / 1e9:,.0f} billion weights
 
