@@ -147,8 +147,8 @@ class Folders:
         asked = {} if whole is None else _asked(stage, whole)
         if asked and (differ := provenance.other_settings(made["settings"], asked["settings"])):
             return (
-                f"{differ[0]} was asked for, but {folder} was made with {differ[1]}: run `{command} {differ[0]}` first, "
-                f"or give {differ[1]} here, too"
+                f"{differ[0]} was asked for, but {folder} was made with {differ[1]}: run `{command} {differ[0]}` "
+                f"first, or give {differ[1]} here, too"
             )
         if asked and made.get("weights") != asked.get("weights"):
             return f"{folder} was made from other weights than model.weights now: {again}"
