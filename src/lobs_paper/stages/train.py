@@ -6,7 +6,7 @@ from math import ceil
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lobs.base.modes import without_training
 from lobs_paper.data.splits import Split, load_training_data
@@ -14,6 +14,7 @@ from lobs_paper.files import write_csv, write_json
 from lobs_paper.networks.pretrained import load_weights, origin
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
+from lobs_paper.stages.faults import is_user_error
 from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import DIVERGED, ORIGIN, check_finite, save_network
 from lobs_paper.stages.progress import first_process
@@ -89,6 +90,8 @@ def check_fits(network: nn.Module, train: Split) -> None:
         with torch.no_grad(), without_training(network):
             outputs = network(inputs)
     except Exception as error:  # whatever its layers say
+        if is_user_error(error):
+            raise
         cause = " ".join(str(error).split())[:200]
         raise ValueError(
             f"model._target_ does not take inputs of {list(inputs.shape)}, as data={train.title} gives them: {cause}"
@@ -98,10 +101,12 @@ def check_fits(network: nn.Module, train: Split) -> None:
         raise ValueError(f"model._target_ with these arguments has no weights in {empty[0]!r}: sizes are 1 or more")
     # Labels per pixel may have a number beside the classes for what does not count.
     classes = int(train.labels.max()) + 1 if train.labels.dim() == 1 else 1
-    shape = list(getattr(outputs, "shape", ()))
+    if not isinstance(outputs, Tensor):
+        return  # what picks its logits out of them says so
+    shape = list(outputs.shape)
     if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
         raise ValueError(
-            f"model._target_ answers {len(inputs)} images by {shape or type(outputs).__name__}, and data={train.title} "
+            f"model._target_ answers {len(inputs)} images by {shape}, and data={train.title} "
             f"has {classes} classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
         )
 

@@ -180,7 +180,7 @@ def test_without_weights_nothing_runs_of_itself(folder, capsys):
             "model.output=[1]",
             "model.output=[1] is not accepted: a key or attribute of the network's outputs",
         ),
-        ("model.output=out", "output='out' is no part of the network's outputs, which are one tensor (6, 3)"),
+        ("model.output=out", "output='out' is no part of the network's outputs, which are one tensor (2, 3)"),
         ("model.output=my_package.net.none", "model.output='my_package.net.none' cannot be imported"),
         ("data.root=null", "data=folder is not downloaded: give data.root=<path>"),
     ],
