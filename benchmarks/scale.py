@@ -179,7 +179,8 @@ By the fits above, nothing of it was run: layers of {HUGE_WIDTH:,} x {HUGE_WIDTH
 inputs and a quarter of the units take, and {HUGE_SAMPLES:,} samples (tokens).
 A layer's second moment takes {moment / 2**30:.2g} GiB, all of them {HUGE_LAYERS * moment / 2**40:.2g} TiB, which
 `memory=` and `folder=` keep on disk or collect in groups of layers that fit; forward passes come on top. The fits end
-at {INPUTS[-1]:,} inputs, so these are orders of magnitude.
+at {INPUTS[-1]:,} inputs, so these are orders of magnitude, and too low where a cube takes over beyond them
+(SparseGPT's inverse).
 
 {markdown(huge)}
 """,
