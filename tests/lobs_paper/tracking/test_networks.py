@@ -83,7 +83,7 @@ def test_load_model_gives_the_retrained_network_for_any_batch(runs, store, netwo
         [-1, 10],
     ]
     example = json.loads((file.parent / described["saved_input_example_info"]["artifact_path"]).read_text())
-    assert np.shape(example["inputs"]) == (2, 1, 28, 28)
+    assert np.shape(example) == (2, 1, 28, 28)
 
 
 def test_the_pruned_network_stands_in_where_there_was_no_retraining(runs, store, monkeypatch) -> None:
