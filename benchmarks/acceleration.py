@@ -1,6 +1,6 @@
 """How much faster pruned networks run on a CPU, as they are, compacted and accelerated: reports/accelerate.{md,csv}.
 
-    python benchmarks/accelerate.py [--runs runs --data data --output reports/accelerate.md]
+    python benchmarks/acceleration.py [--runs runs --data data --output reports/accelerate.md]
 
 Takes the first seed's dense networks under `--runs` (`<experiment>/seed<k>/train/model.safetensors`) and prunes them
 itself; what is done with them says NOTE. Run it on an idle machine. openvino is measured where it is installed.
@@ -49,7 +49,7 @@ these lie far apart, the machine was busy. About 1 means: nothing helps.
 
 The networks are pruned by `exact_obs`, `allocation="relative"`, without retraining; the wide one has random weights,
 of which random ones are zero. float32 on a CPU with {threads} threads, torch {torch}, onnxruntime
-{onnxruntime}{openvino}. Made by benchmarks/accelerate.py.
+{onnxruntime}{openvino}. Made by benchmarks/acceleration.py.
 """
 NO_OPENVINO = ". OpenVINO was not installed"
 OPENVINO = ", OpenVINO {version} with its sparse weights decompression asked for"
