@@ -28,6 +28,7 @@ from lobs.solvers import make
 from lobs.solvers.hessian import damp
 from lobs_paper.data.splits import load_split
 from lobs_paper.files import load_tensors, write_csv, write_text
+from lobs_paper.networks.efficientnet_lite0 import efficientnet_lite0
 from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.networks.resnet20 import ResNet20
 from lobs_paper.report.markdown import markdown
@@ -41,15 +42,15 @@ REFERENCE_ROWS = 3
 COLUMNS = ("what", "seconds", "against", "seconds_against", "ratio", "aim")
 # name -> channels in and out, kernel, groups, height and width of the inputs, images, largest ratio wished for
 CONVOLUTIONS = {
-    "VGG-16 conv1_2": (64, 64, 3, 1, 224, 2, 0.45),
-    "VGG-16 conv3_2": (256, 256, 3, 1, 56, 4, 0.45),
-    "VGG-16 conv5_1": (512, 512, 3, 1, 14, 16, 0.45),
+    "VGG-16 conv1_2": (64, 64, 3, 1, 224, 6, 0.45),
+    "VGG-16 conv3_2": (256, 256, 3, 1, 56, 16, 0.45),
+    "VGG-16 conv5_1": (512, 512, 3, 1, 14, 64, 0.45),
     "ResNet-50 layer1 conv1": (256, 64, 1, 1, 56, 32, 2),
-    "ResNet-50 layer1 conv2": (64, 64, 3, 1, 56, 16, 0.45),
+    "ResNet-50 layer1 conv2": (64, 64, 3, 1, 56, 64, 0.45),
     "ResNet-50 layer3 conv1": (1024, 256, 1, 1, 14, 64, 2),
-    "ResNet-50 layer4 conv2": (512, 512, 3, 1, 7, 64, 0.45),
-    "ResNet-20 layer1": (16, 16, 3, 1, 32, 128, 2),
-    "ResNet-20 layer3": (64, 64, 3, 1, 8, 128, 0.45),
+    "ResNet-50 layer4 conv2": (512, 512, 3, 1, 7, 256, 0.45),
+    "ResNet-20 layer1": (16, 16, 3, 1, 32, 512, 2),
+    "ResNet-20 layer3": (64, 64, 3, 1, 8, 1024, 0.45),
     "depthwise": (192, 192, 3, 192, 28, 64, 2),
 }
 NOTE = """
@@ -175,7 +176,7 @@ def collecting(options) -> Iterator[Row]:
 
     networks = {
         "ResNet-20, 500 images of 32 x 32": (ResNet20(), torch.randn(500, 3, 32, 32), 0.5),
-        "VGG-16, 2 images of 224 x 224": (vgg16(weights=None), torch.randn(2, 3, 224, 224), 0.4),
+        "VGG-16, 6 images of 224 x 224": (vgg16(weights=None), torch.randn(6, 3, 224, 224), 0.4),
     }
     for name, (network, pictures, aim) in networks.items():
         names = [key for key, layer in prunable_layers(network).items() if isinstance(layer, nn.Conv2d)]
@@ -215,7 +216,7 @@ def convolving(options) -> Iterator[Row]:
 
 
 def going_through(options) -> Iterator[Row]:
-    """Pruning front to back and shared budgets, against the collection of statistics."""
+    """Pruning front to back and shared budgets, against the collection of statistics; from inputs to a network."""
     images = load_split(options.data, "mnist", "train")
     batches = [batch for batch, _ in images.batches(1000)]
     model = LeNet300().eval()
@@ -232,6 +233,13 @@ def going_through(options) -> Iterator[Row]:
     }
     for name, way in ways.items():
         yield Row(f"prune LeNet-300-100, {name}", partial(pruned, **way), "collecting its statistics", collect, 3)
+    network = efficientnet_lite0().eval()
+    names = [name for name in prunable_layers(network) if "project" in name or "expand" in name]
+    whole = partial(lobs.prune, network, method="exact_obs", density=0.5, allocation="uniform", layers=names)
+    pictures = list(torch.randn(32, 3, 224, 224).split(8))
+    sequence = partial(whole, batches=pictures, sequential=True)
+    at_once = partial(whole, batches=pictures)
+    yield Row("prune EfficientNet-Lite0, 32 images, in sequence", sequence, "all layers at once", at_once, 2)
 
 
 @torch.no_grad()
