@@ -29,7 +29,7 @@ from lobs.layers.matrix import set_weight_matrix
 from lobs.registry import ALLOCATIONS
 from lobs.solvers import PruningPath
 from lobs_paper.data.splits import Split, load_training_data
-from lobs_paper.files import load_tensors, tensor_metadata, write_csv, write_text
+from lobs_paper.files import load_tensors, tensor_file, write_csv, write_text
 from lobs_paper.networks.lenet5 import LeNet5
 from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.network_files import HELD_OUT
@@ -117,7 +117,7 @@ def compare(folder: Path, wanted: list, train: Split, held_out: Split, images: i
 def load(folder: Path, train: Split) -> tuple[nn.Module, dict[str, PruningPath]]:
     """A trained network and the exact_obs path of its layers; statistics are collected where there are none."""
     file = folder / "train" / "model.safetensors"
-    held_out = tensor_metadata(file).get(HELD_OUT)
+    held_out = tensor_file(file, "lobs train").metadata.get(HELD_OUT)
     if held_out != str(HELD_OUT_IMAGES):
         raise ValueError(f"{file} was trained with data.holdout={held_out}, needed is {HELD_OUT_IMAGES}")
     model = NETWORKS[folder.parent.name]()

@@ -21,7 +21,7 @@ from torch import nn
 import lobs
 from lobs.base.fingerprint import digest
 from lobs_paper.data.splits import Split, load_training_data
-from lobs_paper.files import load_tensors, tensor_metadata, write_csv, write_text
+from lobs_paper.files import load_tensors, tensor_file, write_csv, write_text
 from lobs_paper.networks.lenet5 import LeNet5
 from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.report.markdown import markdown as table_of
@@ -143,7 +143,7 @@ def main() -> None:
     for file in sorted(options.runs.glob(f"{options.only}/train/model.safetensors")):
         name, seed = file.parents[2].name, file.parents[1].name
         task = TASKS[name]
-        if tensor_metadata(file).get(HELD_OUT) != str(HELD_OUT_IMAGES):
+        if tensor_file(file, "lobs train").metadata.get(HELD_OUT) != str(HELD_OUT_IMAGES):
             raise ValueError(f"{file} was not trained with data.holdout={HELD_OUT_IMAGES}")
         for setting in task.settings:
             key = digest([seed, name, setting])
