@@ -109,7 +109,8 @@ def collect_statistics(
     def claim() -> None:
         if folder is not None and isinstance(readings, CalibrationBatches):
             asked = {"layers": list(modules), "loss": loss, "keep_samples": keep_samples}
-            state = digest(part for pair in model.state_dict().items() for part in pair)
+            # Functions between the layers change their inputs and are no part of the state: their modules' words tell.
+            state = digest([repr(model), *(part for pair in model.state_dict().items() for part in pair)])
             claim_folder(folder, {"network": state, **asked, "batches": readings.fingerprint()})
 
     if folder is not None and (folder / CALL).exists():

@@ -33,7 +33,8 @@ def check_names(config: Mapping[str, Any], source: Path) -> None:
     for group, key in _PLACES:
         name = config.get(group, {}).get(key)
         # Without a dot nothing can be imported, and a file of weights is read without running code.
-        if isinstance(name, str) and "." in name and not Path(name).is_file() and name not in _named(config_dir()):
+        data = not isinstance(name, str) or "." not in name or (key == "weights" and Path(name).is_file())
+        if not data and name not in _named(config_dir()):
             raise ConfigError(
                 f"{source}: {group}.{key}={name} is not accepted: code is imported only where conf/ or the command "
                 f"line names it, so give {group}.{key}={name} by hand if you trust it, or add it to {config_dir()}"

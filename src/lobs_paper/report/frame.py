@@ -20,6 +20,7 @@ from lobs_paper.report.methods import sort_key, style_of
 from lobs_paper.report.paper import DATA, network_of, paper_order
 from lobs_paper.report.plain import checked_name, plain
 from lobs_paper.report.statistic import statistic
+from lobs_paper.results import MARKER, read_result
 
 # The first columns of every frame, and those of them that tell methods apart.
 KEYS = ["experiment", "method", "folder", "seed", "label"]
@@ -305,10 +306,10 @@ def _add_timing(place: dict[str, Any], rows: Mapping[str, list[dict[str, Any]]])
 
 def _metrics(folder: Path, stage: str) -> dict[str, Any]:
     """A stage's metrics.json under dotted names; nothing where there is none."""
-    path = folder / stage / "metrics.json"
-    if not path.exists():
+    path = folder / stage / MARKER
+    data = plain(read_result(folder, stage))
+    if not data:
         return {}
-    data = plain(read_object(path, dict))
     for part in (data.get("pruned"), data.get("retrained")):
         taken = part.get("storage") if isinstance(part, dict) else None
         if taken and taken.get("removed_units") is not None:

@@ -9,7 +9,8 @@ from typing import Any
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.config.requested import BUDGETS
 from lobs_paper.files import read_object, write_csv, write_text
-from lobs_paper.report.plain import escaped
+from lobs_paper.report.plain import escaped, plain
+from lobs_paper.results import read_result
 from lobs_paper.stages.folders import POINT
 from lobs_paper.stages.printing import cell, print_table
 
@@ -88,7 +89,10 @@ def row_of(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the files do not say whose result it is.
     """
-    prune, retrain, evaluate = (_read(folder / stage / "metrics.json") for stage in STAGES)
+    try:
+        prune, retrain, evaluate = (plain(read_result(folder, stage)) for stage in STAGES)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not any(all(key in part for key in COLUMNS[:3]) for part in (retrain, prune, evaluate)):
         raise ConfigError(f"{folder} holds no result: its metrics.json name no {', '.join(map(repr, COLUMNS[:3]))}")
     outcome = retrain or prune

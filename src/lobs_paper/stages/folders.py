@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lobs.base.atomic import replacing, sync_folder
 from lobs_paper.files import read_json, remove_abandoned, require, write_json
+from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM, MAIN, MARKER, checksum, file_checksum, say_once
 from lobs_paper.stages import provenance
 from lobs_paper.stages.progress import first_process
-from lobs_paper.stages.provenance import CHECKSUM, DIGEST, MADE_FROM, MARKER
 
 # In the folder of a sweep's point: what was overridden there, and why it failed if it did.
 POINT = "point.json"
@@ -138,12 +137,20 @@ class Folders:
         if not isinstance(made, dict):
             if not unknown:
                 return f"{marker} does not say what it was made from: {again}"
-            _say(f"{marker} is of an earlier version and does not say what it was made from: it is taken as it is")
+            if (newer := self._newer(stage)) is not None:
+                return f"{marker} is of an earlier version, and {newer} was run again since: {again}"
+            if first_process():
+                say_once(
+                    f"{marker} is of an earlier version and does not say what it was made from: it is taken as it is"
+                )
             return None
-        if metrics.get(CHECKSUM) != provenance.checksum(metrics):
+        if metrics.get(CHECKSUM) != checksum(metrics):
             return f"{marker} is damaged, it has another checksum: {again}"
         if metrics.get(DIGEST) != provenance.result_digest(folder):
             return f"{marker} is about other files than lie beside it: {again}"
+        for name, found in metrics.get(FILES, {}).items():
+            if file_checksum(folder / name) != found:
+                return f"{folder / name} is not the file that was written with {MARKER}: {again}"
         asked = {} if whole is None else _asked(stage, whole)
         if asked and (differ := provenance.other_settings(made["settings"], asked["settings"])):
             return (
@@ -152,13 +159,23 @@ class Folders:
             )
         if asked and made.get("weights") != asked.get("weights"):
             return f"{folder} was made from other weights than model.weights now: {again}"
-        for earlier in (name for name in provenance.MAIN if name in made):
+        for earlier in (name for name in MAIN if name in made):
             there = self._folder(earlier)
-            main = there / f"{provenance.MAIN[earlier]}.safetensors"
+            main = there / f"{MAIN[earlier]}.safetensors"
             if main.exists() and provenance.result_digest(there) != made[earlier]:
                 return f"{folder} was made from another result of {earlier} than {there} holds: {again}"
         if any(made["data"][split] != self._data[split] for split in made["data"].keys() & self._data.keys()):
             return f"{folder} was made from other images than data={self._config['data']['name']} holds now: {again}"
+        return None
+
+    def _newer(self, stage: str) -> str | None:
+        """An earlier stage whose result is of this version, unlike that of `stage`."""
+        for earlier in MAIN:
+            if earlier == stage:
+                return None
+            marker = self._folder(earlier) / MARKER
+            if marker.exists() and MADE_FROM in read_json(marker, self.command(earlier)):
+                return earlier
         return None
 
     def command(self, stage: str) -> str:
@@ -183,10 +200,3 @@ def _asked(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
         asked["weights"] = origin(config["model"])
     return asked
-
-
-@cache
-def _say(note: str) -> None:
-    """Print a note once, however many stages come upon its reason."""
-    if first_process():
-        print(note)

@@ -80,7 +80,7 @@ def _stale(stage: str, config: Mapping[str, Any], unknown: bool) -> str | None:
         return _stale_data(config, unknown)
     # Imported here, since a mistake in the configuration should appear before torch is imported.
     from lobs_paper.stages.folders import Folders
-    from lobs_paper.stages.provenance import MAIN
+    from lobs_paper.results import MAIN
 
     own = stage_config(config, stage)
     folders = Folders(own)

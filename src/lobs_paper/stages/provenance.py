@@ -2,7 +2,8 @@
 
 A folder holds one result: its metrics.json is removed before the first of its files is replaced, and written after the
 last. There stand, under `made_from`, the settings that change the result, and digests of the data, of foreign weights
-and of the results of earlier stages; under `digest` one of the tensors beside it; and a checksum of the metrics.
+and of the results of earlier stages; under `digest` one of the tensors beside it, under `files` checksums of its
+tables; and a checksum of the metrics.
 Of results from before that, nothing is known: they are taken as they are, which is said.
 """
 
@@ -13,14 +14,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from lobs_paper.config.requested import BUDGETS, requested
+from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM, MARKER, checksum, file_checksum
 
-MARKER = "metrics.json"
-MADE_FROM, DIGEST, CHECKSUM = "made_from", "digest", "checksum"
-# What a stage goes on with; the metrics alone tell nothing of it.
-MAIN = {"train": "model", "collect": "statistics", "prune": "model", "retrain": "model"}
 # Keys that change no result, or only in its last digits; or nothing that another stage reads.
 WITHOUT_EFFECT = {"name", "device", "threads", "devices", "memory", "density_grid"}
 WITHOUT_EFFECT |= {"collect.batch_size", "retrain.measure_every"}
@@ -104,14 +101,11 @@ def sealed(metrics: Mapping[str, Any], folder: Path, made_from: Mapping[str, Any
     Returns:
         What is to be written.
     """
-    marked = {**metrics, MADE_FROM: dict(made_from), DIGEST: result_digest(folder)}
+    tables = {path.name: file_checksum(path) for path in sorted(folder.glob("*.*")) if path.suffix in (".json", ".csv")}
+    for other in (MARKER, "timings.json"):
+        tables.pop(other, None)
+    marked = {**metrics, MADE_FROM: dict(made_from), DIGEST: result_digest(folder), FILES: tables}
     return {**marked, CHECKSUM: checksum(marked)}
-
-
-def checksum(metrics: Mapping[str, Any]) -> str:
-    """Of the metrics, however they are written down; their own is left out."""
-    rest = {key: value for key, value in metrics.items() if key != CHECKSUM}
-    return f"{crc32(json.dumps(rest, sort_keys=True).encode()):08x}"
 
 
 def other_settings(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, str] | None:

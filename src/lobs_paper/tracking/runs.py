@@ -17,6 +17,7 @@ from typing import Any
 
 from lobs_paper.config.yaml_files import read_yaml
 from lobs_paper.files import read_object
+from lobs_paper.results import read_result
 from lobs_paper.tracking.store import Entry, NetworkFile, opened
 
 # Part of every digest: to be raised when what is logged changes, so that the next sync builds all runs anew.
@@ -151,8 +152,8 @@ def _method_folders(runs_dir: Path) -> Iterator[Path]:
 def _entry(root: Path, folder: Path, models: bool) -> Entry:
     """Read one method's files (and those of the dense network it began with) into an entry."""
     seed_folder = folder.parent
-    stages = {stage: _read_json(folder / stage / "metrics.json") for stage in _STAGES}
-    train = _read_json(seed_folder / "train" / "metrics.json")
+    stages = {stage: read_result(folder, stage) for stage in _STAGES}
+    train = read_result(seed_folder, "train")
     prune, retrain, evaluate = (stages[stage] for stage in _STAGES)
     experiment, seed, method = seed_folder.parent.name, seed_folder.name.removeprefix("seed"), folder.name
     configs = _config_files(root, folder)

@@ -27,6 +27,15 @@ def test_code_that_conf_does_not_name_is_refused(config):
         check_names(config, FILE)
 
 
+def test_a_file_of_that_name_makes_no_code_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("timeit.timeit", "evil.Net"):
+        (tmp_path / name).touch()
+    for config in ({"data": {"_target_": "timeit.timeit"}}, {"model": {"_target_": "evil.Net", "output": "evil.Net"}}):
+        with pytest.raises(ConfigError, match="is not accepted"):
+            check_names(config, FILE)
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -17,7 +17,7 @@ from lobs_paper.networks.lenet300 import LeNet300
 from lobs_paper.stages.evaluate import run
 from lobs_paper.stages.folders import Folders
 from lobs_paper.stages.network_files import save_network
-from lobs_paper.stages.provenance import CHECKSUM, DIGEST, MADE_FROM
+from lobs_paper.results import CHECKSUM, DIGEST, MADE_FROM
 from lobs_paper.training.evaluation import error_percent, output_error
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from helpers.images import encoded, write_folder
 from lobs_paper.cli import main
-from lobs_paper.stages.provenance import CHECKSUM, MADE_FROM
+from lobs_paper.results import CHECKSUM, MADE_FROM
 
 DOCUMENT = Path(__file__).parents[3] / "docs/own-network.md"
 NET = """

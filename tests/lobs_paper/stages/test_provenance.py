@@ -12,7 +12,8 @@ from helpers.stages import STAGES, TINY, lobs, write_data
 from lobs_paper.cli import main
 from lobs_paper.config.compose import load
 from lobs_paper.config.stage_parts import stage_config
-from lobs_paper.stages.provenance import CHECKSUM, DIGEST, MADE_FROM, other_settings, settings
+from lobs_paper.results import CHECKSUM, DIGEST, MADE_FROM, read_result
+from lobs_paper.stages.provenance import other_settings, settings
 from lobs_paper.stages.run import run_stage
 
 RUN = Path("runs/lenet300/seed0")
@@ -159,3 +160,37 @@ def test_settings_differ_by_their_values_and_a_missing_one_is_null():
         "flops=0.2 density=null",
         "flops=null density=0.1",
     )
+
+
+def test_tables_that_were_exchanged_are_refused(copied, capsys):
+    path = MARKERS["prune"] / "layers.json"
+    path.write_text(path.read_text().replace("fc1", "fc2", 1))
+    assert f"{path} is not the file that was written with metrics.json: run `lobs prune" in refused(capsys, "evaluate")
+
+
+def test_statistics_of_an_earlier_version_are_refused_once_the_network_was_trained_anew(copied, capsys):
+    for stage in ("train", "collect", "prune"):
+        path = MARKERS[stage] / "metrics.json"
+        metrics = json.loads(path.read_text())
+        del metrics[MADE_FROM]
+        path.write_text(json.dumps(metrics))
+    lobs("retrain", *TINY)
+    lobs("train", *TINY)
+    assert "collect/metrics.json is of an earlier version, and train was run again since" in refused(capsys, "prune")
+
+
+def test_reports_leave_out_what_an_earlier_pruning_led_to(copied, capsys):
+    folder = RUN / "magnitude"
+    assert read_result(folder, "evaluate") and read_result(folder, "retrain")
+    lobs("prune", *TINY, "density=0.5")
+    capsys.readouterr()
+    assert read_result(folder, "prune")["requested"] == {"density": 0.5}
+    assert read_result(folder, "retrain") == read_result(folder, "evaluate") == {}
+    assert "retrain/metrics.json was made from another result of prune than lies there now" in capsys.readouterr().out
+    lobs("compare", "runs")
+    row = (Path("comparison.csv").read_text()).splitlines()[1]
+    assert "density=0.5,0.5" in row
+    path = folder / "prune/metrics.json"
+    path.write_text(path.read_text().replace('"density": 0.5', '"density": 0.1'))
+    with pytest.raises(ValueError, match="metrics.json is damaged, it has another checksum"):
+        read_result(folder, "prune")
