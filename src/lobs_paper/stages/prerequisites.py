@@ -79,8 +79,8 @@ def _stale(stage: str, config: Mapping[str, Any], unknown: bool) -> str | None:
     if stage == "fetch":
         return _stale_data(config, unknown)
     # Imported here, since a mistake in the configuration should appear before torch is imported.
-    from lobs_paper.stages.folders import Folders
     from lobs_paper.results import MAIN
+    from lobs_paper.stages.folders import Folders
 
     own = stage_config(config, stage)
     folders = Folders(own)

@@ -14,10 +14,10 @@ from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.data.splits import load_training_data
 from lobs_paper.files import write_json
 from lobs_paper.networks.lenet300 import LeNet300
+from lobs_paper.results import CHECKSUM, DIGEST, MADE_FROM
 from lobs_paper.stages.evaluate import run
 from lobs_paper.stages.folders import Folders
 from lobs_paper.stages.network_files import save_network
-from lobs_paper.results import CHECKSUM, DIGEST, MADE_FROM
 from lobs_paper.training.evaluation import error_percent, output_error
 
 

@@ -192,5 +192,5 @@ def test_reports_leave_out_what_an_earlier_pruning_led_to(copied, capsys):
     assert "density=0.5,0.5" in row
     path = folder / "prune/metrics.json"
     path.write_text(path.read_text().replace('"density": 0.5', '"density": 0.1'))
-    with pytest.raises(ValueError, match="metrics.json is damaged, it has another checksum"):
+    with pytest.raises(ValueError, match=r"metrics\.json is damaged, it has another checksum"):
         read_result(folder, "prune")
