@@ -29,9 +29,11 @@ TOGETHER = {
     },
     **{
         f"lobs_paper/config/{name}": "lobs_paper/config/test_schema"
-        for name in ("checks", "choices", "compose", "errors", "requested", "stage_parts")
+        for name in ("checks", "choices", "compose", "errors", "folder", "requested", "stage_parts")
     },
     **{f"lobs_paper/stages/{name}": "lobs_paper/stages/test_stages" for name in ("report", "run", "same_budget")},
+    "lobs_paper/data/sources": "lobs_paper/stages/test_fetch",
+    "lobs_paper/results": "lobs_paper/stages/test_provenance",
     "lobs_paper/stages/track": "lobs_paper/tracking/test_runs",
     "lobs_paper/targets": "lobs_paper/config/test_adding",
 }

@@ -31,7 +31,7 @@ def same(one, other):
 ASKED = [
     {"density": 0.3},
     {"flops": 0.2},
-    {"size": 1500, "allocation": "relative"},
+    {"size": 1700, "allocation": "relative"},
     {"tolerance": 0.4, "tolerance_rule": "sensitivity"},
     {"densities": {"0": 0.2, "2": 0.3, "4": 0.9}},
     {"density": 0.3, "allocation": "global", "limits": {"4": (0.5, 1.0)}},

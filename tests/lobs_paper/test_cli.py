@@ -127,7 +127,7 @@ def test_a_module_that_a_stage_misses_is_named_and_any_other_keeps_its_traceback
 
 
 def test_every_configured_stage_can_be_called():
-    assert set(STAGE_KEYS) | {"resolve", "compare"} == set(STAGES)
+    assert set(STAGE_KEYS) | {"resolve", "compare", "estimate"} == set(STAGES)
 
 
 def test_cfg_prints_what_the_stage_reads(capsys):

@@ -28,6 +28,8 @@ def kill(monkeypatch):
     left, rename = [0], Path.replace
 
     def replace(path, target):
+        if path.name.startswith("probe."):  # tries the folder out and changes nothing
+            return rename(path, target)
         left[0] -= 1
         if left[0] == 0:
             raise Killed(target)

@@ -169,15 +169,10 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
         set_weight_matrix(pruned[step.name], step.weight, job.statistics[step.name].bias)
         waiting.remove(step.name)
         yield step
-    if _opens(job, waiting):
-        start, name = time.perf_counter(), waiting.pop(0)
-        path = maker.path(name) if opening is None else whole(opening)
-        yield _step(job, pruned[name], name, path, decision, start)
-        del path
-    del opening
     if not waiting:
         return
-    originals, copies = ({name: layers[name] for name in waiting} for layers in (dense, pruned))
+    first = waiting[0] if _opens(job, waiting) else None
+    originals, copies = ({name: layers[name] for name in waiting if name != first} for layers in (dense, pruned))
     with (
         evaluation_mode(job.dense),
         evaluation_mode(job.pruned),
@@ -187,11 +182,15 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
         if note := wanted.note or found.note:
             job.remarks.append(note)
         inputs = wanted.batches.input_counts()
-        for name in waiting:
+        for name in originals:
             if name not in wanted.calls:
                 raise ValueError(f"layer {name!r} is never called with these batches: leave it out with layers=[...]")
         for name in job.execution.shown(waiting):
             start = time.perf_counter()
+            if name == first:
+                yield _step(job, pruned[name], name, whole(opening or maker.path(name)), decision, start)
+                opening = None  # its path need not stay in memory
+                continue
             module, base = copies[name], job.statistics[name]
             check_fit(name, module, base)
             keep = base.kept_samples if job.keep_samples is None else job.keep_samples

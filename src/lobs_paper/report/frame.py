@@ -364,7 +364,10 @@ def _points(path: Path, columns: Sequence[str]) -> DataFrame:
     if not path.exists():
         return DataFrame()
     try:
-        points = pd.read_csv(path, dtype=str).reindex(columns=list(columns))
+        table = pd.read_csv(path, dtype=str)
+        if not isinstance(table.index, pd.RangeIndex):
+            raise ValueError("rows longer than the header")
+        points = table.reindex(columns=list(columns))
     except ValueError as error:
         raise ValueError(f"{path}: not a table ({' '.join(str(error).split())})") from None
     if "layer" in points:

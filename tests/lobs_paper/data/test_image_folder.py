@@ -126,7 +126,7 @@ def test_what_became_of_the_folder_is_said(tmp_path):
         train[[0]]
     with pytest.raises(ValueError, match=r"b/0.png cannot be read \(No such file or directory\)"):
         train[[1]]
-    assert json.loads((root / "folder.source.json").read_text()) == {"root": str(tmp_path / "source")}
+    assert json.loads((root / "folder.source.json").read_text())["root"] == str(tmp_path / "source")
     (root / "folder.source.json").unlink()
     with pytest.raises(ValueError, match=r"run `lobs fetch data=folder data.root=<folder of the pictures>` again"):
         load_split(root, "folder", "train", **SETTINGS)

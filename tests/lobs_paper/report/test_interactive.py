@@ -117,7 +117,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     assert plots.layers(results) is tables.layers(results) is None
     rows = compare(results)
     assert plots.dots(rows[rows["experiment"] == "lenet300"]) is None
-    assert "MNIST &lt;small&gt;</button>" in page_of(results)
+    assert "MNIST %3Csmall%3E</button>" in page_of(results)
 
 
 def test_methods_keep_their_colours_and_have_markers_of_their_own() -> None:

@@ -10,7 +10,6 @@ import pytest
 from helpers.runs import METHODS, write_runs
 from lobs_paper.report import write_report
 from lobs_paper.report.frame import load_results
-from lobs_paper.report.interactive import tables
 from lobs_paper.report.plain import checked_name, escaped, plain
 
 IMAGE, LINK = "<img src=x onerror=ran()>", "[a](http://a) `b` **c** |"
@@ -62,9 +61,3 @@ def test_texts_without_markup_stay_as_they_are() -> None:
 
 def test_markdown_shows_a_text_as_it_is() -> None:
     assert escaped("<b> [a](http://x) a_b|c\n`d`") == "&lt;b> \\[a\\](http&#58;//x) a\\_b\\|c \\`d\\`"
-
-
-def test_cells_of_the_interactive_tables_are_texts() -> None:
-    (column,) = tables.texts(("layer", "layer", 1))
-    assert "<%=" not in column.formatter.template
-    assert not any("<%=" in template for template in tables._CELLS.values())

@@ -67,7 +67,7 @@ def test_tables_have_the_column_where_some_run_has_it(runs: Path) -> None:
     assert list(table.columns[7:9]) == ["after refit %, ours", "after retraining %, paper"]
     assert table["after refit %, ours"].iloc[-1] == "1.25 ± 0.35"
     assert table1.table1_records(own)["error_after_refit_percent"].iloc[-1] == 1.25
-    shown = interactive.comparison(own.assign(why="")).source.to_df().set_index("label")
+    shown = interactive.comparison(own.assign(why="")).rows.set_index("label")
     assert shown.loc[LABEL, "refitted"] == 1.25
 
 

@@ -25,7 +25,7 @@ def stages(devices):
     """The configurations of `lobs collect`, and of `lobs retrain` for the methods that train."""
     words = [*SMALL, f"devices={devices}", f"folders.output=retrained{devices}"]
     return {
-        "collect": stage_config(load(words), "collect"),
+        "collect": stage_config(load([*words, f"folders.output=collected{devices}"]), "collect"),
         **{entry[0]: stage_config(load([*words, *entry]), "retrain") for entry in TRAINED},
     }
 
@@ -86,12 +86,12 @@ def test_retraining_in_rounds_and_by_surgery_writes_what_one_process_would(train
     for key in ("error_after_pruning_percent", "error_after_retraining_percent"):
         assert found[key] == pytest.approx(expected[key], abs=1.5)  # 3 of 200 images
     (written,) = (project / "retrained2").rglob(f"{found['method']}/retrain/metrics.json")
-    assert json.loads(written.read_text()) == found
+    assert json.loads(written.read_text()).items() >= found.items()
 
 
 def test_collect_writes_the_statistics_of_one_process(trained, project):
     file = "lenet300/seed0/collect/statistics.safetensors"
-    alone, shared = (Statistics.load(project / root / file) for root in ("runs", "retrained2"))
+    alone, shared = (Statistics.load(project / root / file) for root in ("runs", "collected2"))
     for name, expected in alone.items():
         for field in ("second_moment", "zero_fraction"):
             torch.testing.assert_close(getattr(shared[name], field), getattr(expected, field), rtol=1e-14, atol=1e-15)

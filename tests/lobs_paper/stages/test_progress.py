@@ -68,10 +68,10 @@ def test_pruning_and_sweeps_show_what_goes_on_and_end_with_a_table(project):
         assert bar in shown
     assert "point 1 of 2:" in shown
     assert re.search(rf"point 2 of 2, {CLOCK} left: density=0.65", shown)
-    assert shown.index("densities") < shown.index("lobs prune -m")
+    assert shown.index("densities") < shown.rindex("lobs prune -m")
     quiet, code = elsewhere(words, project)
     assert code == 0
-    assert quiet.startswith("lobs prune -m")
+    assert "lobs prune -m" in quiet
     assert not re.search(rf"factorising|densities|point \d|{CLOCK}", quiet)
 
 
@@ -81,7 +81,7 @@ def test_training_shows_the_time_for_all_iterations(project):
     shown, code = on_a_terminal(words, project)
     assert code == 0
     assert re.search(rf"training .*\d+% {CLOCK}", shown)
-    assert shown.index("training") < shown.index("lobs retrain")
+    assert shown.index("training") < shown.rindex("lobs retrain")
     quiet, code = elsewhere(words, project)
     assert code == 0
-    assert quiet.startswith("lobs retrain")
+    assert "lobs retrain" in quiet

@@ -54,9 +54,10 @@ def test_masks_that_are_not_the_networks_are_refused(tmp_path, masks):
         load_masks(tmp_path / "masks.safetensors", network(), "lobs prune")
 
 
-def test_the_recipe_is_that_of_the_configuration():
+def test_the_recipe_is_that_of_the_configuration(monkeypatch):
+    monkeypatch.setattr("lobs_paper.stages.retrain._partial", lambda *_: None)
     config = stage_config(load(["seed=7", *SMALL]), "retrain")
-    training = _training(config, data(9), data(3), torch.device("cpu"))
+    training = _training(config, None, (data(9), data(3)), torch.device("cpu"))
     assert (training.seed, training.measure_every, training.device) == (7, 5, "cpu")
     assert isinstance(training.recipe, Recipe)
     assert (training.recipe.iterations, training.recipe.learning_rate, training.recipe.batch_size) == (22, 0.05, 32)
