@@ -91,7 +91,13 @@ def compact(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Com
     Raises:
         ValueError: torch.fx cannot trace the network, it does not accept the example, or the compacted network does
             not give the same outputs on it.
+        TypeError: the example is neither a tensor nor a tuple.
     """
+    if not isinstance(example_input, (Tensor, tuple, list)):
+        raise TypeError(
+            f"compact takes a tensor, or a tuple of the arguments of one call by position, got "
+            f"{type(example_input).__name__}"
+        )
     example = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
     smaller = deepcopy(model)
     with without_training(smaller):

@@ -57,8 +57,8 @@ class _Tracer(fx.Tracer):
 class _Run(fx.Interpreter):
     """Runs a traced network; notes every tensor's shape, and numbers and shapes that steps give."""
 
-    def __init__(self, traced: fx.GraphModule) -> None:
-        super().__init__(traced)
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(model, graph=graph)  # a GraphModule has names of its own, "meta" or "code", as networks do
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.values: dict[fx.Node, Any] = {}
 
@@ -94,12 +94,12 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     uses = _count_uses(model, graph)
     called = [node.target for node in graph.nodes if node.op == "call_module"]
     originals, skipped = attention.split(model, called, lambda module: _plain(module, uses))
-    run = _Run(fx.GraphModule(model, graph))
+    run = _Run(model, graph)
     try:
         with torch.no_grad():
             run.run(*example)
     except Exception as error:
-        shapes = ", ".join(str(tuple(entry.shape)) for entry in example)
+        shapes = ", ".join(str(tuple(getattr(entry, "shape", [type(entry).__name__]))) for entry in example)
         raise ValueError(
             f"{type(model).__name__} does not accept the example input of shape {shapes}: {error}"
         ) from error

@@ -235,3 +235,23 @@ def test_a_network_that_counts_on_its_own_sizes_is_refused():
     model.two.weight.data[:, 1] = 0.0
     with pytest.raises(ValueError, match="Counting cannot be compacted: an output would change by"):
         lobs.compact(model, torch.randn(2, 6))
+
+
+@pytest.mark.parametrize("name", ["meta", "code", "graph"])
+def test_a_modules_name_may_be_one_of_torch_fx(name):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.add_module(name, nn.Linear(4, 3))
+            self.last = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.last(getattr(self, name)(x).relu())
+
+    model = Net().eval()
+    with torch.no_grad():
+        getattr(model, name).weight[1] = 0
+    result = lobs.compact(model, torch.randn(5, 4))
+    assert result.removed[name] == 1
+    with pytest.raises(TypeError, match="by position, got dict"):
+        lobs.compact(model, {"x": torch.randn(5, 4)})
