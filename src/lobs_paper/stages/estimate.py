@@ -92,8 +92,10 @@ def estimate(runs: Iterable[str] = (), resolved: Path = Path("resolved")) -> dic
     known = sorted(str(path.parent.relative_to(resolved)) for path in resolved.glob("*/seed*/*/prune.yaml"))
     chosen = list(runs) or known
     unknown = [run for run in chosen if run not in known]
-    if unknown or not known:
-        raise ConfigError(f"runs {unknown} are not accepted: one of {', '.join(known) or 'none, run `lobs resolve`'}")
+    if not known:
+        raise ConfigError(f"nothing is resolved in {resolved} yet: run `lobs resolve` first")
+    if unknown:
+        raise ConfigError(f"runs {unknown} are not accepted: one of {', '.join(known)}")
     places = {run: str(Path(run).parent) for run in chosen}
     instances = [(place, stage) for place in dict.fromkeys(places.values()) for stage in SEED_STAGES]
     instances += [(run, stage) for run in chosen for stage in METHOD_STAGES]
