@@ -146,6 +146,8 @@ def read_object(path: Path, kind: type = dict) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder, a file is expected there: remove it") from None
     if not isinstance(value, kind):
         raise ValueError(f"{path}: expected {'an object' if kind is dict else 'a list'}, got {str(value)[:60]}")
     return value

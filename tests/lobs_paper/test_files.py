@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from lobs_paper.files import load_tensors, read_json, save_tensors, tensor_file, write_csv, write_json
+from lobs_paper.files import load_tensors, read_json, read_object, save_tensors, tensor_file, write_csv, write_json
 
 
 def test_json_keeps_the_order_of_its_keys(tmp_path):
@@ -63,3 +63,9 @@ def test_missing_and_damaged_files_name_the_remedy(tmp_path):
 def test_json_is_read_back(tmp_path):
     write_json(tmp_path / "m.json", {"x": 1})
     assert read_json(tmp_path / "m.json", "") == json.loads((tmp_path / "m.json").read_text()) == {"x": 1}
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "metrics.json").mkdir()
+    with pytest.raises(ValueError, match=r"metrics\.json is a folder"):
+        read_object(tmp_path / "metrics.json")
