@@ -14,7 +14,7 @@ from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.data.splits import load_training_data
 from lobs_paper.files import write_json
 from lobs_paper.networks.lenet300 import LeNet300
-from lobs_paper.results import CHECKSUM, DIGEST, MADE_FROM
+from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM
 from lobs_paper.stages.evaluate import run
 from lobs_paper.stages.folders import Folders
 from lobs_paper.stages.network_files import save_network
@@ -67,7 +67,8 @@ def test_what_the_stages_before_noted_is_handed_on(written):
     assert found["pruned"]["layers"] == [{"name": "fc1"}]
     folder = Folders(config).output("evaluate")
     written = json.loads((folder / "metrics.json").read_text())
-    assert written == {**json.loads(json.dumps(found)), **{key: written[key] for key in (MADE_FROM, DIGEST, CHECKSUM)}}
+    seal = {key: written[key] for key in (MADE_FROM, DIGEST, FILES, CHECKSUM)}
+    assert written == {**json.loads(json.dumps(found)), **seal}
     latency = json.loads((folder / "timings.json").read_text())["latency"]
     assert [(row["network"], row["batch"]) for row in latency] == [
         (name, batch) for name in ("pruned", "retrained") for batch in (1, 30)
