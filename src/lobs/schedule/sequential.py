@@ -195,7 +195,9 @@ def prune_in_sequence(job: Job, batches: CalibrationBatches) -> Iterator[LayerRe
             check_fit(name, module, base)
             keep = base.kept_samples if job.keep_samples is None else job.keep_samples
             layer = paired_statistics(wanted, found, module, name, inputs, base, keep)
-            yield _step(job, module, name, _path(job.solver, name, module, layer), decision, start)
+            step = _step(job, module, name, _path(job.solver, name, module, layer), decision, start)
+            del layer  # before the next ones are computed
+            yield step
 
 
 def _opens(job: Job, waiting: list[str]) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lobs
-from lobs.calibration import accumulator
+from lobs.calibration import accumulator, products
 from lobs.calibration.shifted_products import ShiftedSums, shifts_pay
 from lobs.layers.matrix import view_of, weight_matrix
 
@@ -19,8 +19,9 @@ from lobs.layers.matrix import view_of, weight_matrix
     padding=st.integers(0, 1),
     strides=st.lists(st.integers(1, 2), min_size=2, max_size=2),
     mode=st.sampled_from(["zeros", "reflect", "circular", "replicate"]),
+    rows_at_once=st.sampled_from([2, 1024]),
 )
-def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, mode):
+def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, mode, rows_at_once):
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(kernel) - 1]
     stride = [1, *strides][: len(kernel)]
     module = kind(3, 2, kernel, stride, padding, dilation, padding_mode=mode).double()
@@ -29,7 +30,9 @@ def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, m
     features = weight_matrix(module, False).shape[1]
     moment, total = torch.zeros(features, features).double(), torch.zeros(features).double()
     sums = ShiftedSums(windows)
-    sums.add(windows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "PRODUCT_ROWS", rows_at_once)
+        sums.add(windows)
     sums.add_to(moment, total)
     patches = torch.cat(list(windows.samples()), 1)[0]
     torch.testing.assert_close(moment, patches.T @ patches, rtol=1e-12, atol=1e-11)
