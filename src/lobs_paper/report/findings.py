@@ -14,9 +14,6 @@ from lobs_paper.report.method_tables import densities_of
 from lobs_paper.report.statistic import Statistic, fixed, statistic
 from lobs_paper.report.table1 import DENSITY_POINTS, VERDICTS
 
-# Experiment, folder, seed and error after pruning of a run that was repeated on another machine with the same code.
-ELSEWHERE = ("lenet300", "lobs", 0, 2.83)
-
 
 def counts(rows: DataFrame) -> dict[str, int]:
     """Give how many of the paper's rows have each verdict; those that none has are left out."""
@@ -46,19 +43,6 @@ def machine(results: Results) -> str:
     known = results.timings[["device", "threads"]].dropna().drop_duplicates()
     texts = (f"{row.device.upper()}, {counted(int(row.threads), 'thread')}" for row in known.itertuples())
     return " and ".join(sorted(texts))
-
-
-def elsewhere(results: Results) -> str:
-    """Say what stays the same on another machine and what does not, with the run that was measured on one."""
-    experiment, method, seed, error = ELSEWHERE
-    text = "The same machine, versions and threads give the same metrics to the last digit; others do not."
-    for row in results.runs.itertuples():
-        if (row.experiment, row.folder, row.seed) == (experiment, method, seed) and row.error_after_pruning >= 0:
-            ours = (
-                f"{row.label} on {paper.network_of(experiment)}, seed {seed}, leaves {fixed(row.error_after_pruning)}%"
-            )
-            text += f" {ours} right after pruning here and left {fixed(error)}% on another machine."
-    return text
 
 
 def headlines(results: Results, rows: DataFrame) -> Iterator[dict[str, Any]]:

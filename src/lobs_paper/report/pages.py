@@ -175,7 +175,6 @@ def _first_page(results: Results, rows: DataFrame, common: Sequence[Drawing], re
         "what_was_run": findings.what_was_run(results),
         "data_notes": {name: note for name, note in DATA_NOTES.items() if name in data},
         "machine": findings.machine(results),
-        "elsewhere": findings.elsewhere(results),
         "counts": findings.counts(published[published["seeds"] > 0]),
         "headlines": list(findings.headlines(results, rows)),
         "refits": list(findings.refits(results)),

@@ -37,10 +37,8 @@ def test_what_came_out_is_said_in_sentences(tmp_path: Path) -> None:
     assert "\n- Theorem 3.2's bound holds in all 27 runs; it is 66.7 to 100 times the measured error.\n" in page
 
 
-def test_what_differs_elsewhere_is_said_with_the_run_that_was_measured_there(tmp_path: Path) -> None:
-    page = first_page(write_runs(tmp_path / "a"), tmp_path)
-    assert "seed 0, leaves 3.30% right after pruning here and left 2.83% on another machine." in page
-    page = first_page(write_runs(tmp_path / "b", "lenet5"), tmp_path)
+def test_what_differs_on_other_machines_is_said(tmp_path: Path) -> None:
+    page = first_page(write_runs(tmp_path), tmp_path)
     assert (
         "\n- The same machine, versions and threads give the same metrics to the last digit; others do not.\n" in page
     )
