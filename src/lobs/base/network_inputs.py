@@ -185,6 +185,46 @@ def misfit(model: nn.Module, inputs: Inputs) -> bool:
     return False
 
 
+def by_position(model: nn.Module, example: Tensor | Sequence | Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of one call, in the order in which forward takes them by position.
+
+    Args:
+        model: the network.
+        example: its only argument, several by position, or by name.
+
+    Returns:
+        Values by the parameters' names, defaults among them; by number where forward's arguments are not known.
+
+    Raises:
+        TypeError: the example is of another kind, or an argument can be given by name alone.
+        ValueError: the network takes other arguments.
+    """
+    if not isinstance(example, (Tensor, tuple, list, Mapping)):
+        raise TypeError(
+            f"an example input is a tensor, or the arguments of one call in a tuple or by name in a dict, got "
+            f"{type(example).__name__}"
+        )
+    named = dict(example) if isinstance(example, Mapping) else {}
+    args = () if named else (example,) if isinstance(example, Tensor) else tuple(example)
+    signature = forward_signature(model)
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if signature is None or any(each.kind in variable for each in signature.parameters.values()):
+        if named:
+            raise TypeError(f"{type(model).__name__}.forward does not name its arguments: give them by position")
+        return {str(number): value for number, value in enumerate(args)}
+    try:
+        bound = signature.bind(*args, **named)
+    except TypeError as error:
+        raise ValueError(f"{type(model).__name__} does not accept the example input: {error}") from None
+    given = list(bound.arguments)
+    bound.apply_defaults()
+    kinds = {name: signature.parameters[name].kind for name in bound.arguments}
+    alone = [name for name in given if kinds[name] is inspect.Parameter.KEYWORD_ONLY]
+    if alone:
+        raise TypeError(f"{type(model).__name__}.forward takes {alone[0]} by name alone, which torch.fx cannot follow")
+    return {name: value for name, value in bound.arguments.items() if kinds[name] is not inspect.Parameter.KEYWORD_ONLY}
+
+
 def shown(value: object) -> str:
     """A short description of an input, for messages."""
     if isinstance(value, Tensor):

@@ -18,14 +18,17 @@ known. Dead units that stay are listed with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lobs.base.modes import without_training
+from lobs.base.network_inputs import by_position
 from lobs.compaction.attention import CompactAttention, join
 from lobs.compaction.channels import Channels, Follower, LinearOperation, constants
 from lobs.compaction.trace import Traced, follow
@@ -77,13 +80,14 @@ class CompactResult:
         return {name: len(layer.removed_units) for name, layer in self.layers.items()}
 
 
-def compact(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> CompactResult:
+def compact(model: nn.Module, example_input: Tensor | Sequence | Mapping[str, Any]) -> CompactResult:
     """Remove dead units and channels and fold constants into biases; the network's function stays.
 
     Args:
         model: any network that torch.fx can trace; not changed.
-        example_input: one batch, or the arguments of one call: tells the shapes, and both networks are run on it. The
-            batch size is free, the size of images is not where the network flattens maps.
+        example_input: one batch, or the arguments of one call, in a tuple or by name in a dict: tells the shapes, and
+            both networks are run on it. The batch size is free, the size of images is not where the network flattens
+            maps; arguments that are no tensors (None, flags) are taken to be these in every call.
 
     Returns:
         The compacted copy and a record.
@@ -91,17 +95,13 @@ def compact(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> Com
     Raises:
         ValueError: torch.fx cannot trace the network, it does not accept the example, or the compacted network does
             not give the same outputs on it.
-        TypeError: the example is neither a tensor nor a tuple.
+        TypeError: the example is none of these, or forward takes some of it by name alone.
     """
-    if not isinstance(example_input, (Tensor, tuple, list)):
-        raise TypeError(
-            f"compact takes a tensor, or a tuple of the arguments of one call by position, got "
-            f"{type(example_input).__name__}"
-        )
-    example = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+    arguments = by_position(model, example_input)
+    example = tuple(arguments.values())
     smaller = deepcopy(model)
     with without_training(smaller):
-        traced = follow(smaller, example)
+        traced = follow(smaller, arguments)
         need = traced.channels.needed()
         layers = _shrink(traced.channels, need)
         join(smaller, traced.originals)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -71,12 +71,13 @@ class _Run(fx.Interpreter):
         return result
 
 
-def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
+def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
     """Follow a network's channels.
 
     Args:
         model: in evaluation mode; attention modules whose heads can leave are replaced by `attention.CompactAttention`.
-        example: the arguments of one call.
+        example: the arguments of one call by name; None, flags and numbers are taken to be the same in
+            every call.
 
     Returns:
         The channels and what belongs to them.
@@ -84,8 +85,9 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     Raises:
         ValueError: torch.fx cannot trace the network, or the network does not accept the example.
     """
+    fixed = {name: value for name, value in example.items() if value is None or isinstance(value, (bool, int, float))}
     try:
-        graph = _Tracer().trace(model)
+        graph = _Tracer().trace(model, fixed)
     except Exception as error:  # whatever a network's own code raises when it meets a proxy
         first = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -97,9 +99,9 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     run = _Run(model, graph)
     try:
         with torch.no_grad():
-            run.run(*example)
+            run.run(*example.values())
     except Exception as error:
-        shapes = ", ".join(str(tuple(getattr(entry, "shape", [type(entry).__name__]))) for entry in example)
+        shapes = ", ".join(str(tuple(getattr(entry, "shape", [type(entry).__name__]))) for entry in example.values())
         raise ValueError(
             f"{type(model).__name__} does not accept the example input of shape {shapes}: {error}"
         ) from error

@@ -192,12 +192,12 @@ def _density(module: Prunable) -> float:
 
 def _compacted(start: nn.Module, given: Inputs, notes: list[str]) -> nn.Module:
     """The network without its dead units, or as it is with a note."""
-    if given.call is not None or given.kwargs:
-        notes.append("not compacted: that takes inputs by position and no call=")
+    if given.call is not None:
+        notes.append("not compacted: torch.fx cannot follow a call=")
         return start
     try:
-        result = compact(start, given.args)
-    except ValueError as error:
+        result = compact(start, given.kwargs or given.args)
+    except (TypeError, ValueError) as error:
         notes.append(f"not compacted: {error}")
         return start
     if result.parameters_left == result.parameters:

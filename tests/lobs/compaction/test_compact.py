@@ -253,5 +253,49 @@ def test_a_modules_name_may_be_one_of_torch_fx(name):
         getattr(model, name).weight[1] = 0
     result = lobs.compact(model, torch.randn(5, 4))
     assert result.removed[name] == 1
-    with pytest.raises(TypeError, match="by position, got dict"):
-        lobs.compact(model, {"x": torch.randn(5, 4)})
+
+
+class Optional(nn.Module):
+    """Two inputs of three, with a flag between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.never = nn.Linear(4, 6), nn.Linear(5, 6), nn.Linear(6, 6)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x, other=None, double=False, y=None):
+        h = self.one(x)
+        if other is not None:
+            h = h + self.never(other)
+        if y is not None:
+            h = h + self.two(y)
+        return self.last(h.relu()) * (2 if double else 1)
+
+
+@pytest.mark.parametrize("way", ["by name", "by position", "flag"])
+def test_several_inputs_by_name_or_position_and_some_that_are_none(way):
+    x, y = torch.randn(5, 4), torch.randn(5, 5)
+    example = {"by name": {"y": y, "x": x}, "by position": (x, None, False, y), "flag": {"x": x, "double": True}}[way]
+    model = Optional().eval()
+    with torch.no_grad():
+        for layer in (model.one, model.two):
+            layer.weight[[1, 3]] = 0
+    result = lobs.compact(model, example)
+    assert result.removed["one"] == 2
+    asked = example if isinstance(example, dict) else dict(zip(["x", "other", "double", "y"], example, strict=True))
+    with torch.no_grad():
+        assert torch.allclose(result.model(**asked), model(**asked), atol=1e-6)
+
+
+def test_examples_that_no_call_takes_are_refused_in_one_line():
+    with pytest.raises(TypeError, match="a tensor, or the arguments of one call in a tuple or by name in a dict, got str"):
+        lobs.compact(Optional(), "x")
+    with pytest.raises(ValueError, match="Optional does not accept the example input: missing a required argument: 'x'"):
+        lobs.compact(Optional(), {"y": torch.randn(5, 5)})
+
+    class Named(nn.Linear):
+        def forward(self, x, *, scale):
+            return super().forward(x) * scale
+
+    with pytest.raises(TypeError, match="Named.forward takes scale by name alone"):
+        lobs.compact(Named(3, 2), {"x": torch.randn(2, 3), "scale": 2.0})

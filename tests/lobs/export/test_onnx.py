@@ -43,6 +43,26 @@ def test_onnxruntime_computes_what_the_pruned_network_computes(tmp_path, build, 
             assert (torch.from_numpy(found) - pruned(images[:count])).abs().max() < 1e-5
 
 
+@pytest.mark.slow
+def test_several_inputs_keep_their_names(tmp_path):
+    import onnxruntime
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(5, 6)
+
+        def forward(self, x, y):
+            return self.one(x) + self.two(y).relu()
+
+    model, x, y = Two().eval(), torch.randn(7, 4), torch.randn(7, 5)
+    for number, example in enumerate(({"y": y[:1], "x": x[:1]}, (x, y))):
+        session = onnxruntime.InferenceSession(lobs.export_onnx(model, example, tmp_path / f"{number}.onnx"))
+        (found,) = session.run(None, {"x": x.numpy(), "y": y.numpy()})
+        with torch.no_grad():
+            assert (torch.from_numpy(found) - model(x, y)).abs().max() < 1e-5
+
+
 def test_without_onnx_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("lobs.export.onnx.find_spec", lambda name: None if name == "onnxscript" else sys)
     with pytest.raises(ValueError, match=r"ONNX export needs onnxscript: install lobs\[export\]"):
