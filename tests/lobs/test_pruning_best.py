@@ -152,7 +152,7 @@ def test_a_network_is_decided_on_inputs_that_its_statistics_have_not_seen(percep
         assert found.refit.before != other.refit.before
 
 
-@pytest.mark.filterwarnings("ignore:allocation='global' gave way")
+@pytest.mark.filterwarnings("ignore:.*gave way")
 def test_what_the_statistics_have_not_seen_chooses_the_candidate(perceptron, collected):
     """Candidates are the same whatever is held out, and it alone decides between them."""
     options = {"method": "exact_obs", "density": 0.1, "allocation": "global"}

@@ -28,6 +28,8 @@ NOT_COVERED: dict[type[nn.Module], str] = {
     nn.Embedding: "its rows are looked up, not multiplied with",
     nn.EmbeddingBag: "its rows are looked up, not multiplied with",
     nn.MultiheadAttention: "its class has a forward of its own, or its weights are computed from others",
+    nn.RNNCellBase: "a single cell, which is called step by step: LSTM, GRU and RNN are covered",
+    nn.Bilinear: "a product of two inputs, not of one with a matrix",
     nn.RNNBase: "its class has a forward of its own, or its weights are computed from others",
 }
 

@@ -86,6 +86,10 @@ class Job:
         self.decisions.append(decision)
         return decision
 
+    def staged(self, note: str) -> str:
+        """A note with the budget that it is about, where there are several."""
+        return f"at {self.sharing.budget}: {note}" if len(self.stages) > 1 else note
+
     def file(self, name: str) -> Path | None:
         """A file in the job's folder, where it has one."""
         return None if self.execution.place is None else self.execution.place / name

@@ -50,7 +50,7 @@ def run(job: Job) -> PruneResult:
             remarks.append(f"layer {step.name!r}: {step.note}")
     notes = [decision.note for decision in job.decisions[decided:] if decision.note is not None]
     for note in notes:
-        warn(note)
+        warn(job.staged(note))
     notes += job.remarks[remarked:] + remarks
     uncorrected, correction = {}, job.correct
     if job.correct != "none":
@@ -88,7 +88,7 @@ def no_worse_than_uniform(job: Job, start: nn.Module, result: PruneResult) -> Pr
     if ours <= theirs:
         return result
     note = fallback_note(ours, theirs)
-    warn(note)
+    warn(job.staged(note))
     last = job.decisions[-1]
     counts = {record.name: record.removed for record in rival.layers}
     job.decisions.append(replace(last, counts=counts, shared_by="uniform", unit_weights=None, note=note, gave_way=True))
