@@ -16,8 +16,8 @@ from lobs_paper.config.folder import config_dir
 from lobs_paper.config.yaml_files import read_yaml
 
 # Where a configuration can name code: key `_target_` of a group, weights or outputs that a function gives.
-_PLACES = (("model", "_target_"), ("model", "weights"), ("model", "output"), ("data", "_target_"))
-_KEYS = {key for _, key in _PLACES}
+PLACES = (("model", "_target_"), ("model", "weights"), ("model", "output"), ("data", "_target_"))
+_KEYS = {key for _, key in PLACES}
 
 
 def check_names(config: Mapping[str, Any], source: Path) -> None:
@@ -30,7 +30,7 @@ def check_names(config: Mapping[str, Any], source: Path) -> None:
     Raises:
         ConfigError: it names other code.
     """
-    for group, key in _PLACES:
+    for group, key in PLACES:
         name = config.get(group, {}).get(key)
         # Without a dot nothing can be imported, and a file of weights is read without running code.
         data = not isinstance(name, str) or "." not in name or (key == "weights" and Path(name).is_file())

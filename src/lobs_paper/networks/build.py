@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from lobs.base.network_inputs import Output, selected
+from lobs_paper.config.own_code import is_own
 from lobs_paper.targets import import_target
 
 # Keys of group `model` that are no arguments of the network.
@@ -70,11 +70,7 @@ def _maker(target: str) -> Callable[..., Any]:
 def _is_own(module: str) -> bool:
     """Whether a module is neither Python's own nor an installed package's."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return False
-    path = Path(file).resolve()
-    standard = Path(sysconfig.get_path("stdlib")).resolve()
-    return standard not in path.parents and not {"site-packages", "dist-packages"} & {*path.parts}
+    return file is not None and is_own(Path(file))
 
 
 def _answering(network: nn.Module, output: Output) -> nn.Module:

@@ -121,26 +121,51 @@ def _first(names: Iterable[str], count: int = 3) -> str:
 
 
 def origin(model: Mapping[str, Any]) -> str:
-    """A digest of a network's configuration and, where `weights` is a file, of its bytes: it tells stale copies."""
-    digest = hashlib.sha256(json.dumps(dict(model), sort_keys=True).encode())
-    path = Path(str(model["weights"]))
-    if path.is_file():
-        with path.open("rb") as file:
+    """A digest of what a network is and where its weights come from: it tells stale copies.
+
+    Args:
+        model: group `model`; key `weights` is not None.
+
+    Returns:
+        Of its arguments, and of the bytes of the weights' file, wherever that lies; of torchvision's weights by name.
+
+    Raises:
+        ValueError: `weights` is neither a file, nor a name of torchvision's, nor a function.
+    """
+    rest = {key: value for key, value in model.items() if key != "weights"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    if _by_name(model):
+        digest.update(str(model["weights"]).encode())
+    else:
+        with _file(model).open("rb") as file:
             for chunk in iter(lambda: file.read(2**20), b""):
                 digest.update(chunk)
     return digest.hexdigest()
 
 
-def _candidates(model: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """The state dicts that could be meant, by their keys in the file; the key is empty where it holds nothing else."""
+def _by_name(model: Mapping[str, Any]) -> bool:
+    """Whether the weights are torchvision's, by their name."""
+    weights = str(model["weights"])
+    return (
+        str(model["_target_"]).startswith("torchvision.models.") and "." not in weights and not Path(weights).is_file()
+    )
+
+
+def _file(model: Mapping[str, Any]) -> Path:
+    """The file of weights that are not torchvision's; it exists, unless a function gave it."""
     weights = str(model["weights"])
     if Path(weights).is_file():
-        return read_states(Path(weights))
+        return Path(weights)
     if Path(weights).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin"):
         raise ValueError(f"model.weights={weights} does not exist: accepted is {ACCEPTED}")
-    if str(model["_target_"]).startswith("torchvision.models.") and "." not in weights:
-        return {"": _torchvision_state(str(model["_target_"]), weights)}
-    return read_states(_path_from(weights))
+    return _path_from(weights)
+
+
+def _candidates(model: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The state dicts that could be meant, by their keys in the file; the key is empty where it holds nothing else."""
+    if _by_name(model):
+        return {"": _torchvision_state(str(model["_target_"]), str(model["weights"]))}
+    return read_states(_file(model))
 
 
 def read_states(path: Path) -> dict[str, dict[str, Tensor]]:

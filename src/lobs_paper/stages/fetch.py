@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lobs_paper.config.choices import fetcher
-from lobs_paper.data.sources import noted_source
+from lobs_paper.config.own_code import own_code
+from lobs_paper.data.sources import changed, noted_source
 from lobs_paper.data.splits import Fetched, load_tensors, source_file, split_file, split_fingerprint
-from lobs_paper.files import remove_abandoned, save_tensors, write_json
+from lobs_paper.files import read_object, remove_abandoned, save_tensors, write_json
 from lobs_paper.stages.progress import waiting
 from lobs_paper.targets import import_target
 
@@ -28,16 +30,60 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         Metrics: the data set's title and the number of images in each split.
     """
     name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
-    if root is not None or not all(split_file(folder, name, split).exists() for split in SPLITS):
+    reason = stale_data(config)
+    if root is not None or reason != "":
+        # Read again from where it was read, which is known of data that is there and was read from a folder.
+        root = _noted(config).get("root") if root is None and reason else root
         with waiting(f"fetching {name}"):
-            source = None if root is None else noted_source(root)
-            store(fetch(fetcher(config["data"]), name, root), folder, name, source)
+            source = {} if root is None else noted_source(root)
+            store(fetch(fetcher(config["data"]), name, root), folder, name, {**source, **_made_by(config)})
     splits = {split: load_tensors(folder, name, split) for split in SPLITS}
     counts = {f"{split}_images": len(tensors["labels"]) for split, (tensors, _) in splits.items()}
     return {"data": splits["train"][1], **counts}
 
 
-def store(fetched: Fetched, folder: str, name: str, source: Mapping[str, Any] | None) -> None:
+def stale_data(config: Mapping[str, Any], unknown: bool = True) -> str | None:
+    """Why a stored data set is not the one that is asked for.
+
+    Args:
+        config: with groups `data` and `folders`.
+        unknown: whether one is taken that does not say what it was read from.
+
+    Returns:
+        A sentence; empty where it fits, None where there is none.
+    """
+    name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
+    if not all(split_file(folder, name, split).exists() for split in SPLITS):
+        return None
+    noted, target = _noted(config), config["data"].get("_target_")
+    again = f"data.name={name} data._target_={target}" if target else f"data={name}"
+    again = f"run `lobs fetch {again}{'' if root is None else f' data.root={root}'}` first"
+    for key, value in _made_by(config).items():
+        if noted.get(key, value) != value:
+            what = f"data._target_={value}" if key == "target" else "the code of data._target_"
+            return f"{what} is not what {folder}/{name} was read by: {again}"
+    if root is None:
+        # Pictures that stay in their folder are read from there, an archive's have been copied.
+        if "pictures" in noted and changed(noted):
+            return f"the pictures in {noted['root']} have changed since {folder}/{name} was read from them: {again}"
+        return ""
+    if (unknown and "root" not in noted) or (noted.get("root") == str(Path(root).resolve()) and not changed(noted)):
+        return ""
+    return f"data.root={root} is not what {folder}/{name} was read from, or has changed since: {again}"
+
+
+def _noted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What was noted when the data set was read; nothing of one that an earlier version read."""
+    source = source_file(config["folders"]["data"], config["data"]["name"])
+    return read_object(source) if source.exists() else {}
+
+
+def _made_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What reads a data set, and the user's own code in it."""
+    return {"target": fetcher(config["data"]), "code": own_code({"data": config["data"]})}
+
+
+def store(fetched: Fetched, folder: str, name: str, source: Mapping[str, Any]) -> None:
     """Write a data set; one that is cut short lacks its test images, so that splits of two are never mixed.
 
     Args:
@@ -51,7 +97,7 @@ def store(fetched: Fetched, folder: str, name: str, source: Mapping[str, Any] | 
     for split in SPLITS:
         tensors = fetched.splits[split]
         metadata = {"md5": split_fingerprint(tensors), "title": fetched.title}
-        if split == "test" and source is not None:
+        if split == "test":
             write_json(source_file(folder, name), source)
         save_tensors(split_file(folder, name, split), tensors, metadata)
     remove_abandoned(split_file(folder, name, "test").parent)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lobs.base.atomic import replacing, sync_folder
+from lobs_paper.config.own_code import own_code
 from lobs_paper.files import read_json, remove_abandoned, require, write_json
 from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM, MAIN, MARKER, checksum, file_checksum, say_once
 from lobs_paper.stages import provenance
@@ -159,6 +160,8 @@ class Folders:
             )
         if asked and made.get("weights") != asked.get("weights"):
             return f"{folder} was made from other weights than model.weights now: {again}"
+        if differ := _differing(made.get("code"), asked.get("code")):
+            return f"{folder} was made by other code than {', '.join(differ)} now: {again}"
         for earlier in (name for name in MAIN if name in made):
             there = self._folder(earlier)
             main = there / f"{MAIN[earlier]}.safetensors"
@@ -193,10 +196,17 @@ class Folders:
 
 
 def _asked(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage's result depends on beside images and earlier results: settings, a digest of foreign weights."""
-    asked: dict[str, Any] = {"settings": provenance.settings(stage, config)}
+    """What a stage's result depends on beside images and earlier results: settings, the user's own code, foreign weights."""
+    asked: dict[str, Any] = {"settings": provenance.settings(stage, config), "code": own_code(config)}
     if stage == "train" and config["model"].get("weights") is not None:
         from lobs_paper.networks.pretrained import origin
 
         asked["weights"] = origin(config["model"])
     return asked
+
+
+def _differing(made: object, asked: object) -> list[str]:
+    """The user's own modules that have changed since; of results before they were noted nothing is known."""
+    if not isinstance(made, dict) or not isinstance(asked, dict):
+        return []
+    return [name for name in {**made, **asked} if made.get(name) != asked.get(name)]

@@ -8,7 +8,6 @@ network is trained here, which may take days, the stage to run again is named in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lobs_paper.config.stage_parts import stage_config
@@ -76,35 +75,15 @@ def _stale(stage: str, config: Mapping[str, Any], unknown: bool) -> str | None:
     Returns:
         A sentence.
     """
-    if stage == "fetch":
-        return _stale_data(config, unknown)
     # Imported here, since a mistake in the configuration should appear before torch is imported.
     from lobs_paper.results import MAIN
+    from lobs_paper.stages.fetch import stale_data
     from lobs_paper.stages.folders import Folders
 
+    if stage == "fetch":
+        return stale_data(config, unknown)
     own = stage_config(config, stage)
     folders = Folders(own)
     if not folders.holds(stage, f"{MAIN[stage]}.safetensors"):
         return None
     return folders.stale(stage, own, unknown) or ""
-
-
-def _stale_data(config: Mapping[str, Any], unknown: bool) -> str | None:
-    from lobs_paper.data.sources import stamp
-    from lobs_paper.data.splits import source_file, split_file
-    from lobs_paper.files import read_object
-
-    name, root, folder = config["data"]["name"], config["data"]["root"], config["folders"]["data"]
-    if not all(split_file(folder, name, split).exists() for split in ("train", "test")):
-        return None
-    source = source_file(folder, name)
-    noted = read_object(source) if source.exists() else {}
-    if root is None or (unknown and not noted):
-        return ""
-    path = Path(root)
-    if noted.get("root") == str(path.resolve()) and (noted.get("stamp") == stamp(path) or not path.exists()):
-        return ""
-    return (
-        f"data.root={root} is not what {folder}/{name} was read from, or has changed since: run "
-        f"`lobs fetch data={name} data.root={root}` first"
-    )

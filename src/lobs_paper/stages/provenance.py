@@ -21,6 +21,8 @@ from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM, MARKER, check
 # Keys that change no result, or only in its last digits; or nothing that another stage reads.
 WITHOUT_EFFECT = {"name", "device", "threads", "devices", "memory", "density_grid"}
 WITHOUT_EFFECT |= {"collect.batch_size", "retrain.measure_every"}
+# Compared by the bytes of its file (`lobs_paper.networks.pretrained.origin`), which other names may lead to.
+WITHOUT_EFFECT |= {"model.weights"}
 
 # What may be there without being asked for: most methods do without samples.
 SPARE = {"collect.kept_samples"}

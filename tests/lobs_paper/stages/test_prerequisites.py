@@ -131,6 +131,29 @@ def test_what_was_made_with_other_settings_is_made_anew(once, capsys, stage, wor
     assert ran(capsys) == runs
 
 
+def test_weights_are_known_by_their_bytes_whatever_leads_to_them(once, capsys):
+    words = [word for word in [*example(), *FAST, *QUICK] if not word.startswith("model.weights")]
+    assert main(["prune", *words, f"model.weights={once / 'net.pt'}"]) == 0
+    assert ran(capsys) == []
+    function = "from pathlib import Path\n\ndef path():\n    return Path({!r})\n"
+    write_folder(once, {"my_package/weights.py": function.format("net.pt").encode()})
+    main(["prune", *words, "model.weights=my_package.weights.path"])
+    assert ran(capsys) == ["train", "collect"], "the code that gives them is new"
+    save_weights(once, seed=3)
+    main(["prune", *words, "model.weights=my_package.weights.path"])
+    assert ran(capsys) == ["train", "collect"], "other bytes at the same place"
+
+
+def test_the_networks_own_code_counts(once, capsys):
+    words = [*example(), *FAST, *QUICK]
+    write_folder(once, {"my_package/net.py": f"# a remark\n{NET}".encode()})
+    assert main(["prune", *words]) == 0
+    assert ran(capsys) == []
+    write_folder(once, {"my_package/net.py": NET.replace("ReLU(inplace=True)", "Tanh()").encode()})
+    assert main(["prune", *words]) == 0
+    assert ran(capsys) == ["train", "collect"]
+
+
 def test_replaced_pictures_are_read_again(once, capsys):
     write_folder(once, {"photos/a/0.jpg": encoded(99, kind="JPEG")})
     assert main(["prune", *example(), *FAST, *QUICK]) == 0
