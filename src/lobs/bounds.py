@@ -77,6 +77,10 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
             raise ValueError(f"the statistics hold layer {name!r}; the networks have {', '.join(dense)}")
         for modules in (dense, sparse):
             check_fit(name, modules[name], layer)
+    if statistics.calls.of_another(model):
+        raise ValueError(
+            "the statistics were collected from another network, or from this one before it changed: collect them again"
+        )
     weights = {name: weight_matrix(dense[name], layer.bias) for name, layer in statistics.items()}
     return bound_from_weights(weights, pruned, statistics)
 

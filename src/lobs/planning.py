@@ -19,7 +19,7 @@ from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import MEASURED_IMAGES, Sharing
 from lobs.base.execution import Execution
-from lobs.base.fingerprint import claim_folder, digest
+from lobs.base.fingerprint import claim_folder, digest, network_digest, tensor_digest
 from lobs.base.modes import copy_buffers, outside_modes, same_buffers
 from lobs.base.warning import warn
 from lobs.calibration.batches import CalibrationBatches
@@ -44,6 +44,10 @@ from lobs.solvers import PruningPath, Solver
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+OF_ANOTHER = (
+    "the statistics were collected from another network, or from this one before it changed (weights, buffers, modules)"
+)
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,18 @@ class Plan:
     keep_samples: int | None = None
     execution: Execution = field(default_factory=Execution)
     _losses: dict[str, Mapping[str, Curve]] = field(default_factory=dict, repr=False)
-    _versions: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    _found: list[tuple[int, str]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         _check_network(self.model, self.names, self.statistics)
-        self._versions.extend(_versions(self.model))
+        self._found.extend(_state(self.model))
+        if self._of_another:
+            warn(OF_ANOTHER)
+
+    @cached_property
+    def _of_another(self) -> bool:
+        """Whether the statistics are another network's, asked before anything is pruned in place."""
+        return self.statistics.calls.of_another(self.model)
 
     @cached_property
     @outside_modes
@@ -232,7 +243,7 @@ class Plan:
         return curve_figure(self.curve(densities, allocation))
 
     def _check_unchanged(self) -> None:
-        if self._versions != _versions(self.model):
+        if self._found != _state(self.model):
             raise ValueError(
                 "this plan's model has changed since (in_place=True, training): its paths are those of the weights "
                 "that it had, make a new plan"
@@ -313,7 +324,7 @@ class Plan:
         kinds = ("second_moment", "samples", "loss_curvature", "inputs_sample", "zero_fraction")
         layers = [[getattr(layer, kind) for kind in kinds] for layer in self.statistics.values()]
         return {
-            "network": digest(part for pair in self.model.state_dict().items() for part in pair),
+            "network": network_digest(self.model),
             "statistics": digest(part for parts in layers for part in parts),
         }
 
@@ -325,7 +336,7 @@ class Plan:
                 check_layers(result.model, first_input(result.model, self.batches), self.names)
         left = unpruned_weights(result.model, self.names, self.excluded, self.statistics.calls)
         notes = [f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items()]
-        notes = [*result.notes, *notes]
+        notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]
         result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
         if len(job.stages) > 1:
             result = replace(result, stages=[str(budget) for budget in job.stages])
@@ -359,10 +370,10 @@ def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
     return Budget(**asked) if budget is None else budget
 
 
-def _versions(model: nn.Module) -> list[tuple[int, int]]:
-    """Changes when a weight is replaced or written to: its place in memory, and torch's count of writes to it."""
-    parameters = [*model.parameters(), *(module.weight for module in prunable_layers(model).values())]
-    return [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+def _state(model: nn.Module) -> list[tuple[int, str]]:
+    """Changes when a weight is replaced or written to, also past autograd (``.data``): its place, and its bytes."""
+    weights = [*model.parameters(), *(module.weight for module in prunable_layers(model).values())]
+    return [(weight.data_ptr(), tensor_digest(weight)) for weight in weights]
 
 
 def _paths_digest(paths: Mapping[str, PruningPath]) -> str:

@@ -1,5 +1,7 @@
 """A plan asks one factorisation many times, and gives what single calls give."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -245,6 +247,39 @@ def test_a_plan_whose_model_was_changed_is_used_up(model):
     for ask in (lambda: plan.prune(density=0.3), plan.curve, lambda: plan.losses("relative")):
         with pytest.raises(ValueError, match="this plan's model has changed since"):
             ask()
+
+
+def test_weights_that_are_written_past_autograd_are_noticed(model):
+    plan = lobs.plan(model, None, batches=BATCHES)
+    model[2].weight.data.mul_(3)
+    with pytest.raises(ValueError, match="this plan's model has changed since"):
+        plan.prune(density=0.5)
+
+
+@pytest.mark.parametrize("change", ["weights", "activation", "buffers"])
+def test_statistics_of_another_network_of_the_same_shapes_are_said(model, change):
+    model[1] = nn.BatchNorm1d(20).eval()
+    statistics, other = lobs.collect_statistics(model, BATCHES), copy.deepcopy(model)
+    lobs.prune(other, statistics, "magnitude", density=0.5)  # a copy is the same network
+    with torch.no_grad():
+        if change == "weights":
+            other[0].weight += 1
+        elif change == "buffers":
+            other[1].running_mean += 1
+        else:
+            other[3] = nn.Tanh()
+    with pytest.warns(UserWarning, match="collected from another network"):
+        result = lobs.prune(other, statistics, "magnitude", density=0.5)
+    assert result.notes[0].startswith("the statistics were collected from another network")
+    with pytest.raises(ValueError, match="collected from another network"):
+        lobs.error_bound(other, result.model, statistics)
+
+
+def test_statistics_in_files_know_their_network(model, tmp_path):
+    lobs.collect_statistics(model, BATCHES).save(tmp_path / "s.safetensors")
+    found = lobs.Statistics.load(tmp_path / "s.safetensors", lazy=True)
+    assert not lobs.prune(model, found, "magnitude", density=0.5).notes
+    assert found.calls.of_another(nn.Sequential(nn.Linear(2, 2)))
 
 
 def test_training_after_planning_is_noticed(model):

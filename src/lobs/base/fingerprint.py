@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lobs.base.arguments import check_folder
 from lobs.base.atomic import replacing
@@ -28,6 +29,19 @@ def digest(parts: Iterable[object]) -> str:
     """One digest of many parts: tensors by their bytes, everything else by its text."""
     texts = (tensor_digest(part) if isinstance(part, Tensor) else str(part) for part in parts)
     return sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def network_digest(model: nn.Module) -> str:
+    """One digest of a network's modules, weights and buffers, wherever they lie.
+
+    Args:
+        model: its functions between the layers are no part of the state, so its own words (``repr``) count, too.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    words = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    return digest([words, *(part for pair in model.state_dict().items() for part in pair)])
 
 
 def claim_folder(folder: Path, call: Mapping[str, object]) -> None:

@@ -284,7 +284,7 @@ def read_part(path: Path, of: str | None = None) -> TensorFile | None:
         if not part.checked:
             raise part.damaged("it has no checksums")
         if of is not None and part.metadata.get(OF) != of:
-            warn(f"{path} holds what was made from another layer: it is computed again")
+            warn(f"{path} holds what was made from another layer or call: it is computed again")
             return None
         for key in part.keys():  # noqa: SIM118 (no mapping)
             part.tensor(key)

@@ -12,7 +12,7 @@ from torch import nn
 
 from lobs.base.arguments import check_count, check_folder, check_names
 from lobs.base.distributed import gathered, rank_and_size, require_group, together
-from lobs.base.fingerprint import CALL, claim_folder, digest
+from lobs.base.fingerprint import CALL, claim_folder, digest, network_digest
 from lobs.base.modes import outside_modes, same_buffers
 from lobs.base.network_inputs import Call, Output
 from lobs.calibration.accumulator import combined
@@ -106,12 +106,14 @@ def collect_statistics(
     spilled = SpilledStatistics(modules, memory, folder, distributed)
     readings = calibration_batches(batches, memory=0) if spilled.several else batches
 
+    network = network_digest(model)
+
     def claim() -> None:
         if folder is not None and isinstance(readings, CalibrationBatches):
             asked = {"layers": list(modules), "loss": loss, "keep_samples": keep_samples}
-            # Functions between the layers change their inputs and are no part of the state: their modules' words tell.
-            state = digest([repr(model), *(part for pair in model.state_dict().items() for part in pair)])
-            claim_folder(folder, {"network": state, **asked, "batches": readings.fingerprint()})
+            asked = {"network": network, **asked, "batches": readings.fingerprint()}
+            claim_folder(folder, asked)
+            spilled.of = digest(asked.items())
 
     if folder is not None and (folder / CALL).exists():
         together(claim) if distributed else claim()
@@ -121,7 +123,7 @@ def collect_statistics(
         pass_ = CalibrationPass(model, missing, keep_samples, seed, loss)
         with same_buffers(model):
             together(partial(pass_.run, readings, progress)) if distributed else pass_.run(readings, progress)
-        called, calls, curvature = pass_.sums, pass_.calls, pass_.curvature
+        called, calls, curvature = pass_.sums, replace(pass_.calls, network=network), pass_.curvature
         if distributed:
             called, calls = combined(called), gathered(calls)[0]
             if curvature is not None:

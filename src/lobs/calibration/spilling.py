@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from lobs.base.distributed import gathered
+from lobs.base.fingerprint import digest
 from lobs.base.memory import ceiling
 from lobs.base.notes import read_note, write_note
-from lobs.base.tensor_files import layer_file, read_part
+from lobs.base.tensor_files import OF, TensorFile, layer_file, read_part
 from lobs.calibration.statistics import LayerStatistics, Statistics, StoredLayer
 from lobs.layers.coverage import Calls
 from lobs.layers.matrix import groups_of, matrix_shape
@@ -29,9 +30,14 @@ class SpilledStatistics:
         folder: where finished layers go; what lies there already is finished.
         distributed: whether all processes do this together; each has a folder of its own.
 
+    Attributes:
+        of: a digest of the call that files in the folder belong to; None: of a temporary one, or not known yet.
+
     Raises:
         ValueError: the ceiling is not positive.
     """
+
+    of: str | None = None
 
     def __init__(
         self, modules: Mapping[str, Prunable], memory: float | None, folder: Path | None, distributed: bool
@@ -42,7 +48,7 @@ class SpilledStatistics:
         room = ceiling(memory, self._device)
         self._room = min(gathered(room)) if distributed else room
         self._kept: dict[str, LayerStatistics] = {}
-        self._whole: set[str] = set()  # files known to be as they were written
+        self._whole: dict[str, str] = {}  # digests of the files that are known to be as they were written
         self._temporary: TemporaryDirectory | None = None
         if folder is not None:
             self._folder: Path | None = folder
@@ -107,8 +113,8 @@ class SpilledStatistics:
             if self._folder is None:
                 self._kept[name] = layer
             else:
-                Statistics({name: layer}).save(self._file(name))
-                self._whole.add(name)
+                Statistics({name: layer}).save(self._file(name), {OF: self._of(name) or ""})
+                self._whole[name] = TensorFile(self._file(name)).digest
 
     def statistics(self) -> Statistics:
         """All layers in the order of their first call; those on the disk are read when they are asked for."""
@@ -116,7 +122,7 @@ class SpilledStatistics:
         order = self._order or []
         if self._folder is None:
             return Statistics({name: self._kept[name] for name in order}, calls)
-        stored = {name: StoredLayer(self._file(name), name, self._device) for name in order}
+        stored = {name: StoredLayer(self._file(name), name, self._device, self._whole[name]) for name in order}
         return Statistics(stored, calls, keep=self._temporary)
 
     @property
@@ -127,10 +133,14 @@ class SpilledStatistics:
     def _finished(self, name: str) -> bool:
         if name in self._kept or name in self._whole:
             return True
-        if self._folder is None or self._calls is None or read_part(self._file(name)) is None:
+        if self._folder is None or self._calls is None or (part := read_part(self._file(name), self._of(name))) is None:
             return False
-        self._whole.add(name)
+        self._whole[name] = part.digest
         return True
+
+    def _of(self, name: str) -> str | None:
+        """What a layer's file is made from: the call, and the layer, as files can change places."""
+        return None if self.of is None else digest([name, self.of])
 
     def _file(self, name: str) -> Path:
         assert self._folder is not None

@@ -192,15 +192,19 @@ class StoredLayer:
         file: open, or its path where it is not to be kept open.
         name: of the layer.
         device: to load to.
+        digest: of the file, where it is not kept open: another one at its path is refused.
     """
 
     file: TensorFile | Path
     name: str
     device: torch.device | str = "cpu"
+    digest: str | None = None
 
     def load(self) -> LayerStatistics:
         """Read them."""
         file = _opened(self.file) if isinstance(self.file, Path) else self.file
+        if self.digest not in (None, file.digest):
+            raise ValueError(f"{file.path} is another file than it was: collect the statistics again")
         try:
             scalars = json.loads(file.metadata["layers"])[self.name]
             stored = {key: f"{self.name}/{key}" for key in TENSORS}
@@ -271,8 +275,13 @@ class Statistics(Mapping[str, LayerStatistics]):
     def __contains__(self, name: object) -> bool:
         return name in self._layers
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, under a temporary name first; of stored layers one is in memory at a time."""
+    def save(self, path: str | Path, marks: Mapping[str, str] | None = None) -> None:
+        """Write a safetensors file, under a temporary name first; of stored layers one is in memory at a time.
+
+        Args:
+            path: the file.
+            marks: further texts to go with it.
+        """
         keys, scalars = [], {}
         for name, layer in self.items():
             keys += [f"{name}/{field}" for field in TENSORS if getattr(layer, field) is not None]
@@ -282,7 +291,8 @@ class Statistics(Mapping[str, LayerStatistics]):
             name, field = key.rsplit("/", 1)
             return getattr(self[name], field)
 
-        write_tensors(Path(path), keys, tensor, {"layers": json.dumps(scalars), "calls": json.dumps(vars(self.calls))})
+        texts = {"layers": json.dumps(scalars), "calls": json.dumps(vars(self.calls)), **(marks or {})}
+        write_tensors(Path(path), keys, tensor, texts)
 
     @classmethod
     def load(cls, path: str | Path, lazy: bool = False) -> Statistics:

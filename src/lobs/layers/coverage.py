@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lobs.base.fingerprint import network_digest
 from lobs.base.network_inputs import Inputs, run
 from lobs.layers.matrix import find_view
 from lobs.layers.network import memory_place, named_modules, tied_layers
@@ -42,11 +43,17 @@ class Calls:
         called: layers that were given at least one sample, in the order of their first call.
         functional: layers whose weight is used outside of their calls, with the operation (`functional_uses`).
         empty: layers that were called without a single sample.
+        network: which one (`lobs.base.fingerprint.network_digest`); None: not known.
     """
 
     called: list[str] = field(default_factory=list)
     functional: dict[str, str] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
+    network: str | None = None
+
+    def of_another(self, model: nn.Module) -> bool:
+        """Whether these are known to be another network's, or this one's before it changed."""
+        return self.network not in (None, network_digest(model))
 
     def reason(self, name: str) -> str:
         """Why there are no statistics of a layer."""

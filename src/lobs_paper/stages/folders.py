@@ -196,7 +196,7 @@ class Folders:
 
 
 def _asked(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage's result depends on beside images and earlier results: settings, the user's own code, foreign weights."""
+    """What a stage's result depends on beside images and earlier results: settings, own code, foreign weights."""
     asked: dict[str, Any] = {"settings": provenance.settings(stage, config), "code": own_code(config)}
     if stage == "train" and config["model"].get("weights") is not None:
         from lobs_paper.networks.pretrained import origin

@@ -1,6 +1,7 @@
 """Statistics of whole networks against float64 on the whole data at once, and under any ceiling on the memory."""
 
 import gc
+import shutil
 
 import pytest
 import torch
@@ -245,3 +246,41 @@ def test_a_folder_of_another_call_is_refused_also_where_batches_can_be_read_only
     other[1] = nn.Tanh()  # the same state, and other inputs of the layers behind it
     with pytest.raises(ValueError, match="holds parts of another call: network differ"):
         lobs.collect_statistics(other, iter(batches), folder=tmp_path)
+
+
+def test_a_part_of_another_call_and_parts_that_changed_places_are_collected_again(tmp_path):
+    model, batches = three_layers(), [torch.randn(9, 6)]
+    expected = lobs.collect_statistics(model, batches)
+    lobs.collect_statistics(model, [5 * batches[0]], folder=tmp_path / "other")
+    lobs.collect_statistics(model, batches, folder=tmp_path / "own")
+    for spoil in (swap, copy_over):
+        spoil(tmp_path)
+        with pytest.warns(UserWarning, match="holds what was made from another layer or call"):
+            found = lobs.collect_statistics(model, batches, folder=tmp_path / "own")
+        assert all(torch.equal(found[name].second_moment, layer.second_moment) for name, layer in expected.items())
+
+
+def three_layers():
+    return nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+
+
+def swap(folder):
+    one, two = sorted((folder / "own").glob("*.safetensors"))[:2]
+    one.rename(folder / "aside")
+    two.rename(one)
+    (folder / "aside").rename(two)
+
+
+def copy_over(folder):
+    for file in (folder / "other").glob("*.safetensors"):
+        shutil.copy(file, folder / "own" / file.name)
+
+
+def test_a_file_that_is_replaced_after_it_was_collected_is_refused(tmp_path):
+    model, batches = three_layers(), [torch.randn(9, 6)]
+    found = lobs.collect_statistics(model, batches, folder=tmp_path / "own")
+    lobs.collect_statistics(model, [5 * batches[0]], folder=tmp_path / "other")
+    assert found["0"].samples == 9
+    copy_over(tmp_path)
+    with pytest.raises(ValueError, match="is another file than it was: collect the statistics again"):
+        found["0"]

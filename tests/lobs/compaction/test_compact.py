@@ -288,14 +288,14 @@ def test_several_inputs_by_name_or_position_and_some_that_are_none(way):
 
 
 def test_examples_that_no_call_takes_are_refused_in_one_line():
-    with pytest.raises(TypeError, match="a tensor, or the arguments of one call in a tuple or by name in a dict, got str"):
+    with pytest.raises(TypeError, match="in a tuple or by name in a dict, got str"):
         lobs.compact(Optional(), "x")
-    with pytest.raises(ValueError, match="Optional does not accept the example input: missing a required argument: 'x'"):
+    with pytest.raises(ValueError, match="Optional does not accept the example input: missing a"):
         lobs.compact(Optional(), {"y": torch.randn(5, 5)})
 
     class Named(nn.Linear):
         def forward(self, x, *, scale):
             return super().forward(x) * scale
 
-    with pytest.raises(TypeError, match="Named.forward takes scale by name alone"):
+    with pytest.raises(TypeError, match=r"Named\.forward takes scale by name alone"):
         lobs.compact(Named(3, 2), {"x": torch.randn(2, 3), "scale": 2.0})
