@@ -155,15 +155,14 @@ def _dispatch(stage: str, words: list[str]) -> int:
 
         return _finish(stage, resolve.run(words))
     else:
-        from lobs_paper.config.compose import load, say_unread
-        from lobs_paper.stages.prerequisites import refuse_stale, run_missing
+        from lobs_paper.config.compose import load
+        from lobs_paper.config.typed import typed
 
         everything = load(words)
-        if not show:
-            say_unread(stage, everything, words)
-            run_missing(stage, everything, run_stage)
-            refuse_stale(stage, everything)
         config = stage_config(everything, stage)
+        if not show:
+            with typed(words, everything):
+                return _finish(stage, _by_hand(stage, everything, words))
     if show:
         import yaml
 
@@ -172,11 +171,25 @@ def _dispatch(stage: str, words: list[str]) -> int:
     return _finish(stage, run_stage(stage, config))
 
 
+def _by_hand(stage: str, everything: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """Run a stage as it was typed, and those before it that it needs."""
+    from lobs_paper.config.compose import say_unread
+    from lobs_paper.config.stage_parts import stage_config
+    from lobs_paper.stages.prerequisites import refuse_stale, run_missing
+
+    say_unread(stage, everything, words)
+    run_missing(stage, everything, run_stage)
+    refuse_stale(stage, everything)
+    return run_stage(stage, stage_config(everything, stage))
+
+
 def _compare(words: list[str]) -> int:
     from lobs_paper.config.errors import ConfigError
     from lobs_paper.stages.compare import OUTPUT, compare
 
     output = _take_option(words, "--output")
+    if output is not None and not Path(output).name:
+        raise ConfigError(f"--output {output!r} is not accepted: the name of two files, without .csv and .md")
     for word in words:
         if word.startswith("-"):
             raise ConfigError(f"unknown option {word}: accepted are --output NAME and folders")

@@ -16,6 +16,8 @@ _REMEDIES = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.ENOTDIR: "a folder is needed where a file lies",
+    errno.EEXIST: "a folder is needed where a file lies",
+    errno.EISDIR: "a file is needed where a folder lies",
     errno.EIO: "the disk has errors",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 from lobs.base.atomic import replacing, sync_folder
 from lobs_paper.config.own_code import own_code
+from lobs_paper.config.typed import with_typed
 from lobs_paper.files import read_json, remove_abandoned, require, write_json
 from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM, MAIN, MARKER, checksum, file_checksum, say_once
 from lobs_paper.stages import provenance
@@ -147,6 +148,8 @@ class Folders:
             return None
         if metrics.get(CHECKSUM) != checksum(metrics):
             return f"{marker} is damaged, it has another checksum: {again}"
+        if not all(isinstance(made.get(key), dict) for key in ("settings", "data")):
+            return f"{marker} is damaged, its {MADE_FROM} has no settings or data: {again}"
         if metrics.get(DIGEST) != provenance.result_digest(folder):
             return f"{marker} is about other files than lie beside it: {again}"
         for name, found in metrics.get(FILES, {}).items():
@@ -155,8 +158,8 @@ class Folders:
         asked = {} if whole is None else _asked(stage, whole)
         if asked and (differ := provenance.other_settings(made["settings"], asked["settings"])):
             return (
-                f"{differ[0]} was asked for, but {folder} was made with {differ[1]}: run `{command} {differ[0]}` "
-                f"first, or give {differ[1]} here, too"
+                f"{differ[0]} was asked for, but {folder} was made with {differ[1]}: run "
+                f"`{self.command(stage, differ[0])}` first, or give {differ[1]} here, too"
             )
         if asked and made.get("weights") != asked.get("weights"):
             return f"{folder} was made from other weights than model.weights now: {again}"
@@ -181,10 +184,10 @@ class Folders:
                 return earlier
         return None
 
-    def command(self, stage: str) -> str:
-        """The command that runs a stage of this experiment."""
+    def command(self, stage: str, overrides: str = "") -> str:
+        """The command that runs a stage of this experiment, with what the user has typed beside."""
         method = "" if stage in ("train", "collect") else f" method={self._method}"
-        return f"lobs {stage} {self._overrides}{method}"
+        return with_typed(f"lobs {stage} {self._overrides}{method}{overrides and f' {overrides}'}", stage)
 
     def _folder(self, stage: str) -> Path:
         """The stage's first folder that holds anything: files of two results must not be mixed. Or else the last."""

@@ -68,7 +68,7 @@ def test_a_damaged_result_is_what_it_was_or_a_sentence(trained, spoil, name):
 def test_metrics_that_say_anything_else_are_a_sentence(trained, value, key):
     given, folder = trained
     metrics = json.loads((folder / "metrics.json").read_text())
-    write_json(folder / "metrics.json", {**metrics, key: value})
+    (folder / "metrics.json").write_text(json.dumps({**metrics, key: value}))
     found = read(given)
     write_json(folder / "metrics.json", metrics)
     # Without `made_from` it is a result of an earlier version, which is said.
