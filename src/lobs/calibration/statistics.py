@@ -88,13 +88,18 @@ class LayerStatistics:
         """The statistics of one group, as those of a layer of its own."""
         if self.groups == 1:
             return self
+
+        def own(value: Tensor, dim: int = 0) -> Tensor:  # one slice: chunks of all groups would take groups squared
+            size = value.shape[dim] // self.groups
+            return value.narrow(dim, index * size, size)
+
         rows = {
-            name: value.chunk(self.groups)[index]
+            name: own(value)
             for name in ("zero_fraction", "loss_curvature", "target_moment")
             if (value := getattr(self, name)) is not None
         }
         sample = None if self.inputs_sample is None else self.inputs_sample[index]
-        targets = None if self.target_sample is None else self.target_sample.chunk(self.groups, dim=1)[index]
+        targets = None if self.target_sample is None else own(self.target_sample, 1)
         # E||z||^2 is known for all groups together only.
         return replace(
             self,

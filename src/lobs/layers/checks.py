@@ -220,7 +220,8 @@ def check_layers(model: nn.Module, inputs: Tensor | Inputs, names: Iterable[str]
 
         return hook
 
-    members = [(name, own, module) for name in wanted for own, module in tied_layers(model)[name].items()]
+    tied = tied_layers(model)
+    members = [(name, own, module) for name in wanted for own, module in tied[name].items()]
     handles = [m.register_forward_hook(hook_of(name, own), with_kwargs=True) for name, own, m in members]
     try:
         with evaluation_mode(model):

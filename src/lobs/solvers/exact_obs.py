@@ -153,8 +153,9 @@ class ExactOBS(Solver):
         if state is None:
             return super().weighted(path, unit_weights)
         merged: dict[str, Tensor] = {}
-        for index, g in enumerate(unit_weights.to(path.weight.device).chunk(groups)):
-            prefix, weight = f"{index}/" * (groups > 1), path.weight.chunk(groups)[index]
+        pairs = zip(path.weight.chunk(groups), unit_weights.to(path.weight.device).chunk(groups), strict=True)
+        for index, (weight, g) in enumerate(pairs):
+            prefix = f"{index}/" * (groups > 1)
             rank, sensitivities = state[f"{prefix}rank"], state[f"{prefix}sensitivities"]
             layer = path.statistics.group(index)
             found = self._merged_anew(weight, layer, rank.to(weight.device), 2 * g[:, None] * sensitivities.to(g))
