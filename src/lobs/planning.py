@@ -27,7 +27,7 @@ from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import output_tensors
 from lobs.calibration.statistics import Statistics
-from lobs.layers.checks import check_layers, check_owners, check_plain, independent_copy, read_back
+from lobs.layers.checks import check_layers, independent_copy, read_back
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.layers.evaluation import evaluation_mode
@@ -36,7 +36,7 @@ from lobs.plots import curve_figure
 from lobs.registry import CORRECTIONS, GLOBAL_CANDIDATES, unknown_name
 from lobs.result import PruneResult
 from lobs.schedule.job import Job
-from lobs.schedule.paths import PathMaker, layers_with_statistics
+from lobs.schedule.paths import PathMaker, check_network
 from lobs.schedule.run import refitted
 from lobs.schedule.stages import run_in_stages, stage_budgets
 from lobs.schedule.way import Way
@@ -79,7 +79,7 @@ class Plan:
     _found: list[tuple[int, str]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        _check_network(self.model, self.names, self.statistics)
+        check_network(self.model, self.names, self.statistics)
         self._found.extend(_state(self.model))
         if self._of_another:
             warn(OF_ANOTHER)
@@ -382,49 +382,3 @@ def _paths_digest(paths: Mapping[str, PruningPath]) -> str:
         for name, path in paths.items()
         for part in (name, type(path).__name__, path.total, path.damping, path.weight, path.rank)
     )
-
-
-def selected(
-    model: nn.Module, statistics: Statistics, layers: list[str] | None, exclude: list[str]
-) -> tuple[list[str], set[str]]:
-    """The layers to prune, and those that the caller did not want pruned.
-
-    Args:
-        model: the network.
-        statistics: of its layers.
-        layers: names or patterns of those to prune; None takes all that have statistics.
-        exclude: names or patterns of layers among them that stay dense.
-
-    Returns:
-        Names in the order of the layers' calls, at least one; and the names left out.
-
-    Raises:
-        ValueError: no layer is left.
-    """
-    found = layers_with_statistics(model, statistics, layers)
-    left_out = set(prunable_layers(model, exclude)) if exclude else set()
-    names = [name for name in found if name not in left_out]
-    if not names:
-        asked = f"exclude={exclude!r} leaves" if exclude else f"layers={layers!r} leave"
-        raise ValueError(f"{asked} no layer to prune; those with statistics are {', '.join(statistics) or 'none'}")
-    if layers is not None:
-        left_out |= prunable_layers(model).keys() - prunable_layers(model, layers).keys()
-    return names, left_out
-
-
-def _check_network(model: nn.Module, names: list[str], statistics: Statistics) -> None:
-    modules = prunable_layers(model)
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise ValueError(
-            "model was made in torch.inference_mode, which forbids to change its weights: make or load it outside of "
-            "that mode, or give copy.deepcopy(model) made outside"
-        )
-    check_plain({name: modules[name] for name in names})
-    check_owners(model, names)
-    functional = statistics.calls.functional
-    for name in names:
-        if name in functional:
-            raise ValueError(
-                f"layer {name!r}: its weight or bias is used outside of it, too, by {functional[name]}, whose inputs "
-                f"are not looked at: leave it out with exclude=[{name!r}]"
-            )

@@ -20,10 +20,10 @@ from lobs.calibration.batches import calibration_batches, called_batches, whole_
 from lobs.calibration.collect import collect_statistics
 from lobs.calibration.layerwise import require_repeatable
 from lobs.calibration.statistics import Statistics
-from lobs.planning import Plan, selected
+from lobs.planning import Plan
 from lobs.registry import CORRECTIONS, METHODS, unknown_name
 from lobs.result import LayerRecord, PruneResult
-from lobs.schedule.paths import PathMaker, layers_with_statistics
+from lobs.schedule.paths import PathMaker, layers_with_statistics, selected
 from lobs.schedule.stages import STAGES, stage_budgets
 from lobs.schedule.way import Way
 from lobs.solvers import PruningPath, Solver, make

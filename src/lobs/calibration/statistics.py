@@ -93,7 +93,7 @@ class LayerStatistics:
             size = value.shape[dim] // self.groups
             return value.narrow(dim, index * size, size)
 
-        rows = {
+        rows: dict[str, Any] = {
             name: own(value)
             for name in ("zero_fraction", "loss_curvature", "target_moment")
             if (value := getattr(self, name)) is not None

@@ -16,6 +16,7 @@ from lobs.base.fingerprint import digest
 from lobs.base.memory import ceiling
 from lobs.base.tensor_files import OF, layer_file, read_part, write_tensors
 from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
+from lobs.layers.checks import check_owners, check_plain
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
@@ -146,3 +147,59 @@ def layers_with_statistics(
         if name not in statistics:
             raise ValueError(f"no statistics of layer {name!r}; there are those of {', '.join(statistics)}")
     return {name: modules[name] for name in statistics if name in modules}
+
+
+def selected(
+    model: nn.Module, statistics: Statistics, layers: list[str] | None, exclude: list[str]
+) -> tuple[list[str], set[str]]:
+    """The layers to prune, and those that the caller did not want pruned.
+
+    Args:
+        model: the network.
+        statistics: of its layers.
+        layers: names or patterns of those to prune; None takes all that have statistics.
+        exclude: names or patterns of layers among them that stay dense.
+
+    Returns:
+        Names in the order of the layers' calls, at least one; and the names left out.
+
+    Raises:
+        ValueError: no layer is left.
+    """
+    found = layers_with_statistics(model, statistics, layers)
+    left_out = set(prunable_layers(model, exclude)) if exclude else set()
+    names = [name for name in found if name not in left_out]
+    if not names:
+        asked = f"exclude={exclude!r} leaves" if exclude else f"layers={layers!r} leave"
+        raise ValueError(f"{asked} no layer to prune; those with statistics are {', '.join(statistics) or 'none'}")
+    if layers is not None:
+        left_out |= prunable_layers(model).keys() - prunable_layers(model, layers).keys()
+    return names, left_out
+
+
+def check_network(model: nn.Module, names: list[str], statistics: Statistics) -> None:
+    """Refuse layers whose weights cannot be changed, or are more than their statistics say.
+
+    Args:
+        model: the network.
+        names: of the layers to prune.
+        statistics: of its layers.
+
+    Raises:
+        ValueError: the network was made in inference mode, or a layer's weight is computed or used elsewhere.
+    """
+    modules = prunable_layers(model)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "model was made in torch.inference_mode, which forbids to change its weights: make or load it outside of "
+            "that mode, or give copy.deepcopy(model) made outside"
+        )
+    check_plain({name: modules[name] for name in names})
+    check_owners(model, names)
+    functional = statistics.calls.functional
+    for name in names:
+        if name in functional:
+            raise ValueError(
+                f"layer {name!r}: its weight or bias is used outside of it, too, by {functional[name]}, whose inputs "
+                f"are not looked at: leave it out with exclude=[{name!r}]"
+            )

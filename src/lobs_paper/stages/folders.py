@@ -163,8 +163,8 @@ class Folders:
             )
         if asked and made.get("weights") != asked.get("weights"):
             return f"{folder} was made from other weights than model.weights now: {again}"
-        if differ := _differing(made.get("code"), asked.get("code")):
-            return f"{folder} was made by other code than {', '.join(differ)} now: {again}"
+        if changed := _changed(made.get("code"), asked.get("code")):
+            return f"{folder} was made by other code than {', '.join(changed)} now: {again}"
         for earlier in (name for name in MAIN if name in made):
             there = self._folder(earlier)
             main = there / f"{MAIN[earlier]}.safetensors"
@@ -208,7 +208,7 @@ def _asked(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def _differing(made: object, asked: object) -> list[str]:
+def _changed(made: object, asked: object) -> list[str]:
     """The user's own modules that have changed since; of results before they were noted nothing is known."""
     if not isinstance(made, dict) or not isinstance(asked, dict):
         return []
