@@ -70,10 +70,10 @@ pipelines: $(STAMP) ## write pipelines/*/dvc.yaml anew from dvc.yaml
 	python pipelines/write.py
 
 test: lint ## lint, types, then the test suite
-	pytest -n 2
+	pytest -n 2 --dist loadfile --durations=25
 
 coverage: $(STAMP) ## the test suite, and which lines it runs: 95% of the library's at least
-	pytest -n 2 --cov=src --cov-report=term
+	pytest -n 2 --dist loadfile --cov=src --cov-report=term
 	coverage report --include='src/lobs/*' --skip-covered --fail-under=95
 
 mutants: $(STAMP) ## test the tests: SAMPLE mutants of every room, each against the room's tests: reports/mutants.md
