@@ -34,6 +34,10 @@ class Solver(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     by_group: ClassVar[bool] = True
 
+    def divides(self, weight: Tensor, statistics: LayerStatistics) -> bool:
+        """Whether a layer's groups are solved one by one."""
+        return statistics.groups > 1 and self.by_group
+
     @abstractmethod
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The path, for arguments that `__call__` has checked."""
@@ -54,7 +58,8 @@ class Solver(ABC):
             The same path, to the last bit.
         """
         weight, groups = weight.detach(), statistics.groups
-        if groups == 1 or not self.by_group:
+        divided = any("/" in key for key in state) if state else self.divides(weight, statistics)
+        if not divided:
             return self._owned(self.restore(weight, statistics, state))
         paths = []
         for index, rows in enumerate(weight.chunk(groups)):
@@ -113,7 +118,7 @@ class Solver(ABC):
         weight, groups = weight.detach(), statistics.groups
         if len(weight) % groups:
             raise ValueError(f"a weight of {len(weight)} outputs does not fit statistics of {groups} groups")
-        if groups == 1 or not self.by_group:
+        if not self.divides(weight, statistics):
             return self._owned(self.path(weight, statistics))
         parts = enumerate(weight.chunk(groups))
         paths = [self.path(rows, statistics.group(index)) for index, rows in parts]

@@ -37,8 +37,8 @@ class DampedHessian:
 
     Attributes:
         alive: indices of those inputs in the layer's ``d`` (bias included).
-        scale: square roots of H's diagonal over them, float64.
-        correlation: C, ``[a, a]``, unit diagonal.
+        scale: square roots of H's diagonal over them, float64 ``[a]``; ``[out, a]`` where every row has its own H.
+        correlation: C, ``[a, a]``, unit diagonal; ``[out, a, a]`` likewise.
         damping: lambda, in units of Psi.
         size: d.
         bias: whether the last input is the bias.
@@ -114,6 +114,29 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     return DampedHessian(alive, scale, correlation, absolute, len(moment), statistics.bias)
 
 
+def damp_rows(statistics: LayerStatistics, rows: int, damping: float = DAMPING) -> DampedHessian:
+    """`damp` of all groups of a grouped convolution at once: every row has the H of its group.
+
+    Args:
+        statistics: of a layer of several groups, none with inputs that are always zero.
+        rows: of the layer's weight.
+        damping: as for `damp`, of each group's own mean diagonal.
+
+    Returns:
+        H by row; its `damping` is the groups' mean.
+    """
+    moment = statistics.second_moment.double()
+    diagonal = moment.diagonal(dim1=1, dim2=2)
+    absolute = damping * diagonal.mean(1)
+    scale = (diagonal + absolute[:, None]).sqrt()
+    correlation = moment * (1 / scale)[:, :, None] * (1 / scale)[:, None, :]
+    correlation.diagonal(dim1=1, dim2=2).fill_(1.0)
+    each = rows // len(moment)
+    alive = torch.arange(moment.shape[-1], device=moment.device)
+    scale, correlation = scale.repeat_interleave(each, 0), correlation.repeat_interleave(each, 0)
+    return DampedHessian(alive, scale, correlation, float(absolute.mean()), len(alive), statistics.bias)
+
+
 def check_damping(damping: float, alpha: float | None = None) -> None:
     """Refuse what `damp` cannot take.
 
@@ -146,7 +169,7 @@ def _scaled(moment: Tensor, alive: Tensor, factors: Tensor, dtype: torch.dtype, 
 
 
 def checked_cholesky(matrix: Tensor, damping: float) -> Tensor:
-    """The lower Cholesky factor of a matrix with unit diagonal, or a named error when it is numerically singular.
+    """The lower Cholesky factor of a matrix (or of several) with unit diagonal, or a named error when it is singular.
 
     Returns:
         The factor.
@@ -155,10 +178,10 @@ def checked_cholesky(matrix: Tensor, damping: float) -> Tensor:
         SingularStatisticsError: a pivot is not positive, or so small that rounding decides it.
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
-    size = len(matrix)
-    smallest = float(factor.diagonal().min().square()) if size and int(info) == 0 else 1.0
+    size, failed = matrix.shape[-1], bool(info.any())
+    smallest = float(factor.diagonal(dim1=-2, dim2=-1).min().square()) if size and not failed else 1.0
     # A pivot carries a rounding error of about sqrt(size) * eps; near that there is no digit left in the inverse.
-    if int(info) or not smallest > 4 * size**0.5 * torch.finfo(matrix.dtype).eps:
+    if failed or not smallest > 4 * size**0.5 * torch.finfo(matrix.dtype).eps:
         raise SingularStatisticsError(
             f"the second moment of {size} inputs is singular in {str(matrix.dtype)[6:]} (duplicated or linearly "
             f"dependent inputs, or fewer samples than inputs) with damping {damping:.3g}: use a larger damping "

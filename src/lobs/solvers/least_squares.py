@@ -44,11 +44,12 @@ def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Te
     direct = counts * 2 <= size
     # C_KS w_S for all rows at once: what the removed weights did, to be taken over by the kept ones.
     pulls = torch.zeros_like(scaled)
-    pulls[direct] = scaled[direct].masked_fill(mask[direct], 0.0) @ hessian.correlation
+    pulls[direct] = _times(scaled[direct].masked_fill(mask[direct], 0.0), _of_rows(hessian.correlation, direct))
     for rows in _batches(direct, counts, dtype.itemsize):
-        solved[rows] = _on_kept(scaled[rows], mask[rows], pulls[rows], hessian)
+        system = _of_rows(hessian.correlation, rows)
+        solved[rows] = _on_kept(scaled[rows], mask[rows], pulls[rows], system, hessian)
     for rows in _batches(~direct, size - counts, dtype.itemsize):
-        solved[rows] = _on_removed(scaled[rows], mask[rows], hessian)
+        solved[rows] = _on_removed(scaled[rows], mask[rows], _of_rows(hessian.inverse, rows), hessian)
     result = torch.where(kept, weight, torch.zeros_like(weight))
     result[:, hessian.alive] = (solved / scale).to(weight.dtype)
     return result.masked_fill_(~kept, 0.0)
@@ -67,22 +68,31 @@ def _batches(chosen: Tensor, sizes: Tensor, itemsize: int) -> Iterator[Tensor]:
         rows = rows[len(batch) :]
 
 
-def _on_kept(weight: Tensor, kept: Tensor, pull: Tensor, hessian: DampedHessian) -> Tensor:
+def _of_rows(matrix: Tensor, rows: Tensor) -> Tensor:
+    """The matrices of some rows, where every row has its own; else the one of all."""
+    return matrix if matrix.dim() == 2 else matrix[rows]
+
+
+def _times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Each row times its matrix, or the one of all."""
+    return rows @ matrix if matrix.dim() == 2 else torch.bmm(rows[:, None], matrix)[:, 0]
+
+
+def _on_kept(weight: Tensor, kept: Tensor, pull: Tensor, correlation: Tensor, hessian: DampedHessian) -> Tensor:
     index, valid = _padded_indices(kept)
-    system = _gathered(hessian.correlation, index, valid)
+    system = _gathered(correlation, index, valid)
     update = _solve(system, pull.gather(1, index).masked_fill(~valid, 0.0), hessian)
     return weight.masked_fill(~kept, 0.0).scatter_add(1, index, update)
 
 
-def _on_removed(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Tensor:
-    inverse = hessian.inverse
+def _on_removed(weight: Tensor, kept: Tensor, inverse: Tensor, hessian: DampedHessian) -> Tensor:
     index, valid = _padded_indices(~kept)
     if not index.shape[1]:
         return weight
     system = _gathered(inverse, index, valid)
     multipliers = _solve(system, weight.gather(1, index).masked_fill(~valid, 0.0), hessian)
     dense = torch.zeros_like(weight).scatter_add(1, index, multipliers)
-    return (weight - dense @ inverse).masked_fill(~kept, 0.0)
+    return (weight - _times(dense, inverse)).masked_fill(~kept, 0.0)
 
 
 def _padded_indices(chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,8 +103,12 @@ def _padded_indices(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gathered(matrix: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-    """matrix[index, index] per row of ``index``, identity in the padding."""
-    system = matrix[index[:, :, None], index[:, None, :]]
+    """matrix[index, index] per row of ``index`` (of each row's own matrix), identity in the padding."""
+    if matrix.dim() == 2:
+        system = matrix[index[:, :, None], index[:, None, :]]
+    else:
+        across = matrix.gather(1, index[:, :, None].expand(-1, -1, matrix.shape[2]))
+        system = across.gather(2, index[:, None, :].expand(-1, index.shape[1], -1))
     if not valid.all():
         system.masked_fill_(~(valid[:, :, None] & valid[:, None, :]), 0.0)
         system.diagonal(dim1=1, dim2=2).add_((~valid).to(system.dtype))

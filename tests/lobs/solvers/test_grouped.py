@@ -8,6 +8,7 @@ import lobs
 from lobs.layers.matrix import set_weight_matrix, weight_matrix
 from lobs.registry import METHODS
 from lobs.solvers import make
+from lobs.solvers.exact_obs import ExactOBS
 from lobs.solvers.grouped import GroupedPath
 
 
@@ -52,6 +53,55 @@ def test_exact_obs_of_groups_loses_no_more_than_any_equal_share():
     parts = [make("exact_obs")(rows, grouped.group(i)) for i, rows in enumerate(weight.chunk(4))]
     for each in range(parts[0].total + 1):
         assert path.layer_error(4 * each) <= sum(part.layer_error(each) for part in parts) + 1e-12
+
+
+def uneven(groups, rows, features, bias, zeros=0.2, seed=1):
+    """Groups of inputs of very different sizes, and some weights that are zero."""
+    torch.manual_seed(seed)
+    samples = torch.randn(groups, 90, features, dtype=torch.float64) @ torch.randn(groups, features, features).double()
+    samples *= torch.logspace(-2, 1, groups)[:, None, None]
+    if bias:
+        samples[..., -1] = 1.0
+    weight = torch.randn(groups * rows, features) * (torch.rand(groups * rows, features) > zeros)
+    return weight, lobs.LayerStatistics(samples.mT @ samples / 90, 90, 90, bias)
+
+
+class OneByOne(ExactOBS):
+    """Every group by a call of its own, however small."""
+
+    def divides(self, weight, statistics):
+        return True
+
+
+@pytest.mark.parametrize(("groups", "rows", "features", "bias"), [(12, 1, 9, False), (7, 1, 10, True), (5, 4, 8, True)])
+def test_small_groups_that_are_eliminated_together_are_each_as_if_alone(groups, rows, features, bias):
+    weight, statistics = uneven(groups, rows, features, bias)
+    solver = make("exact_obs")
+    path, expected = solver(weight, statistics), OneByOne()(weight, statistics)
+    assert not isinstance(path, GroupedPath)
+    assert isinstance(expected, GroupedPath)
+    again = solver.restored(weight, statistics, path.state)
+    assert path.damping == pytest.approx(expected.damping)
+    assert (path.total, path.free) == (expected.total, expected.free)
+    torch.testing.assert_close(path.layer_error(), expected.layer_error())
+    torch.testing.assert_close(path.sensitivities, expected.sensitivities)
+    g = torch.rand(len(weight), dtype=torch.float64) + 0.1
+    for found, reference in ((path, expected), (again, expected), (path.weighted(g), expected.weighted(g))):
+        for count in (path.free, path.free + 1, path.total // 2, int(0.9 * path.total), path.total):
+            solved, mask = found.at(count)
+            assert torch.equal(mask, reference.at(count)[1])
+            torch.testing.assert_close(solved, reference.at(count)[0])
+        torch.testing.assert_close(found.layer_error(), reference.layer_error())
+
+
+@pytest.mark.parametrize("odd", ["dead input", "pattern", "large"])
+def test_other_groups_are_eliminated_one_by_one(odd):
+    weight, statistics = uneven(3, 2, 80 if odd == "large" else 8, False)
+    if odd == "dead input":
+        statistics.second_moment[1, 2] = statistics.second_moment[1, :, 2] = 0.0
+    path = make("exact_obs", pattern="2:4" if odd == "pattern" else None)(weight, statistics)
+    assert isinstance(path, GroupedPath)
+    assert all(torch.isfinite(path.layer_error()))
 
 
 def test_a_patterns_last_weights_stay_in_every_group():

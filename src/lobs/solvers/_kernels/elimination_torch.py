@@ -28,7 +28,7 @@ def eliminate(
     Args:
         weight: scaled weights ``[rows, d]``.
         gone: bool likewise, weights that are zero and stay so; they leave with their block, at no cost.
-        inverse: C^-1, ``[d, d]``.
+        inverse: C^-1, ``[d, d]``, or ``[rows, d, d]`` where every row has its own.
         group: ``[d]``, the group of each input; -1 for inputs that are never removed (after all others).
         quota: how many inputs of each group are removed.
         dtype: of the elimination.
@@ -44,8 +44,9 @@ def eliminate(
     copies = 4 if gone.any() else 1  # of a row's inverse, while it is made
     batch = max(1, limit // (copies * size * size * dtype.itemsize))
     orders, costs = [], []
-    for values, lost in zip(weight.to(dtype).split(batch), gone.split(batch), strict=True):
-        matrix = _without(inverse, lost) if lost.any() else inverse.expand(len(values), size, size)
+    inverses = inverse.expand(len(weight), size, size).split(batch)
+    for values, lost, matrix in zip(weight.to(dtype).split(batch), gone.split(batch), inverses, strict=True):
+        matrix = _without(matrix, lost) if lost.any() else matrix
         order, increments = _Batch(values, matrix, group, quota, block).run()
         orders.append(order)
         costs.append(increments)
@@ -54,7 +55,7 @@ def eliminate(
 
 def _without(inverse: Tensor, gone: Tensor) -> Tensor:
     """P - P[:, Z] (P_ZZ)^-1 P[Z, :] of each row, ``[rows, d, d]``; the identity's rows at the inputs Z gone."""
-    identity = torch.eye(len(inverse), dtype=inverse.dtype, device=inverse.device)
+    identity = torch.eye(inverse.shape[-1], dtype=inverse.dtype, device=inverse.device)
     across, along = gone[:, :, None], gone[:, None, :]
     factor, info = torch.linalg.cholesky_ex(torch.where(across & along, inverse, identity))
     factor.masked_fill_((info != 0)[:, None, None], float("nan"))  # a breakdown, too
