@@ -19,7 +19,7 @@ from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import MEASURED_IMAGES, Sharing
 from lobs.base.execution import Execution
-from lobs.base.fingerprint import claim_folder, digest, network_digest, tensor_digest
+from lobs.base.fingerprint import claim_folder, digest, network_digest
 from lobs.base.modes import copy_buffers, outside_modes, same_buffers
 from lobs.base.warning import warn
 from lobs.calibration.batches import CalibrationBatches
@@ -76,11 +76,11 @@ class Plan:
     keep_samples: int | None = None
     execution: Execution = field(default_factory=Execution)
     _losses: dict[str, Mapping[str, Curve]] = field(default_factory=dict, repr=False)
-    _found: list[tuple[int, str]] = field(default_factory=list, repr=False)
+    _found: list[tuple[str, list[int]]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         check_network(self.model, self.names, self.statistics)
-        self._found.extend(_state(self.model))
+        self._found.append(_state(self.model))
         if self._of_another:
             warn(OF_ANOTHER)
 
@@ -243,7 +243,7 @@ class Plan:
         return curve_figure(self.curve(densities, allocation))
 
     def _check_unchanged(self) -> None:
-        if self._found != _state(self.model):
+        if self._found != [_state(self.model)]:
             raise ValueError(
                 "this plan's model has changed since (in_place=True, training): its paths are those of the weights "
                 "that it had, make a new plan"
@@ -370,10 +370,10 @@ def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
     return Budget(**asked) if budget is None else budget
 
 
-def _state(model: nn.Module) -> list[tuple[int, str]]:
-    """Changes when a weight is replaced or written to, also past autograd (``.data``): its place, and its bytes."""
+def _state(model: nn.Module) -> tuple[str, list[int]]:
+    """Changes when a weight is replaced or written to, also past autograd (``.data``), or a buffer or a module is."""
     weights = [*model.parameters(), *(module.weight for module in prunable_layers(model).values())]
-    return [(weight.data_ptr(), tensor_digest(weight)) for weight in weights]
+    return network_digest(model), [weight.data_ptr() for weight in weights]
 
 
 def _paths_digest(paths: Mapping[str, PruningPath]) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import lobs
+from lobs import planning
 from lobs.calibration.batches import CalibrationBatches
 
 X = torch.randn(200, 12, generator=torch.Generator().manual_seed(3))
@@ -67,7 +68,7 @@ def test_the_layers_are_factorised_once(model, monkeypatch):
 
 def test_losses_are_computed_once_per_allocation(model, monkeypatch):
     calls = []
-    kept, sensitivity = lobs.planning.loss_curves, lobs.planning.output_sensitivity
+    kept, sensitivity = planning.loss_curves, planning.output_sensitivity
 
     def counted(paths, allocation, **rest):
         calls.append(allocation)
@@ -77,8 +78,8 @@ def test_losses_are_computed_once_per_allocation(model, monkeypatch):
         calls.append("sensitivities")
         return sensitivity(*rest, **options)
 
-    monkeypatch.setattr(lobs.planning, "loss_curves", counted)
-    monkeypatch.setattr(lobs.planning, "output_sensitivity", measured)
+    monkeypatch.setattr(planning, "loss_curves", counted)
+    monkeypatch.setattr(planning, "output_sensitivity", measured)
     monkeypatch.setattr("lobs.allocation.sharing.output_sensitivity", None)
     plan = lobs.plan(model, None, batches=BATCHES)
     for density in (0.5, 0.2):

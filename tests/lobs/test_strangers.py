@@ -1,5 +1,8 @@
 """What strangers brought that was silently wrong, or failed in somebody else's words."""
 
+import copy
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -171,3 +174,115 @@ def test_a_compact_file_of_one_module_in_two_places_comes_back(tmp_path):
     lobs.save_compact(small, tmp_path / "small.safetensors")
     again = lobs.load_compact(tmp_path / "small.safetensors", into=make())
     torch.testing.assert_close(again(inputs), small.model(inputs))
+
+
+class Chain(nn.Module):
+    """Two layers; `extra` is its state beside them."""
+
+    def __init__(self, extra=None):
+        super().__init__()
+        self.one, self.two, self.extra = nn.Linear(6, 8), nn.Linear(8, 3), extra
+
+    def forward(self, x):
+        return self.two(self.between(self.one(x)))
+
+    def between(self, h):
+        return h.relu()
+
+
+class Counting(Chain):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def between(self, h):
+        self.calls.add_(1)
+        return h.relu()
+
+
+class Beside(Chain):
+    """A state that is another object every time."""
+
+    def get_extra_state(self):
+        return io.BytesIO(b"abc")
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Graph(Chain):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("places", torch.eye(8).to_sparse())
+
+    def between(self, h):
+        return torch.sparse.mm(self.places, h.T).T.relu()
+
+
+class ByName(Chain):
+    def forward(self, x):
+        return self.two(input=self.one(input=x).relu())
+
+
+@pytest.mark.parametrize("kind", [Counting, Beside, Graph, ByName])
+@pytest.mark.filterwarnings("ignore:.*gave way")
+def test_networks_with_a_state_of_their_own_are_pruned_by_the_default(kind):
+    torch.manual_seed(0)
+    model, batches = kind().eval(), [torch.randn(30, 6) for _ in range(3)]
+    before = {key: value.clone() for key, value in model.state_dict().items() if torch.is_tensor(value)}
+    result = lobs.prune(model, batches=batches, density=0.4)
+    assert result.density <= 0.4
+    assert not [note for note in result.notes if "another network" in note]
+    assert all(torch.equal(dense(before[key]), dense(model.state_dict()[key])) for key in before)
+    corrected = lobs.prune(model, batches=batches, method="magnitude", density=0.4, correct="bias")
+    assert corrected.correction
+
+
+def dense(tensor):
+    return tensor.to_dense() if tensor.is_sparse else tensor
+
+
+def test_a_network_without_a_derivative_is_not_refitted_and_says_so():
+    class Overwriting(Chain):
+        def between(self, h):
+            return h.sigmoid().mul_(2)
+
+    model, batches = Overwriting().eval(), [torch.randn(30, 6) for _ in range(3)]
+    result = lobs.prune(model, batches=batches, density=0.4, refit=None, method="magnitude", sequential=True)
+    assert not result.refit
+    with pytest.raises(ValueError, match="the network cannot be differentiated, as a refit has to"):
+        lobs.refit(model, result.model, batches)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_the_callers_random_numbers_are_not_drawn_for_parts(kind):
+    model = kind(4, 3)
+    state = torch.get_rng_state()
+    lobs.layers.prunable_layers(model)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_parts_of_a_network_with_another_function_are_refused(tmp_path):
+    class Chosen(Chain):
+        def between(self, h):
+            return h.tanh() if self.extra else h.relu()
+
+    torch.manual_seed(0)
+    first, batches = Chosen().eval(), [torch.randn(30, 6)]
+    lobs.collect_statistics(first, batches, folder=tmp_path)
+    second = copy.deepcopy(first)
+    second.extra = True
+    with pytest.raises(ValueError, match="holds parts of another call: outputs differ"):
+        lobs.collect_statistics(second, batches, folder=tmp_path)
+
+
+@pytest.mark.parametrize("change", ["buffer", "module"])
+def test_a_plan_notices_more_than_weights(change):
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    plan = lobs.plan(model, batches=[torch.randn(40, 6)], method="magnitude")
+    if change == "buffer":
+        model[1].running_mean.add_(1)
+    else:
+        model[2] = nn.Tanh()
+    with pytest.raises(ValueError, match="this plan's model has changed since"):
+        plan.prune(density=0.5)

@@ -20,7 +20,8 @@ CALL = "call.json"
 
 def tensor_digest(tensor: Tensor) -> str:
     """A short digest of a tensor's dtype, shape and bytes."""
-    values = tensor.detach().cpu().contiguous().reshape(-1)
+    plain = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    values = plain.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     data = values.view(torch.uint8).numpy().data if values.numel() else b""
     return f"{tensor.dtype}{tuple(tensor.shape)}{zlib.crc32(data):08x}"
 
@@ -35,13 +36,16 @@ def network_digest(model: nn.Module) -> str:
     """One digest of a network's modules, weights and buffers, wherever they lie.
 
     Args:
-        model: its functions between the layers are no part of the state, so its own words (``repr``) count, too.
+        model: its functions between the layers are no part of the state, so its own words (``repr``) count, too;
+            counters (whole numbers, one each) and what is no tensor do not.
 
     Returns:
         16 hexadecimal digits.
     """
     words = re.sub(r" at 0x[0-9a-f]+", "", repr(model))
-    return digest([words, *(part for pair in model.state_dict().items() for part in pair)])
+    state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    kept = {key: value for key, value in state.items() if value.dim() or value.is_floating_point()}
+    return digest([words, *(part for pair in kept.items() for part in pair)])
 
 
 def claim_folder(folder: Path, call: Mapping[str, object]) -> None:

@@ -59,7 +59,11 @@ def same_buffers(model: nn.Module, but: type[nn.Module] | tuple[type[nn.Module],
         with torch.no_grad():
             for (module, name), value in kept.items():
                 buffer = module._buffers.get(name)
-                if buffer is not None and buffer.shape == value.shape and not torch.equal(buffer, value):
+                if buffer is None or buffer.shape != value.shape:
+                    continue
+                if buffer.layout is not torch.strided or not torch.equal(
+                    buffer, value
+                ):  # torch compares no sparse ones
                     buffer.copy_(value)
 
 

@@ -207,10 +207,10 @@ def by_position(model: nn.Module, example: Tensor | Sequence | Mapping[str, Any]
     named = dict(example) if isinstance(example, Mapping) else {}
     args = () if named else (example,) if isinstance(example, Tensor) else tuple(example)
     signature = forward_signature(model)
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    if signature is None or any(each.kind in variable for each in signature.parameters.values()):
+    variable = inspect.Parameter.VAR_POSITIONAL
+    if signature is None or any(each.kind is variable for each in signature.parameters.values()):
         if named:
-            raise TypeError(f"{type(model).__name__}.forward does not name its arguments: give them by position")
+            raise TypeError(f"{type(model).__name__}.forward takes any number of arguments: give them by position")
         return {str(number): value for number, value in enumerate(args)}
     try:
         bound = signature.bind(*args, **named)
@@ -219,10 +219,14 @@ def by_position(model: nn.Module, example: Tensor | Sequence | Mapping[str, Any]
     given = list(bound.arguments)
     bound.apply_defaults()
     kinds = {name: signature.parameters[name].kind for name in bound.arguments}
-    alone = [name for name in given if kinds[name] is inspect.Parameter.KEYWORD_ONLY]
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    alone = [name for name in given if kinds[name] in by_name]
     if alone:
-        raise TypeError(f"{type(model).__name__}.forward takes {alone[0]} by name alone, which torch.fx cannot follow")
-    return {name: value for name, value in bound.arguments.items() if kinds[name] is not inspect.Parameter.KEYWORD_ONLY}
+        raise TypeError(
+            f"{type(model).__name__}.forward takes {alone[0]} by name alone: wrap the network in a module that "
+            f"takes it by position"
+        )
+    return {name: value for name, value in bound.arguments.items() if kinds[name] not in by_name}
 
 
 def shown(value: object) -> str:

@@ -67,10 +67,15 @@ def write_tensors(
         keys: of all tensors.
         tensor: gives a tensor by its key; called twice for each.
         metadata: texts to store beside them.
+
+    Raises:
+        ValueError: a tensor is sparse.
     """
     described = {}
     for key in keys:
         value = tensor(key)
+        if value.layout is not torch.strided:
+            raise ValueError(f"{key!r} is a sparse tensor, which such a file cannot hold: make it dense (to_dense())")
         described[key] = (value.dtype, list(value.shape), value.numel() * value.element_size())
         del value
     # Wide types first, so that all of them start at a multiple of their width.

@@ -18,10 +18,12 @@ from lobs.base.network_inputs import Call, Output
 from lobs.calibration.accumulator import combined
 from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches
 from lobs.calibration.collection_pass import CalibrationPass
-from lobs.calibration.inputs import check_batches
+from lobs.calibration.inputs import answer, check_batches, network_input
+from lobs.calibration.outputs import output_tensors
 from lobs.calibration.spilling import SpilledStatistics
 from lobs.calibration.statistics import Statistics, summed_up
 from lobs.layers.checks import check_filled
+from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.network import prunable_layers
 
 
@@ -111,7 +113,11 @@ def collect_statistics(
     def claim() -> None:
         if folder is not None and isinstance(readings, CalibrationBatches):
             asked = {"layers": list(modules), "loss": loss, "keep_samples": keep_samples}
-            asked = {"network": network, **asked, "batches": readings.fingerprint()}
+            # What the forward functions do is in no digest of the network: their outputs tell.
+            first = network_input(next(iter(readings)), model)
+            with evaluation_mode(model), same_buffers(model):
+                outputs = digest(output_tensors(answer(model, first, "a batch")))
+            asked = {"network": network, "outputs": outputs, **asked, "batches": readings.fingerprint()}
             claim_folder(folder, asked)
             spilled.of = digest(asked.items())
 

@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from lobs.base.modes import without_training
+from lobs.base.modes import same_buffers, without_training
 from lobs.base.network_inputs import by_position
+from lobs.base.trees import leaves
 from lobs.compaction.attention import CompactAttention, join
 from lobs.compaction.channels import Channels, Follower, LinearOperation, constants
 from lobs.compaction.trace import Traced, follow
@@ -101,7 +101,8 @@ def compact(model: nn.Module, example_input: Tensor | Sequence | Mapping[str, An
     example = tuple(arguments.values())
     smaller = deepcopy(model)
     with without_training(smaller):
-        traced = follow(smaller, arguments)
+        with same_buffers(smaller):
+            traced = follow(smaller, arguments)
         need = traced.channels.needed()
         layers = _shrink(traced.channels, need)
         join(smaller, traced.originals)
@@ -194,11 +195,12 @@ def _set(module: nn.Module, name: str, tensor: Tensor, requires_grad: bool) -> N
 @torch.no_grad()
 def _difference(model: nn.Module, smaller: nn.Module, example: tuple[Tensor, ...]) -> float:
     """The largest difference of the outputs, checked against the rounding that the dtype explains."""
-    with without_training(model):
-        expected = [entry for entry in tree_leaves(model(*example)) if isinstance(entry, Tensor)]
+    with without_training(model), same_buffers(model):
+        expected = [entry for entry in leaves(model(*example)) if isinstance(entry, Tensor)]
     name = type(model).__name__
     try:
-        found = [entry for entry in tree_leaves(smaller(*example)) if isinstance(entry, Tensor)]
+        with same_buffers(smaller):
+            found = [entry for entry in leaves(smaller(*example)) if isinstance(entry, Tensor)]
     except Exception as error:
         raise ValueError(f"{name} cannot be compacted: without its dead units it fails with: {error}") from error
     largest = 0.0

@@ -68,14 +68,15 @@ def load_compact(path: str | Path, into: nn.Module) -> nn.Module:
     Args:
         path: what `save_compact` wrote.
         into: a fresh network of the architecture from before compaction; is brought to the file's sizes and
-            overwritten in place, on its own device. Nothing is changed where the file does not fit.
+            overwritten in place, on its own device. Nothing is changed where the file does not fit. What its forward
+            does beside (activations, strides) is its own and not in the file.
 
     Returns:
         ``into``.
 
     Raises:
         ValueError: the file is missing, damaged, no compact file or one of another version; or it holds another
-            network: modules, names or dtypes differ, or something is larger than in ``into``.
+            network: the tensors' modules, names or dtypes differ, or something is larger than in ``into``.
     """
     file, described = tensors_of_format(path, FORMAT, "compact file")
     try:

@@ -43,7 +43,8 @@ def pointwise(walk: Walk, node: Node, source: Axis) -> Axis | None:
         return None
     target = node.target
     call = operator.methodcaller(target, *args, **kwargs) if isinstance(target, str) else None
-    return source.mapped(call or (lambda value: target(value, *args, **kwargs)))
+    found = source.mapped(call or (lambda value: target(value, *args, **kwargs)))
+    return found.where(False) if walk.varies((node.args[1:], node.kwargs)) else found
 
 
 def _batch_norm(walk: Walk, node: Node, module: Any, source: Axis) -> Axis | None:
@@ -192,7 +193,10 @@ def arithmetic(walk: Walk, node: Node) -> Axis | None:
         return change(value, number) if axis is first else change(number, value)
 
     if isinstance(rest, (int, float)):
-        return axis.mapped(lambda value: ordered(value, rest))
+        found = axis.mapped(lambda value: ordered(value, rest))
+        # Whatever the number is for other inputs, zero times or over it is zero.
+        kept = axis.value == 0 if change is operator.mul or (change is operator.truediv and axis is first) else False
+        return found.where(kept) if walk.varies(node.args) else found
     if isinstance(rest, fx.Node) and rest.op == "get_attr":
         return _with_parameter(walk, axis, rest, (node, source, ordered))
     walk.pin(axis, f"meets a branch about which nothing is known, in a step {walk.label(node)}")

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
 
 from lobs.compaction import attention, moves, products, steps
 from lobs.compaction.channels import Axis, Channels
@@ -30,6 +31,8 @@ _MODULES: dict[Any, Callable[..., Axes]] = {**steps.MODULES, **moves.MODULES}
 _OTHER_MODULES: dict[Any, Callable[..., Axes]] = {**products.MODULES, **attention.MODULES}
 _FUNCTIONS: dict[Any, Callable[..., Axes]] = {**steps.FUNCTIONS, **moves.FUNCTIONS}
 _OTHER_FUNCTIONS: dict[Any, Callable[..., Axes]] = {**products.FUNCTIONS, **steps.SEVERAL}
+# Arguments that are taken to be the same in every call.
+_FIXED = (type(None), bool, int, float, str)
 # Functions that overwrite their first argument; methods that do so end with an underscore.
 _IN_PLACE = (torch.relu_, operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
 
@@ -55,20 +58,35 @@ class _Tracer(fx.Tracer):
 
 
 class _Run(fx.Interpreter):
-    """Runs a traced network; notes every tensor's shape, and numbers and shapes that steps give."""
+    """Runs a traced network; notes tensors' shapes and what they are views of, and what numbers steps give."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)  # a GraphModule has names of its own, "meta" or "code", as networks do
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.values: dict[fx.Node, Any] = {}
+        self.owners: dict[fx.Node, fx.Node] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        given = {node: self.env[node] for node in n.all_input_nodes}  # which the run forgets after their last use
         result = super().run_node(n)
+        for node, value in given.items():
+            if n not in self.owners and _shares(value, result):
+                self.owners[n] = self.owners.get(node, node)
         if isinstance(result, Tensor):
             self.shapes[n] = result.shape
         elif isinstance(result, (bool, int, float, torch.Size)):
             self.values[n] = result
         return result
+
+
+def _shares(value: Any, result: Any) -> bool:
+    """Whether what a step gives lies, in part, where its input lies."""
+    places = {id(_base(entry)) for entry in tree_leaves(value) if isinstance(entry, Tensor)}
+    return any(id(_base(entry)) in places for entry in tree_leaves(result) if isinstance(entry, Tensor))
+
+
+def _base(tensor: Tensor) -> Tensor:
+    return tensor if tensor._base is None else tensor._base
 
 
 def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
@@ -85,7 +103,9 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
     Raises:
         ValueError: torch.fx cannot trace the network, or the network does not accept the example.
     """
-    fixed = {name: value for name, value in example.items() if value is None or isinstance(value, (bool, int, float))}
+    fixed = {
+        name: value for name, value in example.items() if value is None or isinstance(value, (bool, int, float, str))
+    }
     try:
         graph = _Tracer().trace(model, fixed)
     except Exception as error:  # whatever a network's own code raises when it meets a proxy
@@ -105,7 +125,7 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
         raise ValueError(
             f"{type(model).__name__} does not accept the example input of shape {shapes}: {error}"
         ) from error
-    walk = Walk(model, graph, run.shapes, run.values)
+    walk = Walk(model, graph, run.shapes, run.values, run.owners)
     unused = [name for name, module in walk.modules.items() if not any(walk.uses[id(t)] for t in module.parameters())]
     walk.skipped |= skipped | dict.fromkeys(unused, "is not used in evaluation mode")
     return Traced(walk.channels, walk.skipped, originals)
@@ -139,6 +159,7 @@ class Walk:
         graph: its steps.
         shapes: of every step's tensor.
         values: numbers and shapes that steps gave.
+        owners: whose memory a step's tensor lies in, where that is another step's.
         channels: what has been found.
         skipped: why a module's call was not followed, by the module's name.
         axes: of every step's tensor, or tensors; None where nothing is known.
@@ -149,6 +170,7 @@ class Walk:
     graph: fx.Graph
     shapes: dict[Node, torch.Size]
     values: dict[Node, Any]
+    owners: dict[Node, Node]
     channels: Channels = field(default_factory=Channels)
     skipped: dict[str, str] = field(default_factory=dict)
     axes: dict[Node, Axes] = field(default_factory=dict)
@@ -173,6 +195,12 @@ class Walk:
     def known(self, arguments: Any) -> Any:
         """A call's arguments, with the values of what is no tensor."""
         return fx.node.map_arg(arguments, lambda node: self.values.get(node, node))
+
+    def varies(self, arguments: Any) -> bool:
+        """Whether a number among a call's arguments was computed, from sizes or values: other inputs give another."""
+        nodes: list[Node] = []
+        fx.node.map_arg(arguments, nodes.append)
+        return any(node.op != "placeholder" and isinstance(self.values.get(node), (bool, int, float)) for node in nodes)
 
     def axis(self, entry: Any) -> Axis | None:
         """Of one tensor among a call's arguments."""
@@ -259,16 +287,20 @@ class Walk:
         return isinstance(index, int)
 
     def _overwrites(self, node: Node) -> bool:
-        """Whether a step changes a tensor in place that is read elsewhere too: then nothing is known about either."""
+        """Whether a step changes a tensor in place that is read later, as it is or by a view: nothing is known then."""
         in_place = node.kwargs.get("inplace") or node.target in _IN_PLACE
         if node.op == "call_module":
             in_place = getattr(self.modules[node.target], "inplace", False)
         elif isinstance(node.target, str):
             in_place = node.target.endswith("_")
         source = node.args[0] if node.args else None
-        if not in_place or not isinstance(source, fx.Node) or len(source.users) < 2:
+        if not in_place or not isinstance(source, fx.Node):
             return False
-        axis = self.axis(source)
-        if axis is not None:
-            axis.known = torch.zeros_like(axis.known)
+        owner, order = self.owners.get(source, source), {each: place for place, each in enumerate(self.graph.nodes)}
+        before = [each for each in self.axes if owner in (each, self.owners.get(each))]
+        if not any(order[user] > order[node] for each in before for user in each.users):
+            return False
+        for axis in map(self.axis, before):
+            if axis is not None:
+                axis.known = torch.zeros_like(axis.known)
         return True

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lobs.base.network_inputs import Call, Inputs, Output, takes_one
+from lobs.base.network_inputs import Call, Inputs, Output, by_position, takes_one
 from lobs.base.trees import leaves
 from lobs.calibration.calling import Calling, called
 from lobs.compaction.compact import compact
@@ -103,7 +103,7 @@ def accelerate(
         model: pruned; not changed. It is measured as it is in evaluation mode, in its type, on its device and with
             ``torch.get_num_threads()``.
         inputs: one batch, of the kinds that `collect_statistics` takes. Its size matters: measure with the one that
-            will be used.
+            will be used. Flags and other arguments that are no tensors are taken to be the same in every call.
         call: runs the network on a batch, as in `lobs.prune`.
         output: what is compared of the outputs, likewise.
 
@@ -203,7 +203,10 @@ def _compacted(start: nn.Module, given: Inputs, notes: list[str]) -> nn.Module:
     if result.parameters_left == result.parameters:
         notes.append("nothing to compact: no unit is dead")
         return start
-    notes.append(f"compacted: {result.parameters_left:,} of {result.parameters:,} parameters are left")
+    arguments = by_position(start, given.kwargs or given.args)
+    fixed = [f"{name}={value!r}" for name, value in arguments.items() if isinstance(value, (bool, int, float, str))]
+    only = f", for calls with {', '.join(fixed)} alone" if fixed else ""
+    notes.append(f"compacted: {result.parameters_left:,} of {result.parameters:,} parameters are left{only}")
     return result.model.eval().requires_grad_(False)
 
 

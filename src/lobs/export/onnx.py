@@ -50,7 +50,9 @@ def export_onnx(model: nn.Module, example_input: Tensor | Sequence | Mapping[str
                     partial,
                     input_names=names if len(names) > 1 else ["input"],
                     output_names=["output"],
-                    dynamic_shapes=tuple({0: size} if isinstance(value, Tensor) else None for value in batch),
+                    dynamic_shapes=tuple(
+                        {0: size} if isinstance(value, Tensor) and value.dim() else None for value in batch
+                    ),
                     dynamo=True,
                     external_data=False,
                     verbose=False,
@@ -60,6 +62,11 @@ def export_onnx(model: nn.Module, example_input: Tensor | Sequence | Mapping[str
     return path
 
 
+def _rows(value: Any) -> int:
+    """How many inputs an argument holds; 0 of one that has none."""
+    return len(value) if isinstance(value, Tensor) and value.dim() else 0
+
+
 def _several(value: Any) -> Any:
     """A batch of two in the place of one, which would be exported as a network for batches of one."""
-    return value.expand(2, *value.shape[1:]) if isinstance(value, Tensor) and len(value) == 1 else value
+    return value.expand(2, *value.shape[1:]) if _rows(value) == 1 else value

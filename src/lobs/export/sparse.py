@@ -177,7 +177,12 @@ def encode(tensor: Tensor) -> tuple[str, dict[str, Tensor]]:
 
     Returns:
         Name of the layout, and its parts by name, on the CPU; a dense tensor's only part has the name ``""``.
+
+    Raises:
+        ValueError: it is one of torch's sparse tensors.
     """
+    if tensor.layout is not torch.strided:
+        raise ValueError("a sparse tensor cannot be stored: make it dense (to_dense())")
     tensor = tensor.detach().cpu().contiguous()
     # A copy: tensors that share memory cannot be written as they are.
     dense = {"": tensor.clone()}

@@ -68,7 +68,7 @@ def parts_of(module: nn.Module) -> dict[str, Part]:
     parts = _PARTS.setdefault(module, {})
     for name, (weight, bias) in composite.slices(module).items():
         if name not in parts:
-            parts[name] = Part(1, 1, bias=False)
+            parts[name] = nn.utils.skip_init(Part, 1, 1, bias=False)  # the caller's random numbers are his
         part = parts[name]
         _point(part, "weight", module, weight)
         _point(part, "bias", module, bias)

@@ -273,8 +273,8 @@ class _Mean:
         self.total: Tensor | None = None
         self.count = 0
 
-    def hook(self, _: nn.Module, args: tuple, output: Tensor) -> None:
-        self.see(args[0], output)
+    def hook(self, _: nn.Module, __: tuple, output: Tensor) -> None:
+        self.see(output, output)
 
     def see(self, _: Tensor, output: Tensor) -> None:
         if isinstance(self.module, _BatchNorm):  # its channels come second

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -134,12 +135,8 @@ def refit(
         best = 0
         inputs = _minibatches(learned, pruned, _size(pruned, learned), seed)
         for step in shown(range(1, steps + 1), progress):
-            with torch.enable_grad():
-                loss = distance.of(pruned, next(inputs)).mean()
-            if not loss.requires_grad:
-                raise ValueError("no gradient reaches the network's weights from its outputs (torch.no_grad, detach)")
             optimizer.zero_grad()
-            loss.backward()
+            _differentiate(partial(distance.of, pruned, next(inputs)))
             moved.mask_gradients()
             optimizer.step()
             schedule.step()
@@ -149,6 +146,22 @@ def refit(
                     lowest, best = reached, step
                     moved.keep()
     return Refit(distance.name, before, lowest, best, sum(measured.input_counts()), time.perf_counter() - start)
+
+
+def _differentiate(distances: Callable[[], Tensor]) -> None:
+    """Leave the gradient of a mean distance in the weights; a ValueError where the network has none."""
+    try:
+        with torch.enable_grad():
+            loss = distances().mean()
+        if loss.requires_grad:
+            loss.backward()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of autograd: a step in place that it needs undone, a function without derivative
+        cause = " ".join(str(error).split())[:200]
+        raise ValueError(f"the network cannot be differentiated, as a refit has to: {cause}") from error
+    if not loss.requires_grad:
+        raise ValueError("no gradient reaches the network's weights from its outputs (torch.no_grad, detach)")
 
 
 def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[nn.Parameter, Tensor]]:

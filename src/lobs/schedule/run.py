@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import fallback_note
 from lobs.base.warning import warn
-from lobs.bounds import bound_from_weights, error_bound
+from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches
 from lobs.layers.checks import independent_copy
-from lobs.layers.matrix import view_of
+from lobs.layers.matrix import view_of, weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
 from lobs.repair.refit import STEPS, refit
@@ -112,7 +112,7 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
     lost = any((layers[name].weight != 0)[~mask].any() for name, mask in result.masks.items())
     if job.refit is False or (job.refit is None and not lost):
         return result
-    before = {key: value.clone() for key, value in result.model.state_dict().items()}
+    before = {key: value.detach().clone() for key, value in result.model.named_parameters()}
     batches, held_out = cast("CalibrationBatches", job.sharing.batches), job.sharing.held_out
     shown, steps = job.execution.progress, STEPS if job.refit is None or job.refit is True else int(job.refit)
     try:
@@ -123,7 +123,7 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
         if job.refit:
             raise
         return replace(result, notes=[*result.notes, f"not refitted: {error}"])
-    after = result.model.state_dict()
+    after = dict(result.model.named_parameters())
     moved = {key: value for key, value in before.items() if not torch.equal(value, after[key])}
     return with_bounds(job, replace(result, refit=done, before_refit=moved))
 
@@ -138,7 +138,9 @@ def with_bounds(job: Job, result: PruneResult) -> PruneResult:
     Returns:
         The result, its records' bounds anew.
     """
-    bound = error_bound(job.dense, result.model, job.statistics)
+    dense = prunable_layers(job.dense)
+    weights = {name: weight_matrix(dense[name], layer.bias) for name, layer in job.statistics.items()}
+    bound = bound_from_weights(weights, result.model, job.statistics)
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in result.layers]
     return replace(result, layers=records)
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from lobs.allocation.sharing import Decision
+from lobs.base.fingerprint import network_digest
 from lobs.calibration.accumulator import InputSums, ResidualSums, widened
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import LayerwisePasses, side_by_side
@@ -204,8 +205,7 @@ def _opens(job: Job, waiting: list[str]) -> bool:
     """Whether the first layer is next, in the dense network: its inputs are those of its statistics, and W* is W."""
     if waiting[:1] != job.names[:1] or job.keep_samples not in (None, job.statistics[waiting[0]].kept_samples):
         return False
-    states = zip(job.dense.state_dict().values(), job.pruned.state_dict().values(), strict=True)
-    return all(torch.equal(before, now) for before, now in states)
+    return network_digest(job.dense) == network_digest(job.pruned)
 
 
 def _step(

@@ -1,6 +1,7 @@
 """Compaction: the function stays, what is dead leaves, and what has to stay stays."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -299,3 +300,83 @@ def test_examples_that_no_call_takes_are_refused_in_one_line():
 
     with pytest.raises(TypeError, match=r"Named\.forward takes scale by name alone"):
         lobs.compact(Named(3, 2), {"x": torch.randn(2, 3), "scale": 2.0})
+
+
+class Joined(nn.Module):
+    """Two layers with a step between them: units 0 to 5 of the first are dead, and constant after it."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.one, self.two, self.step = nn.Linear(6, 10), nn.Linear(10, 3), step
+        with torch.no_grad():
+            self.one.weight[:6] = 0
+
+    def forward(self, x):
+        return self.two(self.step(self.one(x), x))
+
+
+def masked_through_a_view(h, x):
+    h = h.sigmoid()
+    h.flatten().mul_((x.abs().amax(-1, keepdim=True) < 2).float().expand(-1, 10).flatten())
+    return h
+
+
+def masked_through_a_slice(h, x):
+    h = h.sigmoid()
+    part = h[:, 2:]
+    part *= (x[:, :1] < 1).float()
+    return h
+
+
+STEPS = {
+    "a number of the data": lambda h, x: h.relu() + x.abs().max().item(),
+    "a number that a function takes": lambda h, x: torch.clamp(h, max=x.abs().max().item()),
+    "a length": lambda h, x: h.sigmoid() / x.size(0) ** 0.5,
+    "the batch": lambda h, x: h.sigmoid() - x.shape[0],
+    "a product of zeros": lambda h, x: (h.relu() * 0 + h.relu()) * x.shape[0],
+    "a view": masked_through_a_view,
+    "a slice": masked_through_a_slice,
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_the_example_alone_says_is_no_constant(name):
+    model = Joined(STEPS[name]).eval()
+    example, others = torch.rand(4, 6), [9 * torch.randn(7, 6), torch.zeros(1, 6)]
+    smaller = lobs.compact(model, example).model
+    with torch.no_grad():
+        for inputs in (example, *others):
+            torch.testing.assert_close(smaller(inputs), model(inputs))
+
+
+def test_zeros_times_a_number_of_the_data_leave():
+    model = Joined(lambda h, x: h.relu() * x.shape[0]).eval()
+    with torch.no_grad():
+        model.one.bias[:6] = -1.0
+    result = lobs.compact(model, torch.rand(4, 6))
+    assert result.removed["one"] == 6
+    inputs = torch.rand(9, 6)
+    torch.testing.assert_close(result.model(inputs), model(inputs))
+
+
+@dataclass
+class Answer:
+    scores: torch.Tensor
+
+
+def test_outputs_in_dataclasses_are_compared_and_buffers_stay():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls.add_(1)
+            return Answer(self.two(self.one(x)) * self.one.out_features)
+
+    model = Net().eval()
+    model.two.weight.data[:, 1] = 0.0
+    with pytest.raises(ValueError, match="Net cannot be compacted: an output would change by"):
+        lobs.compact(model, torch.randn(2, 6))
+    assert model.calls == 0
