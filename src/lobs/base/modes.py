@@ -61,9 +61,8 @@ def same_buffers(model: nn.Module, but: type[nn.Module] | tuple[type[nn.Module],
                 buffer = module._buffers.get(name)
                 if buffer is None or buffer.shape != value.shape:
                     continue
-                if buffer.layout is not torch.strided or not torch.equal(
-                    buffer, value
-                ):  # torch compares no sparse ones
+                # Sparse ones cannot be compared.
+                if buffer.layout is not torch.strided or not torch.equal(buffer, value):
                     buffer.copy_(value)
 
 

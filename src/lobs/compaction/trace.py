@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
+from lobs.base.network_inputs import forward_signature
 from lobs.compaction import attention, moves, products, steps
 from lobs.compaction.channels import Axis, Channels
 
@@ -94,8 +95,8 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
 
     Args:
         model: in evaluation mode; attention modules whose heads can leave are replaced by `attention.CompactAttention`.
-        example: the arguments of one call by name; None, flags and numbers are taken to be the same in
-            every call.
+        example: the arguments of one call by name; None, flags and numbers are taken to be the same in every
+            call, as are defaults.
 
     Returns:
         The channels and what belongs to them.
@@ -103,9 +104,9 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
     Raises:
         ValueError: torch.fx cannot trace the network, or the network does not accept the example.
     """
-    fixed = {
-        name: value for name, value in example.items() if value is None or isinstance(value, (bool, int, float, str))
-    }
+    signature = forward_signature(model)
+    left = {} if signature is None else {name: each.default for name, each in signature.parameters.items()}
+    fixed = {name: value for name, value in {**left, **example}.items() if isinstance(value, _FIXED)}
     try:
         graph = _Tracer().trace(model, fixed)
     except Exception as error:  # whatever a network's own code raises when it meets a proxy

@@ -50,9 +50,7 @@ def export_onnx(model: nn.Module, example_input: Tensor | Sequence | Mapping[str
                     partial,
                     input_names=names if len(names) > 1 else ["input"],
                     output_names=["output"],
-                    dynamic_shapes=tuple(
-                        {0: size} if isinstance(value, Tensor) and value.dim() else None for value in batch
-                    ),
+                    dynamic_shapes=tuple({0: size} if _rows(value) else None for value in batch),
                     dynamo=True,
                     external_data=False,
                     verbose=False,

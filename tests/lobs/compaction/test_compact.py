@@ -288,6 +288,19 @@ def test_several_inputs_by_name_or_position_and_some_that_are_none(way):
         assert torch.allclose(result.model(**asked), model(**asked), atol=1e-6)
 
 
+def test_arguments_that_are_left_at_their_defaults_are_taken_to_be_these():
+    class Defaults(nn.Sequential):
+        def forward(self, x, mode="relu", *, mask=None, **further):
+            h = self[0](x)
+            h = h.relu() if mode == "relu" else h
+            return self[1](h if mask is None else h * mask)
+
+    model = Defaults(nn.Linear(6, 8), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[[2, 5]] = 0
+    assert lobs.compact(model, {"x": torch.randn(4, 6)}).removed["0"] == 2
+
+
 def test_examples_that_no_call_takes_are_refused_in_one_line():
     with pytest.raises(TypeError, match="in a tuple or by name in a dict, got str"):
         lobs.compact(Optional(), "x")
