@@ -113,11 +113,12 @@ def collect_statistics(
     def claim() -> None:
         if folder is not None and isinstance(readings, CalibrationBatches):
             asked = {"layers": list(modules), "loss": loss, "keep_samples": keep_samples}
+            asked = {"network": network, **asked, "batches": readings.fingerprint()}
             # What the forward functions do is in no digest of the network: their outputs tell.
-            first = network_input(next(iter(readings)), model)
-            with evaluation_mode(model), same_buffers(model):
-                outputs = digest(output_tensors(answer(model, first, "a batch")))
-            asked = {"network": network, "outputs": outputs, **asked, "batches": readings.fingerprint()}
+            if (first := readings.first()) is not None:
+                with evaluation_mode(model), same_buffers(model):
+                    answers = answer(model, network_input(first, model), "a batch")
+                asked["outputs"] = digest(output_tensors(answers))
             claim_folder(folder, asked)
             spilled.of = digest(asked.items())
 

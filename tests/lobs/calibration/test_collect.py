@@ -238,13 +238,13 @@ def test_a_folder_of_another_call_is_refused_also_where_batches_can_be_read_only
     expected = lobs.collect_statistics(network(0), iter(batches), folder=tmp_path)
     found = lobs.collect_statistics(network(0), iter(batches), folder=tmp_path)
     assert torch.equal(found["2"].second_moment, expected["2"].second_moment)
-    with pytest.raises(ValueError, match="holds parts of another call: network differ"):
+    with pytest.raises(ValueError, match="holds parts of another call: network, outputs differ"):
         lobs.collect_statistics(network(1), iter(batches), folder=tmp_path)
-    with pytest.raises(ValueError, match="holds parts of another call: batches differ"):
+    with pytest.raises(ValueError, match="holds parts of another call: batches, outputs differ"):
         lobs.collect_statistics(network(0), iter([batch + 1 for batch in batches]), folder=tmp_path)
     other = network(0)
     other[1] = nn.Tanh()  # the same state, and other inputs of the layers behind it
-    with pytest.raises(ValueError, match="holds parts of another call: network differ"):
+    with pytest.raises(ValueError, match="holds parts of another call: network, outputs differ"):
         lobs.collect_statistics(other, iter(batches), folder=tmp_path)
 
 

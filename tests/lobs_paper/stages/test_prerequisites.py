@@ -185,7 +185,7 @@ def test_without_weights_nothing_runs_of_itself(folder, capsys):
     words = [word for word in example() if not word.startswith("model.weights")]
     assert main(["prune", *words, *FAST]) == 2
     captured = capsys.readouterr()
-    assert "run `lobs train model._target_=my_package.net.Net seed=0` first" in captured.err
+    assert "run `lobs train model._target_=my_package.net.Net seed=0 " in captured.err
     assert not (folder / "data").exists()
 
 

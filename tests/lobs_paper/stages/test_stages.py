@@ -266,8 +266,8 @@ def test_tolerance_prunes_by_the_papers_rule(project):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["prune", "seed=5"], "run `lobs train experiment=lenet300 seed=5` first"),
-        (["retrain", "method=magnitude"], "run `lobs prune experiment=lenet300 seed=0 method=magnitude` first"),
+        (["prune", "seed=5"], "run `lobs train experiment=lenet300 seed=5 "),
+        (["retrain", "method=magnitude"], "run `lobs prune experiment=lenet300 seed=0 method=magnitude "),
         (["retrain", "density=0.5"], "density=0.5 was asked for, but"),
         (["evaluate", "tolerance=0.5"], "tolerance=0.5 density=null was asked for, but"),
         (["collect", "model.hidden=[7,7]"], "model.hidden=[7,7] was asked for, but"),
