@@ -233,3 +233,11 @@ def test_what_is_no_tensor_cannot_be_stored(tmp_path):
     with pytest.raises(ValueError, match="a name with '#'"):
         lobs.save_sparse(model, tmp_path / "net")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_buffer_of_torchs_sparse_kind_is_refused_in_a_sentence(tmp_path):
+    model = nn.Linear(3, 2)
+    model.register_buffer("places", torch.eye(3).to_sparse())
+    with pytest.raises(ValueError, match="a sparse tensor"):
+        lobs.save_sparse(model, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -105,3 +105,9 @@ def test_a_broken_metrics_file_is_named(tmp_path, capsys):
         shown = capsys.readouterr().err
         assert message in shown
         assert str(file.parent.parent) in shown
+
+
+@pytest.mark.parametrize("output", ["/", ""])
+def test_an_output_without_a_name_is_refused(output, capsys):
+    assert main(["compare", "runs", "--output", output]) == 2
+    assert "is not accepted: the name of two files" in capsys.readouterr().err
