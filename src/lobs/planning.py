@@ -84,10 +84,15 @@ class Plan:
         if self._of_another:
             warn(OF_ANOTHER)
 
-    @cached_property
+    @property
+    def _network(self) -> str:
+        """A digest of the model as it was when the plan was made, before anything is pruned in place."""
+        return self._found[0][0]
+
+    @property
     def _of_another(self) -> bool:
-        """Whether the statistics are another network's, asked before anything is pruned in place."""
-        return self.statistics.calls.of_another(self.model)
+        """Whether the statistics are known to be another network's."""
+        return self.statistics.calls.network not in (None, self._network)
 
     @cached_property
     @outside_modes
@@ -324,7 +329,7 @@ class Plan:
         kinds = ("second_moment", "samples", "loss_curvature", "inputs_sample", "zero_fraction")
         layers = [[getattr(layer, kind) for kind in kinds] for layer in self.statistics.values()]
         return {
-            "network": network_digest(self.model),
+            "network": self._network,
             "statistics": digest(part for parts in layers for part in parts),
         }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
+
+from lobs_paper.config.own_code import find_here
 
 
 def import_target(key: str, target: str) -> Any:
@@ -22,8 +22,7 @@ def import_target(key: str, target: str) -> Any:
         ValueError: it cannot be imported.
     """
     module, _, name = target.rpartition(".")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # as for a script there; the command `lobs` starts elsewhere
+    find_here()
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -155,7 +155,8 @@ def item(walk: Walk, node: Node, source: Axes) -> Axes:
     """One of several tensors, or a part of one tensor that takes all of its channels."""
     index = walk.known(node.args[1])
     if isinstance(source, tuple):
-        return source[index] if isinstance(index, int) and -len(source) <= index < len(source) else None
+        known = isinstance(index, int) and not walk.varies(node.args[1])
+        return source[index] if known and -len(source) <= index < len(source) else None
     index = index if isinstance(index, tuple) else (index,)
     plain = all(entry is None or entry is ... or isinstance(entry, (int, slice)) for entry in index)
     if source is None or not plain or any(isinstance(entry, bool) for entry in index) or node not in walk.shapes:

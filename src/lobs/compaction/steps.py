@@ -151,7 +151,8 @@ def _pad(walk: Walk, node: Node, source: Axis) -> Axis | None:
         or given.get("mode", "constant") != "constant"
     ):
         return None
-    return source.where(source.value == 0 if not given.get("value") else False)
+    border = {**dict(zip(names, node.args, strict=False)), **node.kwargs}.get("value")
+    return source.where(source.value == 0 if not given.get("value") and not walk.varies(border) else False)
 
 
 def _dropout(walk: Walk, node: Node, source: Axis) -> Axis | None:

@@ -47,6 +47,12 @@ def own_code(config: Mapping[str, Any]) -> dict[str, str]:
     return dict(sorted(seen.items()))
 
 
+def find_here() -> None:
+    """Let modules of the working directory be found, as for a script there; the command `lobs` starts elsewhere."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+
+
 def is_own(file: Path) -> bool:
     """Whether a module's file is neither Python's own nor an installed package's."""
     path = file.resolve()
@@ -65,8 +71,7 @@ def _own_file(name: str) -> Path | None:
     first, *rest = name.split(".")
     if first in PACKAGES or first in sys.stdlib_module_names:
         return None
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # as where it is imported (lobs_paper.targets)
+    find_here()
     try:
         spec = find_spec(first)
     except (ImportError, ValueError):

@@ -341,12 +341,18 @@ def masked_through_a_slice(h, x):
     return h
 
 
+def chosen(parts, which):
+    return torch.cat([parts[which], parts[0]], dim=1)
+
+
 STEPS = {
     "a number of the data": lambda h, x: h.relu() + x.abs().max().item(),
     "a number that a function takes": lambda h, x: torch.clamp(h, max=x.abs().max().item()),
     "a length": lambda h, x: h.sigmoid() / x.size(0) ** 0.5,
     "the batch": lambda h, x: h.sigmoid() - x.shape[0],
     "a product of zeros": lambda h, x: (h.relu() * 0 + h.relu()) * x.shape[0],
+    "a border": lambda h, x: functional.pad(h.relu()[..., None], (1, 1), value=x.floor().abs().max().item())[..., 0],
+    "one of several": lambda h, x: chosen(h.sigmoid().chunk(2, dim=1), x.max().gt(1).long().item()),
     "a view": masked_through_a_view,
     "a slice": masked_through_a_slice,
 }
