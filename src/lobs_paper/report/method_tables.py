@@ -255,15 +255,20 @@ def by_density(curve: DataFrame, rows: DataFrame, show: Callable[[Any], str] = f
         show: prints an error.
 
     Returns:
-        The table, with the number of seeds that have a curve.
+        The table, with the number of seeds that have a curve; a point that only some of them have says of how many.
     """
     seeds = curve.groupby("label")["seed"].nunique()
     table = rows[METHOD].drop_duplicates(ignore_index=True)
-    table = table.assign(seeds=[str(seeds.get(label, 0)) for label in table["label"]])
-    columns = []
+    counts = [int(seeds.get(label, 0)) for label in table["label"]]
+    table, columns = table.assign(seeds=list(map(str, counts))), []
     for percent, group in rows.groupby("density_percent", sort=False):
-        table[percent] = group["test_error_percent"].to_numpy()
-        columns.append((f"{percent:.3g}%", percent, show))
+        # A point that fewer seeds have says so.
+        fewer = [
+            f" ({value.count} of {count})" if 0 < value.count < count else ""
+            for value, count in zip(group["test_error_percent"], counts, strict=True)
+        ]
+        table[percent] = [show(value) + note for value, note in zip(group["test_error_percent"], fewer, strict=True)]
+        columns.append((f"{percent:.3g}%", percent, str))
     return printed(table, _LABEL, ("seeds", "seeds", str), *columns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from helpers.runs import EVERY, METHODS, write_csv, write_runs
@@ -44,6 +45,17 @@ def test_every_measured_density_has_a_column_and_the_refit_a_row(tmp_path: Path)
         2.5,
     )
     assert (last["seeds"], last["output_error"]) == (2, 0.5)
+
+
+def test_a_run_stands_at_its_own_density_where_its_curve_has_no_point_and_few_seeds_are_counted(tmp_path: Path) -> None:
+    root = write_staged(tmp_path)
+    path = root / "lenet300/seed1/exact_obs_staged/prune/metrics.json"
+    own = {"density": 0.05, "correction": "none", "error_after_pruning_percent": 6.0, "error_after_refit_percent": 5.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    table = frontier_table(load_results(root)).set_index("method")
+    assert list(table["5%"]) == ["-", "-", "6.00 (1 of 2)", "5.00 (1 of 2)"]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "correction": "bias"}))
+    assert "5%" not in frontier_table(load_results(root))
 
 
 def test_the_page_names_data_seeds_and_images_and_is_there_only_with_a_refit(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_errors_at_densities_are_summed_up_over_seeds(runs: Path) -> None:
     assert list(table.columns) == ["method", "seeds", "7%", "5%", "3.5%", "3%", "2%", "1.5%", "0.9%"]
     assert lines(table) == [
         (MAGNITUDE, "1", *"-------"),
-        ("L-OBS", "2", "3.50 ± 0.71", "5.00", *"----", "65.00 ± 7.07"),
+        ("L-OBS", "2", "3.50 ± 0.71", "5.00 (1 of 2)", *"----", "65.00 ± 7.07"),
     ]
     records = tables.density_records(results)
     first = records[records["method"] == "lobs"].iloc[0]
@@ -151,7 +151,7 @@ def test_a_network_that_needs_most_of_its_weights_has_its_own_densities(runs: Pa
     write_csv(runs / "lenet300/seed1/lobs/prune/density_curve.csv", CURVE, [(0.5, 19.0, 4.0)])
     table = tables.density_table(load_results(runs))
     assert list(table.columns) == ["method", "seeds", "50%", "30%"]
-    assert lines(table) == [(MAGNITUDE, "0", "-", "-"), ("L-OBS", "2", "18.50 ± 0.71", "40.00")]
+    assert lines(table) == [(MAGNITUDE, "0", "-", "-"), ("L-OBS", "2", "18.50 ± 0.71", "40.00 (1 of 2)")]
 
 
 def test_the_bound_stands_beside_the_measured_error(runs: Path) -> None:
