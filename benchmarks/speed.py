@@ -21,6 +21,7 @@ from common import arguments, load_layer, matrix_rate, seconds
 from torch import nn
 
 import lobs
+from lobs.allocation.sharing import Sharing
 from lobs.calibration import accumulator
 from lobs.layers.matrix import input_samples
 from lobs.layers.network import prunable_layers
@@ -28,9 +29,13 @@ from lobs.solvers import make
 from lobs.solvers.hessian import damp
 from lobs_paper.data.splits import load_split
 from lobs_paper.files import load_tensors, write_csv, write_text
+from lobs_paper.networks.cifarnet import CifarNet
 from lobs_paper.networks.efficientnet_lite0 import efficientnet_lite0
+from lobs_paper.networks.lenet5 import LeNet5
 from lobs_paper.networks.lenet300 import LeNet300
+from lobs_paper.networks.mlpnet import MLPNet
 from lobs_paper.networks.resnet20 import ResNet20
+from lobs_paper.networks.vit import ViT
 from lobs_paper.report.markdown import markdown
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
@@ -103,7 +108,7 @@ def main() -> int:
     store = options.out / "speed.csv"
     before = {row["what"]: float(row["ratio"]) for row in csv.DictReader(store.open())} if store.exists() else {}
     rows = []
-    for kind in (solving, collecting, convolving, going_through):
+    for kind in (solving, collecting, convolving, going_through, sharing_out):
         for row in kind(options):
             if options.only in row.what:
                 rows.append(row.measured())
@@ -240,6 +245,35 @@ def going_through(options) -> Iterator[Row]:
     sequence = partial(whole, batches=pictures, sequential=True)
     at_once = partial(whole, batches=pictures)
     yield Row("prune EfficientNet-Lite0, 32 images, in sequence", sequence, "all layers at once", at_once, 2)
+
+
+def sharing_out(options) -> Iterator[Row]:
+    """A shared budget's decision alone, paths given: gradients, losses, candidates compared; against collecting.
+
+    Of the report's networks, fresh, on noise: with as many images or fewer, which favours collecting.
+    """
+    from torchvision.models import resnet50
+
+    networks = {
+        "LeNet-300-100": (LeNet300(), (60_000, 784), 1000, 0.05),
+        "MLPNet": (MLPNet(), (60_000, 784), 1000, 0.05),
+        "LeNet-5": (LeNet5(), (12_000, 1, 28, 28), 250, 0.05),
+        "CIFAR-Net": (CifarNet(), (4_000, 3, 32, 32), 250, 0.09),
+        "ResNet-20": (ResNet20(), (2_000, 3, 32, 32), 250, 0.1),
+        "ViT": (ViT(), (12_000, 1, 28, 28), 1000, 0.2),
+        "EfficientNet-Lite0": (efficientnet_lite0(), (96, 3, 224, 224), 16, 0.5),
+        "ResNet-50": (resnet50(weights=None), (96, 3, 224, 224), 16, 0.5),
+    }
+    for name, (network, shape, batch, density) in networks.items():
+        what = f"sharing out, global, {name}, {shape[0]} inputs"
+        if options.only not in what:
+            continue
+        torch.manual_seed(0)
+        batches = list(torch.randn(shape).split(batch))
+        plan = lobs.plan(network.eval(), batches=batches, held_out=True)
+        sharing = Sharing(lobs.Budget(density=density), "global", plan.batches, plan.held_out)
+        decide = partial(sharing.decision, network, plan.paths, {})
+        yield Row(what, decide, "collecting its statistics", partial(lobs.collect_statistics, network, batches), 1)
 
 
 @torch.no_grad()

@@ -48,12 +48,10 @@ def equal_slopes(curves: Mapping[str, Curve], problem: Problem) -> dict[str, int
         # The first removals may save nothing: a sparse file is no smaller than a dense one at first.
         saving = costs < costs[0]
         saving[0] = True
-        counts, losses, costs = counts[saving], losses[saving], costs[saving]
-        hull = lower_hull((costs[0] - costs).tolist(), losses.tolist())
-        for i, j in pairwise(hull):
-            saved = float(costs[i] - costs[j])
-            slope = float(losses[j] - losses[i]) / saved
-            segments.append((slope, len(segments), name, int(counts[j]), saved))
+        points, lost, across = (part[saving].tolist() for part in (counts, losses, costs[0] - costs))
+        for i, j in pairwise(lower_hull(across, lost)):
+            saved = across[j] - across[i]
+            segments.append(((lost[j] - lost[i]) / saved, len(segments), name, points[j], saved))
     cost = problem.cost(chosen)
     # A hull's slopes rise, so a layer's segments come in their order; the running number breaks ties the same way.
     for _, _, name, count, saved in sorted(segments):

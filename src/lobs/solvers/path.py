@@ -383,4 +383,4 @@ def knot_counts(total: int, knots: int) -> list[int]:
         return list(range(total + 1))
     even = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
     sparse = 1 - torch.logspace(-3, -0.3, knots // 2, dtype=torch.float64)
-    return sorted({round(float(share) * total) for share in torch.cat([even, sparse])})
+    return (torch.cat([even, sparse]) * total).round().long().unique().tolist()

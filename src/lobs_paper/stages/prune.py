@@ -83,7 +83,12 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         keep = config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else 0
         ceiling = ceiling_bytes(config)
         statistics = lobs.collect_statistics(
-            dense, batches, progress=progress("statistics"), keep_samples=keep, memory=ceiling
+            dense,
+            batches,
+            progress=progress("statistics"),
+            keep_samples=keep,
+            memory=ceiling,
+            exclude=excluded(config),
         )
     if needs_curvature(method):
         statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
