@@ -169,9 +169,9 @@ said, and pruned to a density of {DENSITY}.
 
 {markdown(growth(table))}
 
-Layers do not depend on each other: `+sweep=layers` with a launcher (joblib, Slurm, Ray) factorises them side by side:
-on a core for each of {HUGE_LAYERS:,} layers the column per layer below is the time of all. Devices share the images
-out and add up their sums, a second moment per layer; that addition is not among the seconds.
+Layers do not depend on each other: `lobs factorise -m +sweep=layers` with a launcher (joblib, Slurm, Ray) does them
+side by side: on a core for each of {HUGE_LAYERS:,} layers the column per layer below is the time of all. Devices
+share the images out and add up their sums, a second moment per layer; that addition is not among the seconds.
 
 ## Extrapolated: {HUGE_LAYERS:,} layers, {weights / 1e9:,.0f} billion weights
 

@@ -18,6 +18,7 @@ from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import loss_curves
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import MEASURED_IMAGES, Sharing
+from lobs.base.arguments import check_names
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder, digest, network_digest
 from lobs.base.modes import copy_buffers, outside_modes, same_buffers
@@ -98,10 +99,37 @@ class Plan:
     @outside_modes
     def paths(self) -> dict[str, PruningPath]:
         """The layers' paths, computed when they are first needed."""
+        return self._maker.paths(self.names)
+
+    @outside_modes
+    def factorise(self, layers: Iterable[str]) -> int:
+        """Compute some layers' paths and keep in the folder what took long: other processes compute the others' there.
+
+        The same plan, made anew anywhere that sees the folder, then reads them.
+
+        Args:
+            layers: names or patterns.
+
+        Returns:
+            How many of them the folder holds; a method that takes no time keeps nothing.
+
+        Raises:
+            ValueError: the plan has no folder, or no such layer.
+        """
+        if self.execution.place is None:
+            raise ValueError("paths are kept in a folder: make the plan with execution=lobs.Execution(folder=...)")
+        asked = prunable_layers(self.model, check_names("layers", layers))
+        maker, names = self._maker, [name for name in self.names if name in asked]
+        for name in self.execution.shown(names):
+            maker.path(name)
+        return sum(map(maker.holds, names))
+
+    @property
+    def _maker(self) -> PathMaker:
         execution = self.execution.inside("paths")
         if execution.place is not None:
             claim_folder(execution.place, {**self._made_from, "method": self.solver, "layers": self.names})
-        return PathMaker(self.model, self.statistics, self.solver, execution).paths(self.names)
+        return PathMaker(self.model, self.statistics, self.solver, execution)
 
     @cached_property
     @outside_modes
@@ -341,6 +369,9 @@ class Plan:
                 check_layers(result.model, first_input(result.model, self.batches), self.names)
         left = unpruned_weights(result.model, self.names, self.excluded, self.statistics.calls)
         notes = [f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items()]
+        asked = job.sharing.budget.density
+        if asked and result.density > asked and any(record.kept == 1 for record in result.layers):
+            notes.append(f"{result.density:.4g} of the weights are kept, more than {asked:.4g}: every layer keeps one")
         notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]
         result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
         if len(job.stages) > 1:

@@ -28,7 +28,7 @@ class LayerRecord:
         removed: weights removed.
         error: E = ||Z_hat - Z||_F^2 / n on the dense network's inputs, measured on the weights found. After sequential
             pruning Z_hat comes from the pruned network's inputs (Z stays the dense network's output), so that E counts
-            what the layers before did, too. A correction comes later and is not in it.
+            what the layers before did, too. A correction and a refit come later and are not in it.
         relative_error: E over ||Z||_F^2 / n, the share of the layer's output that was lost.
         sensitivity_threshold: the largest L_q removed, None for methods without sensitivities.
         bound_contribution: the layer's term in Theorem 3.2, for the final weights.

@@ -21,6 +21,7 @@ STAGES: dict[str, str] = {
     "fetch": "download a data set, verify it, store it",
     "train": "train the dense network",
     "collect": "stream the calibration images into per-layer statistics",
+    "factorise": "what takes prune long, of a part of the layers: a large network's on many machines",
     "prune": "prune the network by a method",
     "retrain": "retrain with fixed masks, in rounds where the method has them",
     "evaluate": "errors, densities, and Theorem 3.2's bound beside the measured output error",

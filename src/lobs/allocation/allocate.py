@@ -29,8 +29,9 @@ def allocate(
     """How many weights to remove from each layer so that the network meets a budget.
 
     All allocations but ``uniform`` minimise a sum of the layers' losses under the budget (`lobs.allocation.knapsack`);
-    they differ in the losses (`lobs.allocation.loss_curves`). The budget is never exceeded; a budget of weights is met
-    exactly, except by ``uniform``, which rounds in every layer.
+    they differ in the losses (`lobs.allocation.loss_curves`). The budget is never exceeded, but by a single layer that
+    would lose all its weights and keeps one; a budget of weights is met exactly, except by ``uniform``, which rounds in
+    every layer.
 
     Args:
         paths: of all layers, in the order of their calls.
@@ -62,7 +63,9 @@ def allocate(
     if allocation == "uniform":
         if budget.density is not None and not budget.limits:
             counts = counts_for(dict.fromkeys(paths, budget.density), paths)
-            return {name: path.not_all(counts[name]) for name, path in paths.items()} if budget.density else counts
+            left = {name: path.not_all(counts[name]) for name, path in paths.items()}
+            if not budget.density or left == counts or len(paths) == 1:
+                return left if budget.density else counts
         return uniform(paths, problem(paths, budget, file))
     task = problem(paths, budget, file)
     if allocation == "measured_joint" and batches is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import cast
 
 import torch
@@ -46,6 +47,7 @@ class Decision:
         compared: distances of the outputs with what ``global`` chose from.
         note: what was decided, where that is worth saying.
         gave_way: whether ``uniform`` took the place of what was asked for.
+        uniform: what ``uniform`` would remove within the same budget, where that was compared.
     """
 
     counts: dict[str, int]
@@ -55,6 +57,7 @@ class Decision:
     compared: dict[str, float] = field(default_factory=dict)
     note: str | None = None
     gave_way: bool = False
+    uniform: dict[str, int] = field(default_factory=dict)
 
     @property
     def doubtful(self) -> bool:
@@ -173,35 +176,38 @@ class Sharing:
         progress: Callable[[Iterable], Iterable] | None = None,
     ) -> tuple[Decision, Mapping[str, PruningPath]]:
         """The decision of one allocation, and the paths that it is about."""
-        unit_weights = None
+        unit_weights = note = None
         losses = self.losses if allocation == self.allocation else None
         if allocation in GLOBAL_CANDIDATES and self.images is not None and losses is None:
             seen = cast("Iterable", self.seen_backwards)
             found = self.sensitivities or output_sensitivity(model, seen, list(paths))
+            note = left_out_note(found)
             if allocation == "fisher_units":
                 unit_weights = {name: found[name].together.tolist() for name in paths}
                 paths = {name: path.weighted(found[name].together) for name, path in paths.items()}
             losses = fisher_units(paths) if unit_weights else fisher(paths, found, allocation == "fisher_summed")
         images = None if allocation == "uniform" else self.images
         counts = allocate(paths, self.budget, allocation, losses=losses, model=model, batches=images, progress=progress)
-        return Decision(counts, allocation, unit_weights=unit_weights), paths
+        return Decision(counts, allocation, unit_weights=unit_weights, note=note), paths
 
     def _best(self, model: nn.Module, paths: Mapping[str, PruningPath], dense: nn.Module) -> Decision:
         """The candidate whose network, pruned in one go, has the outputs nearest to the dense one's."""
         candidates: tuple[str, ...] = GLOBAL_CANDIDATES
-        sharing, note = self, None
+        sharing, notes = self, list[str]()
         if self.sensitivities is None:
             try:
                 found = output_sensitivity(model, cast("Iterable", self.seen_backwards), list(paths))
                 sharing = replace(self, sensitivities=found)
             except ValueError as error:
-                candidates, note = ("relative",), f"allocation='global' knew no gradients: {error}"
+                candidates = ("relative",)
+                notes.append(f"allocation='global' knew no gradients: {error}")
         tried = {name: sharing._by(name, model, paths) for name in (*candidates, "uniform")}
         first, _ = tried[candidates[0]]
+        notes += [first.note] if first.note else []
         if any(isinstance(path, RecomputedPath) for path in paths.values()):
             unseen = f"allocation='global' took {first.shared_by!r} unseen: the paths do not fit into memory"
             distance = outputs_distance(model, cast("CalibrationBatches", self.images))
-            return replace(first, distance=distance, note=unseen if note is None else f"{unseen}; {note}")
+            return replace(first, distance=distance, note="; ".join([unseen, *notes]))
         measure = OutputDistance(dense, cast("CalibrationBatches", self.compared_on))
         compared: dict[str, float] = {}
         for name, (decision, chosen) in tried.items():
@@ -214,15 +220,34 @@ class Sharing:
         best = min(tried, key=compared.__getitem__)
         gave_way = best == "uniform"
         if gave_way:
-            fallback = fallback_note(min(compared[name] for name in candidates), compared[best])
-            note = fallback if note is None else f"{fallback}; {note}"
-        return replace(tried[best][0], distance=measure.distance, compared=compared, note=note, gave_way=gave_way)
+            notes.insert(0, fallback_note(min(compared[name] for name in candidates), compared[best]))
+        if not isfinite(compared[best]):
+            notes.insert(0, f"allocation='global' took {best!r} unseen: every candidate's outputs are infinitely far")
+        return replace(
+            tried[best][0],
+            distance=measure.distance,
+            compared=compared,
+            note="; ".join(notes) or None,
+            gave_way=gave_way,
+            uniform=tried["uniform"][0].counts,
+        )
 
 
 def outputs_distance(model: nn.Module, batches: CalibrationBatches) -> str:
     """The distance that fits a network's outputs (`lobs.calibration.outputs.fitting_distance`)."""
     with torch.no_grad(), evaluation_mode(model), same_buffers(model):
         return fitting_distance(answer(model, first_input(model, batches), "a batch"), batches.first())
+
+
+def left_out_note(sensitivities: Mapping[str, Sensitivity]) -> str | None:
+    """The note where inputs did not count in the sensitivities of some layer; None where all did."""
+    name, worst = max(sensitivities.items(), key=lambda pair: pair[1].left_out)
+    if not worst.left_out:
+        return None
+    return (
+        f"the gradients of {worst.left_out} inputs are NaN or infinite at layer {name!r} (the norm of a zero, say): "
+        f"they do not count in its sensitivity"
+    )
 
 
 def fallback_note(ours: float, theirs: float) -> str:

@@ -47,10 +47,12 @@ class Sensitivity:
     Attributes:
         together: float64 ``[out]``, for errors that are alike at all positions of an image.
         apart: likewise, for errors that have nothing in common.
+        left_out: inputs that do not count, since their gradient is not finite.
     """
 
     together: Tensor
     apart: Tensor
+    left_out: int = 0
 
 
 def output_sensitivity(
@@ -137,24 +139,43 @@ def output_sensitivity(
     never = [name for name in modules if name not in sums]
     if layers is not None and never:
         raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
-    return {name: Sensitivity(total.together / images, total.apart / images) for name, total in sums.items()}
+    return {name: total.means(name) for name, total in sums.items()}
 
 
 class _Sums:
-    """Running sums of one layer over images, ``[out]`` each."""
+    """Running sums of one layer over images, ``[out]`` each.
+
+    An image whose gradient is not finite (0 times infinity on the way: the norm of a zero, say) does not count.
+    """
 
     def __init__(self) -> None:
         self.together: Tensor = torch.zeros(())
         self.apart: Tensor = torch.zeros(())
+        self.images = self.left_out = 0
 
     def add(self, calls: list[Tensor], images: int) -> None:
         """The gradients ``[rows, out]`` of every call of the layer in one batch."""
-        apart = sum((part.square().sum(0) for part in calls), torch.zeros(()))
-        together = apart
-        if all(len(part) % images == 0 for part in calls):
-            by_image = [part.unflatten(0, (images, -1)).sum(1) for part in calls]
-            together = torch.stack(by_image).sum(0).square().sum(0)
+        divided = all(len(part) % images == 0 for part in calls)
+        by_image = [part.unflatten(0, (images if divided else 1, -1)) for part in calls]
+        apart = sum((part.square().sum((0, 1)) for part in by_image), torch.zeros(()))
+        if not bool(apart.isfinite().all()):
+            finite = torch.stack([part.isfinite().flatten(1).all(1) for part in by_image]).all(0)
+            by_image = [part[finite] for part in by_image]
+            apart = sum((part.square().sum((0, 1)) for part in by_image), torch.zeros(()))
+            left_out = images - (int(finite.sum()) if divided else images * bool(finite))
+            self.left_out, images = self.left_out + left_out, images - left_out
+        together = torch.stack([part.sum(1) for part in by_image]).sum(0).square().sum(0) if divided else apart
         self.apart, self.together = self.apart + apart.cpu(), self.together + together.cpu()
+        self.images += images
+
+    def means(self, name: str) -> Sensitivity:
+        """The sums over the images that count."""
+        if not self.images:
+            raise ValueError(
+                f"layer {name!r}: its gradient from the network's outputs is NaN or infinite for every input, so that "
+                f"its sensitivity is unknown: {_remedy(name)}"
+            )
+        return Sensitivity(self.together / self.images, self.apart / self.images, self.left_out)
 
 
 class _Directions:
@@ -225,8 +246,8 @@ def _gradients(pairs: list[tuple[Tensor, Tensor]], outputs: list[tuple[str, Tens
     if missing:
         raise ValueError(
             f"layer {missing[0]!r}: no gradient reaches it from the network's outputs (torch.no_grad, detach or a "
-            f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: leave "
-            f"it out with exclude=[{missing[0]!r}], or take allocation='relative' or 'measured'"
+            f"reentrant checkpoint on the way{', ' * bool(cause)}{cause}), so that its sensitivity is unknown: "
+            f"{_remedy(missing[0])}"
         )
     # A call whose result is not looked at (an argmax, say) beside others that are has no effect.
     return [torch.zeros_like(o) if g is None else g for (_, o), g in zip(outputs, gradients, strict=True)]
@@ -245,3 +266,7 @@ def mixed_gradient(logits: Tensor, signs: Tensor) -> Tensor:
     probabilities = logits.double().softmax(dim=1)
     weights = signs.to(probabilities) * probabilities.sqrt()
     return (weights.sum(dim=1, keepdim=True) * probabilities - weights).to(logits)
+
+
+def _remedy(name: str) -> str:
+    return f"leave it out with exclude=[{name!r}], or take allocation='relative' or 'measured'"

@@ -38,6 +38,19 @@ DERIVED = {
 }
 
 
+def check_changeable(model: nn.Module) -> None:
+    """Refuse a network whose weights cannot be written to.
+
+    Raises:
+        ValueError: it was made in inference mode.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "model was made in torch.inference_mode, which forbids to change its weights: make or load it outside of "
+            "that mode, or give copy.deepcopy(model) made outside"
+        )
+
+
 def check_plain(layers: Mapping[str, nn.Module]) -> None:
     """Refuse layers whose weight or bias is not a parameter of their own, or not of real numbers.
 

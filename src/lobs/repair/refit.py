@@ -12,16 +12,17 @@ came nearest on them: few inputs do not end in overfitting, and what does not he
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import inf, isfinite
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.base.arguments import check_number
+from lobs.base.arguments import check_count, check_number
 from lobs.base.execution import shown
 from lobs.base.memory import available_bytes
 from lobs.base.modes import outside_modes, same_buffers
@@ -31,9 +32,10 @@ from lobs.calibration.inputs import answer, network_input
 from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import output_spreads
 from lobs.calibration.outputs import UNCOMPARABLE, class_logits, fitting_distance, output_tensors, per_input
+from lobs.layers.checks import check_changeable
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import weight_matrix
-from lobs.layers.network import bias_columns, prunable_layers
+from lobs.layers.network import bias_columns, memory_place, prunable_layers
 
 # Chosen on held-out training images of LeNet-300-100 at 1.5% of the weights.
 STEPS = 600
@@ -42,7 +44,7 @@ LEARNING_RATE = 3e-3
 FEWEST_INPUTS, MOST_INPUTS = 16, 512
 MIXED = 16  # batches whose inputs are mixed
 MEASUREMENTS = 20
-LEAST_GAIN = 1e-3  # of the distance at the start: less is rounding
+LEAST_GAIN = 1e-3  # of the distance at the start
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Refit:
         steps: minibatches after which the network that was kept had been reached; 0: nothing helped.
         held_out: inputs held out.
         seconds: spent.
+        skipped: minibatches that changed nothing, since their gradient was NaN or infinite.
     """
 
     distance: str
@@ -64,11 +67,13 @@ class Refit:
     steps: int
     held_out: int
     seconds: float
+    skipped: int = 0
 
     def __str__(self) -> str:
         change = f"distance of the outputs ({self.distance}) {self.before:.3g} -> {self.after:.3g}"
         kept = f"after {self.steps} minibatches" if self.steps else "nothing helped, taken back"
-        return f"refitted: {change} on {self.held_out} held-out inputs, {kept}"
+        skipped = f"; {self.skipped} minibatches without a finite gradient changed nothing" * bool(self.skipped)
+        return f"refitted: {change} on {self.held_out} held-out inputs, {kept}{skipped}"
 
 
 @outside_modes
@@ -106,18 +111,19 @@ def refit(
 
     Raises:
         ValueError: batches that are missing, a one-shot iterator or too few, a number out of range, a network
-            whose outputs no gradient leaves or whose weights are of 16 bits, or that has nothing to be moved.
-        TypeError: the networks are no modules, or a number is none.
+            whose outputs no gradient leaves or whose weights are of 16 bits or shared with the dense network, or
+            that has nothing to be moved.
+        TypeError: the networks are no modules, a number is none, or the masks are no tensors by layer.
     """
     start = time.perf_counter()
     for network in (dense, pruned):
         if not isinstance(network, nn.Module):
             raise TypeError(f"a refit takes two torch.nn.Modules, got {type(network).__name__}")
-    check_number("steps", steps, "how many minibatches")
+    check_count("steps", steps, 1)
+    check_count("seed", seed, 0)
     check_number("learning_rate", learning_rate, "Adam's step at the start")
-    if steps < 1 or steps != int(steps) or not 0 < learning_rate < float("inf"):
-        raise ValueError(f"steps must be at least 1 and learning_rate above 0, got {steps} and {learning_rate}")
-    steps = int(steps)
+    if learning_rate is None or not 0 < learning_rate < inf:
+        raise ValueError(f"learning_rate must be above 0 and finite, got {learning_rate}")
     learned = whole_where_dependent(require_repeatable(called_batches(batches, dense, call, output), "a refit"), dense)
     held_out = called_batches(held_out, dense, call, output)
     parts = learned.divided() if held_out is None else (learned, require_repeatable(held_out, "a refit"))
@@ -126,26 +132,35 @@ def refit(
     learned, measured = parts
     if not sum(measured.input_counts()):
         raise ValueError("held_out is empty: a refit stops where the outputs on held-out inputs are nearest")
+    check_changeable(pruned)
     moved = _Moved(pruned, masks)
+    fixed = {memory_place(parameter) for parameter in dense.parameters()}
+    if any(memory_place(parameter) in fixed for parameter in moved.parameters):
+        raise ValueError("the two networks share weights, which a refit moves: give it copy.deepcopy(pruned)")
     optimizer = torch.optim.Adam(moved.parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with evaluation_mode(dense), evaluation_mode(pruned), same_buffers(dense), same_buffers(pruned), moved:
         distance = _Distance(dense, measured)
         before = lowest = distance.mean(pruned, measured)
-        best = 0
+        # Less is rounding.
+        least = LEAST_GAIN * before if isfinite(before) else 0.0
+        best = skipped = 0
         inputs = _minibatches(learned, pruned, _size(pruned, learned), seed)
         for step in shown(range(1, steps + 1), progress):
             optimizer.zero_grad()
             _differentiate(partial(distance.of, pruned, next(inputs)))
-            moved.mask_gradients()
+            if not moved.mask_gradients():
+                skipped += 1
+                optimizer.zero_grad()  # then the step leaves everything as it is
             optimizer.step()
             schedule.step()
             if step * MEASUREMENTS // steps != (step - 1) * MEASUREMENTS // steps:
                 reached = distance.mean(pruned, measured)
-                if reached < lowest - LEAST_GAIN * before:
+                if reached < lowest - least:
                     lowest, best = reached, step
                     moved.keep()
-    return Refit(distance.name, before, lowest, best, sum(measured.input_counts()), time.perf_counter() - start)
+    unseen, seconds = sum(measured.input_counts()), time.perf_counter() - start
+    return Refit(distance.name, before, lowest, best, unseen, seconds, skipped)
 
 
 def _differentiate(distances: Callable[[], Tensor]) -> None:
@@ -168,6 +183,8 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
     """What may move, each parameter once, with where it may: not the removed weights, nor units that are gone."""
     layers = prunable_layers(pruned)
     masks = {name: layer.weight != 0 for name, layer in layers.items()} if masks is None else masks
+    if not isinstance(masks, Mapping) or not all(isinstance(mask, Tensor) for mask in masks.values()):
+        raise TypeError("masks must map layer names to bool tensors")
     own_bias = bias_columns(pruned)
     found: list[tuple[nn.Parameter, Tensor]] = []
     for name, mask in masks.items():
@@ -183,8 +200,10 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
     for module in pruned.modules():
         if isinstance(module, _BatchNorm) and module.affine:
             found += [(parameter, torch.ones_like(parameter, dtype=torch.bool)) for parameter in module.parameters()]
+    found = list({id(parameter): (parameter, mask) for parameter, mask in reversed(found)}.values())[::-1]
     if not found:
-        raise ValueError("a refit moves pruned layers and batch norms, and the network has none of them")
+        whose = "masks name none of them" if layers else "the network has none of them"
+        raise ValueError(f"a refit moves pruned layers and batch norms, and {whose}")
     small = next((p for p, _ in found if p.dtype.itemsize < 4), None)
     if small is not None:
         raise ValueError(f"a refit moves weights by little steps, which {small.dtype} does not hold: give float32")
@@ -226,11 +245,16 @@ class _Moved:
         """The values as they are now are the ones to be left behind."""
         self._kept = [parameter.detach().clone() for parameter in self.parameters]
 
-    def mask_gradients(self) -> None:
-        """Where nothing may move there is no gradient, so that Adam's averages stay at zero there."""
-        for parameter, mask in self._places:
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
+    def mask_gradients(self) -> bool:
+        """Where nothing may move there is no gradient, so that Adam's averages stay at zero there.
+
+        Returns:
+            Whether all gradients are finite.
+        """
+        found = [(parameter.grad, mask) for parameter, mask in self._places if parameter.grad is not None]
+        for gradient, mask in found:
+            gradient.masked_fill_(~mask, 0.0)
+        return all(bool(gradient.isfinite().all()) for gradient, _ in found)
 
 
 class _Distance:
@@ -254,10 +278,10 @@ class _Distance:
         found = answer(network, inputs, "a minibatch, with gradients,")
         if self.name == "kl":
             one, other = (class_logits(outputs).double().log_softmax(dim=1) for outputs in (wanted, found))
+            _check_shapes([one], [other])
             return torch.where(one.exp() > 0, one.exp() * (one - other), 0.0).sum(1)
         parts = [output_tensors(outputs) for outputs in (wanted, found)]
-        if len({tuple(part.shape for part in outputs) for outputs in parts}) > 1:
-            raise ValueError(f"the two networks' outputs have other shapes: {UNCOMPARABLE}")
+        _check_shapes(*parts)
         pairs = zip(*parts, self._scales, strict=True)
         terms = [
             per_input(torch.where(one.isfinite(), other - one, 0.0).square(), len(inputs)) / scale
@@ -270,7 +294,13 @@ class _Distance:
     def mean(self, network: nn.Module, batches: CalibrationBatches) -> float:
         """The mean distance over batches."""
         parts = [self.of(network, network_input(batch, network)).double() for batch in batches]
-        return float(torch.cat(parts).nan_to_num(nan=float("inf")).mean().clamp_min(0.0))
+        return float(torch.cat(parts).nan_to_num(nan=inf, posinf=inf).mean().clamp_min(0.0))
+
+
+def _check_shapes(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    shapes = [[tuple(part.shape) for part in outputs] for outputs in (wanted, found)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the outputs have shapes {shapes[0]}, the pruned network's {shapes[1]}: {UNCOMPARABLE}")
 
 
 def _size(network: nn.Module, batches: CalibrationBatches) -> int:

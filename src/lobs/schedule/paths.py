@@ -16,7 +16,7 @@ from lobs.base.fingerprint import digest
 from lobs.base.memory import ceiling
 from lobs.base.tensor_files import OF, layer_file, read_part, write_tensors
 from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit
-from lobs.layers.checks import check_owners, check_plain
+from lobs.layers.checks import check_changeable, check_owners, check_plain
 from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
@@ -89,6 +89,11 @@ class PathMaker:
                 room -= needed
             paths[name] = path
         return paths
+
+    def holds(self, name: str) -> bool:
+        """Whether the folder has what took a layer long."""
+        file = self._file(name)
+        return file is not None and file.exists()
 
     @cached_property
     def _modules(self) -> dict[str, Prunable]:
@@ -189,11 +194,7 @@ def check_network(model: nn.Module, names: list[str], statistics: Statistics) ->
         ValueError: the network was made in inference mode, or a layer's weight is computed or used elsewhere.
     """
     modules = prunable_layers(model)
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise ValueError(
-            "model was made in torch.inference_mode, which forbids to change its weights: make or load it outside of "
-            "that mode, or give copy.deepcopy(model) made outside"
-        )
+    check_changeable(model)
     check_plain({name: modules[name] for name in names})
     check_owners(model, names)
     functional = statistics.calls.functional

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lobs.allocation.budget import Budget
 from lobs.allocation.output_distance import OutputDistance
 from lobs.allocation.sharing import fallback_note
 from lobs.base.warning import warn
@@ -79,7 +80,10 @@ def no_worse_than_uniform(job: Job, start: nn.Module, result: PruneResult) -> Pr
     """
     if not (job.beside and any(decision.doubtful for decision in job.decisions)):
         return result
-    plain = replace(job.sharing, allocation="uniform", losses=None)
+    # The counts that were compared, which keep to the budget: on its own ``uniform`` leaves every layer a weight.
+    shares = {record.name: record.kept + record.removed for record in result.layers}
+    densities = {name: 1 - job.decisions[-1].uniform[name] / whole for name, whole in shares.items()}
+    plain = replace(job.sharing, budget=Budget(densities=densities), allocation="uniform", losses=None)
     pruned = independent_copy(start)
     execution = job.execution.inside("uniform")
     rival = run(replace(job, pruned=pruned, sharing=plain, execution=execution, decisions=[]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 from lobs.allocation.budget import Budget
 from lobs.calibration.batches import CalibrationBatches
@@ -54,7 +54,9 @@ def stage_budgets(budget: Budget, stages: int | Sequence[float]) -> list[Budget]
     if isinstance(stages, int):
         if stages < 1:
             raise ValueError(f"stages must be at least 1, got {stages}")
-        shares = [share for power in range(stages - 1, 0, -1) if last < (share := last * 2**power) < 1]
+        shares: list[Any] = []
+        while last > 0 and len(shares) < stages - 1 and (share := last * 2 ** (len(shares) + 1)) < 1:
+            shares.insert(0, share)
     else:
         shares = list(stages)
         if any(not isinstance(share, (int, float)) for share in shares):

@@ -26,7 +26,11 @@ class Way:
 
     def __post_init__(self) -> None:
         for name in ("stages", "refit"):
-            if isinstance(value := getattr(self, name), Integral) and not isinstance(value, bool):
+            value = getattr(self, name)
+            if getattr(value, "ndim", None) == 0:  # of NumPy or torch
+                value = value.item()
+                object.__setattr__(self, name, value)
+            if isinstance(value, Integral) and not isinstance(value, bool):
                 object.__setattr__(self, name, int(value))
         if isinstance(self.stages, Iterable) and not isinstance(self.stages, (str, bytes)):
             shares = [share.item() if hasattr(share, "item") else share for share in self.stages]

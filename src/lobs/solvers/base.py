@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from lobs.registry import METHODS, unknown_name
 from lobs.solvers.grouped import GroupedPath
 from lobs.solvers.path import PruningPath
 from lobs.solvers.weighted import WeightedPath
+
+P = TypeVar("P", bound=PruningPath)
 
 
 class Solver(ABC):
@@ -67,7 +69,7 @@ class Solver(ABC):
             paths.append(self.restore(rows, statistics.group(index), own))
         return self._owned(GroupedPath(weight, statistics, paths))
 
-    def weighted(self, path: PruningPath, unit_weights: Tensor) -> PruningPath:
+    def weighted(self, path: PruningPath, unit_weights: Tensor) -> WeightedPath:
         """The path of the same layer where unit i's error counts g_i times, ``sum_i g_i E_i`` (`PruningPath.weighted`).
 
         With ``D = diag(sqrt(g))`` this is the plain problem of the weight ``D W``: the method runs on that, and D is
@@ -75,7 +77,7 @@ class Solver(ABC):
 
         Args:
             path: of this solver.
-            unit_weights: g, float64 ``[out]``, all above 0.
+            unit_weights: g, float64 ``[out]``, all above 0 and about 1.
 
         Returns:
             The path; its curve is in the unit of the sum, its weights and sensitivities are those of the layer.
@@ -84,13 +86,13 @@ class Solver(ABC):
 
     def _scaled_back(
         self, path: PruningPath, scale: Tensor, made: Callable[[Tensor, LayerStatistics], PruningPath]
-    ) -> PruningPath:
+    ) -> WeightedPath:
         """The path that is ``made`` for the rows times their scale, as one of the layer's own weights."""
         weight = (path.weight * scale[:, None]).to(path.weight.dtype)
         weight[path.weight == 0] = 0.0
         return self._owned(WeightedPath(path, made(weight, path.statistics.with_scaled_units(scale)), scale))
 
-    def _owned(self, path: PruningPath) -> PruningPath:
+    def _owned(self, path: P) -> P:
         path.solver = self
         return path
 

@@ -17,6 +17,7 @@ from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
 from lobs.solvers.ranking import Pattern, parse_pattern, ranks_of_order, row_ranks
 from lobs.solvers.swaps import RefinedPath
+from lobs.solvers.weighted import WeightedPath
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 # rows * 2/3 d^3 operations: above this (an hour on 2 cores in float64) only groups are offered; 4,096 x 4,096 passes.
@@ -165,7 +166,7 @@ class ExactOBS(Solver):
             worst = max(worst, float(((found - exact).abs() / exact)[exact > 0].amax()) if (exact > 0).any() else 0.0)
         return (single if worst <= CHECKED_DIFFERENCE else double), worst
 
-    def weighted(self, path: PruningPath, unit_weights: Tensor) -> PruningPath:
+    def weighted(self, path: PruningPath, unit_weights: Tensor) -> WeightedPath:
         """The path merged anew: g multiplies all increments of a row and changes nothing within it."""
         state = path.state
         if state is None:

@@ -6,6 +6,8 @@ every point of a curve, and the allocation of a budget between layers.
 
 from __future__ import annotations
 
+import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
 
 # A curve is measured at every count up to here, at about this many knots for larger layers.
 KNOTS = 64
-# The smallest weight of a unit, whose square root float32 still multiplies without loss.
-NEXT_TO_NOTHING = 1e-16
+# The least weight of a unit, of their mean: what nothing depends on costs next to nothing.
+LEAST_UNIT_WEIGHT = 1e-6
 
 
 class PruningPath(ABC):
@@ -206,8 +208,8 @@ class PruningPath(ABC):
         change. Only the ratios of the weights count for the order.
 
         Args:
-            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean or `NEXT_TO_NOTHING` are raised to
-                it: units that nothing depends on leave first.
+            unit_weights: g, float64 ``[out]``. Those below a millionth of their mean are raised to it: what only units
+                that nothing depends on would lose is next to nothing.
 
         Returns:
             The path; `layer_error` is in units of the sum, `measured_error` and the sensitivities in those of E.
@@ -223,7 +225,14 @@ class PruningPath(ABC):
             )
         if self.solver is None:
             raise ValueError(f"this {type(self).__name__} was made by no solver: weight the units of a solver's path")
-        return self.solver.weighted(self, g.clamp_min(max(NEXT_TO_NOTHING, 1e-6 * float(g.mean()))))
+        # The method sees weights around 1, whatever their unit: a power of 4, whose square root rounds nothing.
+        largest = float(g.max()) or sys.float_info.min
+        equal = bool((g == g[0]).all())
+        unit = largest if equal else 4.0 ** math.floor(math.log(largest, 4))
+        relative = torch.ones_like(g) if equal else g / unit
+        path = self.solver.weighted(self, relative.clamp_min(LEAST_UNIT_WEIGHT * float(relative.mean())))
+        path.unit = unit
+        return path
 
     def measured_error(self, weight: Tensor) -> float:
         """Psi's E of any weight for this layer, without damping."""

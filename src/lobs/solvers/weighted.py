@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,18 @@ from lobs.solvers.path import PruningPath
 class WeightedPath(PruningPath):
     """A layer's weights in the order that the method found for ``D W``, ``D = diag(scale)``.
 
-    The curve is that of ``sum_i scale_i^2 E_i``; `measured_error` stays the plain E.
+    The curve is that of ``unit sum_i scale_i^2 E_i``; `measured_error` stays the plain E.
 
     Args:
         plain: the layer's path without weights.
         scaled: the path that the same method found for the rows of W times their scale.
         scale: ``[out]``, all above 0.
+
+    Attributes:
+        unit: of the curve.
     """
+
+    unit: float = 1.0
 
     def __init__(self, plain: PruningPath, scaled: PruningPath, scale: Tensor) -> None:
         rows = scale[:, None]
@@ -27,7 +34,6 @@ class WeightedPath(PruningPath):
         self.removes_units = scaled.removes_units
         self.free = scaled.free
         self.note = scaled.note
-        self._knots = scaled._knots
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask at a count, see `PruningPath.at`."""
@@ -44,7 +50,13 @@ class WeightedPath(PruningPath):
         return self._scaled.solved_counts()
 
     def _largest_within(self, error: float) -> int:
-        return self._scaled._largest_within(error)
+        return self._scaled._largest_within(error / self.unit)
 
     def _exact_curve(self) -> Tensor | None:
-        return self._scaled._exact_curve()
+        curve = self._scaled._exact_curve()
+        return None if curve is None else self.unit * curve
+
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor]:
+        counts, errors = self._scaled._knots
+        return counts, self.unit * errors

@@ -51,6 +51,13 @@ def _rising(pair: list[float]) -> list[float]:
     return pair
 
 
+def _part(text: str) -> str:
+    number, of = map(int, text.split("/"))
+    if not 1 <= number <= of:
+        raise ValueError
+    return text
+
+
 Share: TypeAlias = Annotated[float, _number("the share of weights kept, a number from 0 to 1", ge=0, le=1)]
 AboveZero: TypeAlias = Annotated[float, _number("a number above 0", gt=0)]
 AtLeastZero: TypeAlias = Annotated[float, _number("a number, 0 or more", ge=0)]
@@ -246,6 +253,7 @@ class Config(Section):
     size: Annotated[int, _whole("the bytes of the sparse file, a whole number", 0)] | None
     exclude: LayerNames
     methods: Settings
+    part: Annotated[str, AfterValidator(_part), _text("2/4 for the second of four parts")]
     density_grid: Annotated[list[Share], Field(min_length=1, description="a list of densities")] | None
     device: Annotated[str, _one_of(DEVICES)]
     devices: Annotated[int, _whole("a whole number of processes, 1 to 64", 1, 64)]

@@ -38,6 +38,7 @@ STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "train": (*_NETWORK, "devices", "train"),
     "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
     "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "density_grid"),
+    "factorise": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "density_grid", "part"),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
     "report": ("folders.runs", "folders.further_runs", "folders.reports", "folders.mlflow", "track"),
@@ -72,7 +73,7 @@ def _stage_keys(stage: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     keys, method = STAGE_KEYS[stage], config.get("method", {})
     if stage == "retrain" and method["rounds"]:
         keys += (*_SOLVER, "collect", "exclude")  # it prunes and collects again
-    if stage == "prune" and (runs_network(method) or needs_curvature(method)):
+    if stage in ("prune", "factorise") and (runs_network(method) or needs_curvature(method)):
         keys += ("collect",)
     return keys
 

@@ -60,6 +60,7 @@ def refuse_stale(stage: str, config: Mapping[str, Any]) -> None:
 
 def _before(stage: str, seed_only: bool = False) -> tuple[str, ...]:
     order = (*SEED_STAGES, *METHOD_STAGES)
+    stage = "prune" if stage == "factorise" else stage
     before = order[: order.index(stage)] if stage in order else ()
     return before[: len(SEED_STAGES)] if seed_only else before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -67,53 +68,20 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The metrics written.
     """
-    device = prepare(config)
-    folders = Folders(config)
-    trained = folders.input("train", "model.safetensors")
-    collected = folders.input("collect", "statistics.safetensors")
-    dense = load_network(config, trained, folders.command("train")).to(device)
-    writable(folders.output("prune"))
-    statistics = Statistics.load(collected, lazy=True)
-    train, measured = load_training_data(config["folders"]["data"], **config["data"])
-
-    watch = Stopwatch()
-    method = config["method"]
-    batches, held_out = inputs_for_pruning(method, train, config.get("collect", {}))
-    if batches is not None and held_out is not None:
-        keep = config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else 0
-        ceiling = ceiling_bytes(config)
-        statistics = lobs.collect_statistics(
-            dense,
-            batches,
-            progress=progress("statistics"),
-            keep_samples=keep,
-            memory=ceiling,
-            exclude=excluded(config),
-        )
-    if needs_curvature(method):
-        statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
-    partial = partial_folder(folders.output("prune"), config, [trained, collected])
+    folders, watch = Folders(config), Stopwatch()
     shown = Phases("factorising", watch.each)
-    plan = lobs.plan(
-        dense,
-        statistics,
-        make(method["solver"], **method["options"]),
-        exclude=excluded(config),
-        batches=batches,
-        held_out=held_out,
-        execution=lobs.Execution(ceiling_bytes(config), partial, shown),
-    )
+    plan, partial, (train, measured) = planned(config, folders, shown)
     _ = plan.paths  # under the bar that is named for them
     shown.next("pruning")
-    result = prune_to(plan, method, requested(config))
+    result = prune_to(plan, config["method"], requested(config))
     shown.next(None)  # the curves have bars of their own
     for record in result.layers:
         watch.layers[record.name] += record.seconds
-    timings = watch.result(config, device)
+    timings = watch.result(config, next(plan.model.parameters()).device)
 
-    metrics = _metrics(config, dense, result, measured)
+    metrics = _metrics(config, plan.model, result, measured)
     if result.uncorrected:
-        metrics["corrections"] = corrections(dense, result, cast("Iterable", plan.batches), measured)
+        metrics["corrections"] = corrections(plan.model, result, cast("Iterable", plan.batches), measured)
     curves = _curves(plan, config, (train, measured), result)
     with folders.result("prune", metrics) as folder:
         save_network(config, folder / "model.safetensors", result.model)
@@ -125,6 +93,51 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         write_json(folder / "timings.json", timings)
     forget(partial)
     return metrics
+
+
+def planned(
+    config: dict[str, Any], folders: Folders, shown: Callable[[Iterable], Iterable]
+) -> tuple[lobs.Plan, Path, tuple[Split, Split]]:
+    """The dense network with its statistics and the method, and where finished parts are kept.
+
+    Args:
+        config: of stage prune.
+        folders: of it.
+        shown: wraps the layers that are factorised.
+
+    Returns:
+        The plan, the folder of finished parts, and the images to learn from and to measure on.
+    """
+    device, method = prepare(config), config["method"]
+    trained = folders.input("train", "model.safetensors")
+    collected = folders.input("collect", "statistics.safetensors")
+    dense = load_network(config, trained, folders.command("train")).to(device)
+    writable(folders.output("prune"))
+    statistics = Statistics.load(collected, lazy=True)
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
+    batches, held_out = inputs_for_pruning(method, train, config.get("collect", {}))
+    if batches is not None and held_out is not None:
+        statistics = lobs.collect_statistics(
+            dense,
+            batches,
+            progress=progress("statistics"),
+            keep_samples=config["collect"]["kept_samples"] if "inputs_sample" in METHODS[method["solver"]].needs else 0,
+            memory=ceiling_bytes(config),
+            exclude=excluded(config),
+        )
+    if needs_curvature(method):
+        statistics = with_curvature(dense, statistics, train, config["collect"], progress("the loss's curvature"))
+    partial = partial_folder(folders.output("prune"), config, [trained, collected])
+    plan = lobs.plan(
+        dense,
+        statistics,
+        make(method["solver"], **method["options"]),
+        exclude=excluded(config),
+        batches=batches,
+        held_out=held_out,
+        execution=lobs.Execution(ceiling_bytes(config), partial, shown),
+    )
+    return plan, partial, (train, measured)
 
 
 def _first(plan: lobs.Plan) -> tuple[str, PruningPath]:

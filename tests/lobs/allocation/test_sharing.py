@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import lobs
 from helpers.networks import X, conv, mlp, no_grad_trunk
@@ -385,3 +386,48 @@ def test_what_measures_needs_inputs(case):
 )
 def test_a_choice_that_barely_helps_is_doubtful(compared, doubtful):
     assert Decision({}, "fisher", "kl", compared=compared).doubtful == doubtful
+
+
+def tiny_layers():
+    """A large layer between many of 16 weights, of which a few percent are less than one."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(16, 16), *[nn.Sequential(nn.Linear(16, 1), nn.Linear(1, 16)) for _ in range(4)]
+    ).eval()
+
+
+def test_a_choice_that_falls_on_uniform_keeps_to_the_budget():
+    model, batches = tiny_layers(), list(X.split(64))
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "magnitude")
+    whole = sum(path.removable for path in paths.values())
+    shares = Sharing(Budget(density=0.05), "global", CalibrationBatches(batches)).decision(model, paths, {})
+    assert whole - sum(shares.uniform.values()) <= 0.05 * whole
+    assert all(paths[name].removable > count for name, count in shares.uniform.items())
+    alone = lobs.prune(model, None, "magnitude", density=0.05, batches=batches)
+    assert all(record.kept for record in alone.layers) and alone.density > 0.05
+    (note,) = (note for note in alone.notes if "more than 0.05" in note)
+    assert note.startswith(f"{alone.density:.4g} of the weights are kept")
+
+
+def test_inputs_without_a_finite_gradient_are_said_to_count_for_nothing():
+    class Normalised(nn.Sequential):
+        def forward(self, x):
+            hidden = self[0](x)
+            return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))
+
+    torch.manual_seed(0)
+    model, inputs = Normalised(nn.Linear(16, 8, bias=False), nn.Linear(8, 4)).eval(), X.clone()
+    inputs[3] = 0.0
+    for allocation in ("fisher", "global"):
+        with pytest.warns(UserWarning, match="the gradients of 1 inputs are NaN or infinite at layer '0'"):
+            result = lobs.prune(
+                model, None, "exact_obs", density=0.3, allocation=allocation, batches=list(inputs.split(64))
+            )
+        assert any("1 inputs are NaN or infinite" in note for note in result.notes)
+
+
+def test_candidates_that_are_all_infinitely_far_are_not_told_apart(case, monkeypatch):
+    monkeypatch.setattr(OutputDistance, "with_weights", lambda *_: float("inf"))
+    model, batches, paths = case
+    found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
+    assert found.note.startswith("allocation='global' took 'fisher' unseen: every candidate's outputs")

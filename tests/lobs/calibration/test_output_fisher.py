@@ -240,3 +240,24 @@ def test_errors_are_named():
     model.spare.inner = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"layer 'spare.inner' is never called"):
         output_sensitivity(model, [torch.randn(2, 1, 6, 6, dtype=torch.float64)], ["*"])
+
+
+class Normalised(nn.Sequential):
+    """Divides by a norm, whose derivative at zero is NaN where its value is not."""
+
+    def forward(self, x):
+        hidden = self[0](x)
+        return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))
+
+
+def test_an_input_without_a_finite_gradient_does_not_count_and_is_counted():
+    torch.manual_seed(0)
+    model = Normalised(nn.Linear(6, 5, bias=False), nn.Linear(5, 3)).double()
+    inputs = torch.randn(20, 6, dtype=torch.float64)
+    with_zero = torch.cat([inputs, torch.zeros(1, 6, dtype=torch.float64)])  # the last one: the same signs
+    plain, found = (output_sensitivity(model, [batch]) for batch in (inputs, with_zero))
+    assert (found["0"].left_out, found["1"].left_out, plain["0"].left_out) == (1, 0, 0)
+    assert torch.allclose(found["0"].together, plain["0"].together)
+    assert torch.allclose(found["0"].apart, plain["0"].apart)
+    with pytest.raises(ValueError, match=r"layer '0': its gradient .* is NaN or infinite for every input"):
+        output_sensitivity(model, [torch.zeros(3, 6, dtype=torch.float64)])

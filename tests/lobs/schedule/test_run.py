@@ -84,7 +84,14 @@ def doubtful(task, counts):
 
 def compared(ratio, counts=None):
     """A decision of ``fisher`` whose distance is this share of that of ``uniform``."""
-    return Decision(counts or {}, "fisher", "kl", compared={"fisher": 2 * ratio, "uniform": 2.0})
+    uniform = {record.name: record.removed for record in even().layers}
+    return Decision(counts or {}, "fisher", "kl", compared={"fisher": 2 * ratio, "uniform": 2.0}, uniform=uniform)
+
+
+def even():
+    """The result where every layer has the same share."""
+    task = job(correct="bias")
+    return run(replace(task, sharing=replace(task.sharing, allocation="uniform")))
 
 
 def _densities(counts):
@@ -96,8 +103,7 @@ def test_where_shares_hardly_help_the_network_of_uniform_ones_is_compared():
     result = doubtful(task, WORST)
     with pytest.warns(UserWarning, match="allocation='global' gave way to 'uniform'"):
         found = no_worse_than_uniform(task, task.dense, result)
-    even = run(replace(job(correct="bias"), sharing=replace(task.sharing, allocation="uniform")))
-    for name, value in even.model.state_dict().items():
+    for name, value in even().model.state_dict().items():
         assert torch.equal(found.model.state_dict()[name], value)
     measure = OutputDistance(task.dense, task.sharing.images)
     assert measure.of_network(found.model) < measure.of_network(result.model)
@@ -105,7 +111,7 @@ def test_where_shares_hardly_help_the_network_of_uniform_ones_is_compared():
     last = task.decisions[-1]
     assert (last.gave_way, last.shared_by, last.distance, last.unit_weights) == (True, "uniform", "kl", None)
     assert last.compared == compared(0.9).compared
-    assert task.decisions[-1].counts == {record.name: record.removed for record in even.layers}
+    assert task.decisions[-1].counts == {record.name: record.removed for record in even().layers}
 
 
 def test_a_network_that_is_nearer_stays():

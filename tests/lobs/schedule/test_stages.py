@@ -248,3 +248,8 @@ def test_samples_are_kept_for_all_stages():
     assert result.density == pytest.approx(0.1, abs=2e-3)
     layers = prunable_layers(result.model)
     assert all(weight_matrix(layer).isfinite().all() for layer in layers.values())
+
+
+def test_more_stages_than_there_are_looser_budgets_are_those_that_there_are():
+    assert stage_budgets(Budget(density=0.2), 5000) == stage_budgets(Budget(density=0.2), 3)
+    assert [budget.density for budget in stage_budgets(Budget(density=0.1), 4)] == [0.8, 0.4, 0.2, 0.1]

@@ -1,6 +1,7 @@
 """How a network is gone through, and for which option the batches are read again."""
 
 import pytest
+import torch
 
 from lobs.schedule.way import Way
 
@@ -21,3 +22,7 @@ from lobs.schedule.way import Way
 )
 def test_the_option_that_reads_batches_again_is_named(way, stages, expected):
     assert way.reads_again(stages) == expected
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    assert Way(stages=torch.tensor(3), refit=torch.tensor(5)) == Way(stages=3, refit=5)

@@ -263,3 +263,15 @@ def test_units_that_nothing_depends_on_may_be_all_of_a_layer(method):
     assert float(nothing.layer_error(nothing.total)) < 1e-10 * float(plain.layer_error(plain.total))
     half = plain.total // 2
     assert torch.equal(nothing.kept(half), plain.weighted(torch.ones(len(weight))).kept(half))
+
+
+@pytest.mark.parametrize("method", ["exact_obs", "magnitude", "sparsegpt"])
+@pytest.mark.parametrize("unit", [4.0**-300, 2.0**-54, 2.0**60, 4.0**300])
+def test_another_unit_of_the_weights_is_one_of_the_curve_alone(method, unit):
+    weight, _, statistics = layer("plain")
+    g = units()
+    path = make(method)(weight, statistics)
+    one, other = path.weighted(g), path.weighted(unit * g)
+    assert torch.equal(unit * one.layer_error(), other.layer_error())
+    for count in (0, 7, one.total // 2):
+        assert all(torch.equal(*pair) for pair in zip(one.at(count), other.at(count), strict=True))

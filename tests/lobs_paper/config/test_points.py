@@ -25,7 +25,7 @@ def task(config):
         (["method='lobs',\"obd\"", "seed=sort(3,1,2)"], 6),
         (["model.hidden=[16,8],[8,4]", "method.options.damping=1,2"], 4),
         (["density=0.1,0.2", "seed=0,1", "density=0.3"], 2),
-        (["+sweep=layers", "density=0.5"], 3),
+        (["+sweep=layers", "density=0.5"], 4),
         (["density=0.5"], 1),
     ],
 )

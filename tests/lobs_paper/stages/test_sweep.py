@@ -196,15 +196,6 @@ def test_the_jobs_for_slurm_ask_for_what_the_file_says():
         assert f"#SBATCH --{line}" in script
 
 
-def test_a_sweep_over_layers_prunes_one_at_a_time(project):
-    assert main(["prune", "-m", "+sweep=layers", "density=0.5", *SMALL]) == 0
-    pruned = []
-    for path in (project / "multirun/layers").rglob("layers.json"):
-        (layer,) = json.loads(path.read_text())
-        pruned.append(layer["name"])
-    assert sorted(pruned) == ["fc1", "fc2", "fc3"]
-
-
 def test_a_long_points_folder_is_cut_short_but_stays_its_own(project, capsys):
     from lobs_paper.config.compose import folder_name
 
