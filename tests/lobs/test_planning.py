@@ -359,3 +359,26 @@ def test_nonsense_is_refused_in_one_sentence(model):
     ):
         with pytest.raises(kind, match=message):
             call()
+
+
+def test_layers_factorised_in_parts_are_found_by_the_plan_that_prunes(tmp_path, model, monkeypatch):
+    statistics = lobs.collect_statistics(model, [X])
+
+    def made(folder=None):
+        return lobs.plan(model, statistics, "exact_obs", execution=lobs.Execution(folder=folder))
+
+    expected = made().prune(density=0.3)
+    names = list(expected.masks)
+    assert made(tmp_path).factorise(names[:1]) == 1
+    assert made(tmp_path).factorise(names[1:]) == len(names) - 1
+
+    def again(*_):
+        raise AssertionError("factorised once more")
+
+    monkeypatch.setattr("lobs.schedule.paths.solve", again)
+    found = made(tmp_path).prune(density=0.3)
+    assert all(torch.equal(mask, found.masks[name]) for name, mask in expected.masks.items())
+    with pytest.raises(ValueError, match="paths are kept in a folder"):
+        made().factorise(names)
+    with pytest.raises(ValueError, match="nowhere"):
+        made(tmp_path).factorise(["nowhere"])
