@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.allocation.budget import Budget
+from lobs.allocation.budget import Budget, budget_of
 from lobs.allocation.density_curve import DENSITIES, CurvePoint, curve_point
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import loss_curves
@@ -212,7 +212,7 @@ class Plan:
             TypeError: both a budget and fields of one, or a field that no budget has.
         """
         self._check_unchanged()
-        sharing = self._with_measured(Sharing(_budget(budget, asked), allocation, self.batches, self.held_out))
+        sharing = self._with_measured(Sharing(budget_of(budget, asked), allocation, self.batches, self.held_out))
         job = self.job(sharing, Way(sequential, stages, correct, refit), in_place)
         if sharing.together or not sequential:
             job = replace(job, paths=self.paths)
@@ -391,19 +391,6 @@ class Plan:
                 f"{result.network_density:.4g} of its weights"
             )
         return result
-
-
-def _budget(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
-    """A budget from an object or from its fields."""
-    if budget is not None and not isinstance(budget, Budget):
-        raise TypeError(f"budget must be a lobs.Budget, got {budget!r}: give its fields by name, density=0.1 say")
-    if budget is not None and asked:
-        raise TypeError(f"give a budget or its fields, got {budget} and {', '.join(asked)}")
-    known = {entry.name: None for entry in fields(Budget)}
-    for name in asked:
-        if name not in known:
-            raise TypeError(unknown_name("argument", name, known))
-    return Budget(**asked) if budget is None else budget
 
 
 def _state(model: nn.Module) -> tuple[str, list[int]]:

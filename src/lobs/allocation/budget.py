@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from math import ceil
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lobs.base.arguments import check_by_layer, check_number
 from lobs.export.sparse_layout import VALUE_BYTES, FileCosts, sparse_bytes
+from lobs.registry import unknown_name
 from lobs.solvers.path import PruningPath
 
 # A layer's cost by the number of its weights that are kept: int64 in, float64 out, never falling.
@@ -100,6 +101,31 @@ class Budget:
 
     def __str__(self) -> str:
         return next(f"{name}={value}" for name in MEANINGS if (value := getattr(self, name)) is not None)
+
+
+def budget_of(budget: Budget | None, asked: Mapping[str, Any]) -> Budget:
+    """A budget from an object or from its fields.
+
+    Args:
+        budget: or None.
+        asked: fields by name, where there is no object.
+
+    Returns:
+        The budget.
+
+    Raises:
+        TypeError: both, something else, or a field that no budget has.
+        ValueError: as `Budget`.
+    """
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a lobs.Budget, got {budget!r}: give its fields by name, density=0.1 say")
+    if budget is not None and asked:
+        raise TypeError(f"give a budget or its fields, got {budget} and {', '.join(asked)}")
+    known = {entry.name: None for entry in fields(Budget)}
+    for name in asked:
+        if name not in known:
+            raise TypeError(unknown_name("argument", name, known))
+    return Budget(**asked) if budget is None else budget
 
 
 @dataclass(frozen=True)
