@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
+from lobs.base.warning import warn
 from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit, layer_error
 from lobs.layers.matrix import view_of, weight_matrix
 from lobs.layers.network import prunable_layers
+
+# Maps that bring no two points farther apart; an average does so however its windows overlap.
+LIPSCHITZ = (
+    *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.LogSigmoid, nn.Softplus, nn.Softshrink),
+    *(nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+# So do these where no input is in two windows.
+LIPSCHITZ_APART = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 
 
 @dataclass(frozen=True)
@@ -21,11 +31,13 @@ class ErrorBound:
     Attributes:
         layers: per layer its term, ``(prod_{l>k} ||Theta_hat_l||_F) sqrt(dE_k)``, in units of the network's output:
             the root of the mean over inputs of the squared norm of the output's change.
-        total: their sum, >= the measured ``||Y_tilde_L - Y_L||_F / sqrt(n)``.
+        total: their sum, >= the measured ``||Y_tilde_L - Y_L||_F / sqrt(n)`` where there is no caveat.
+        caveat: what of the network the theorem does not cover, so that the output may change by more; None: nothing.
     """
 
     layers: dict[str, float]
     total: float
+    caveat: str | None = None
 
 
 def layer_error_bound(weight: Tensor, pruned: Tensor, statistics: LayerStatistics) -> float:
@@ -52,7 +64,8 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
 
     dE_k is the layer's E on the dense network's inputs, per network input: a convolution's E per position times its
     positions. A convolution counts an input up to ``prod ceil(kernel / stride)`` times, and its norm is multiplied by
-    the root of that. Biases cancel and are left out of the norms. Batch norms and residual branches are not covered.
+    the root of that. Biases cancel and are left out of the norms. Whatever else there is (batch norm, max pooling with
+    windows that overlap, a forward function, which may add branches or multiply) is a caveat, with a warning.
 
     Args:
         model: the dense network.
@@ -82,7 +95,27 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
             "the statistics were collected from another network, or from this one before it changed: collect them again"
         )
     weights = {name: weight_matrix(dense[name], layer.bias) for name, layer in statistics.items()}
-    return bound_from_weights(weights, pruned, statistics)
+    caveat = not_covered(model)
+    if caveat is not None:
+        warn(f"the error bound is none here: {caveat}")
+    return replace(bound_from_weights(weights, pruned, statistics), caveat=caveat)
+
+
+def not_covered(model: nn.Module) -> str | None:
+    """What of a network Theorem 3.2 does not cover; None where it is a chain of layers and 1-Lipschitz maps."""
+    layers = prunable_layers(model)
+    for name, module in model.named_modules():
+        kind = f"{type(module).__name__}{f' {name!r}' if name else ''}"
+        if isinstance(module, LIPSCHITZ_APART):
+            kernel, stride = (torch.tensor(size) for size in (module.kernel_size, module.stride))
+            if bool((kernel > stride).any()):
+                return f"the windows of {kind} overlap"
+        elif isinstance(module, nn.Sequential):
+            if type(module).forward is not nn.Sequential.forward:
+                return f"{kind} has a forward function of its own"
+        elif name not in layers and not isinstance(module, LIPSCHITZ):
+            return f"{kind} is more than a chain of layers and 1-Lipschitz maps"
+    return None
 
 
 @torch.no_grad()

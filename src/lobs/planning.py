@@ -28,7 +28,7 @@ from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import output_tensors
 from lobs.calibration.statistics import Statistics
-from lobs.layers.checks import check_layers, independent_copy, read_back
+from lobs.layers.checks import check_layers, independent_copy, lost_any, read_back
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.layers.evaluation import evaluation_mode
@@ -372,6 +372,10 @@ class Plan:
         asked = job.sharing.budget.density
         if asked and result.density > asked and any(record.kept == 1 for record in result.layers):
             notes.append(f"{result.density:.4g} of the weights are kept, more than {asked:.4g}: every layer keeps one")
+        # What was pruned in place has lost them already.
+        fewer = asked and result.density < asked and result.model is not self.model
+        if fewer and not lost_any(self.model, result.masks):
+            notes.append(f"nothing was removed: only {result.density:.4g} of the weights were not zero before")
         notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]
         result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
         if len(job.stages) > 1:

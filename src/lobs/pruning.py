@@ -11,7 +11,7 @@ from torch import nn
 from lobs.allocation.budget import Budget, Limits
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.sharing import Sharing
-from lobs.base.arguments import check_names, check_number
+from lobs.base.arguments import check_module, check_names, check_number
 from lobs.base.execution import Execution
 from lobs.base.fingerprint import claim_folder
 from lobs.base.modes import outside_modes
@@ -146,8 +146,7 @@ def prune(
             layer whose weight is computed from others, shared in another way or not all it computes with.
         TypeError: ``model`` is not a module or ``statistics`` not `Statistics`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     budget = Budget(density, tolerance, densities, flops, size, limits, tolerance_rule)
     execution = Execution(memory, folder, progress)
     if correct not in CORRECTIONS:
@@ -262,8 +261,7 @@ def _planned(
     held_out: Iterable | bool | None,
 ) -> Plan:
     """A plan; ``several``: whether batches are read more than once. ``held_out``: True takes them from the batches."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     check_number("keep_samples", keep_samples, "how many input vectors are kept")
     if keep_samples is not None and not (keep_samples >= 0 and keep_samples == int(keep_samples)):
         raise ValueError(f"keep_samples must be a whole number, 0 or more; got {keep_samples}")

@@ -138,9 +138,12 @@ class PruneResult:
             lines.append(f"not pruned, {100 * self.unpruned_share:.1f}% of all weights: {shown(self.unpruned)}")
         if self.shared_by:
             on = f" on {self.held_out} held-out inputs" if self.held_out and self.compared_allocations else ""
-            compared = f", outputs compared by {self.distance}{on}" if self.distance else ""
+            kind = "kl, as class logits" if self.distance == "kl" else self.distance
+            compared = f", outputs compared by {kind}{on}" if self.distance else ""
             tried = ", ".join(f"{name} {value:.3g}" for name, value in self.compared_allocations.items())
             lines.append(f"budget shared out by {self.shared_by}{compared}{f' ({tried})' if tried else ''}")
+        if self.uncorrected:
+            lines.append(f"corrected: {self.correction}")
         if self.stages:
             lines.append(f"in stages: {', '.join(self.stages)}")
         if self.refit:

@@ -112,3 +112,37 @@ def test_different_networks_are_refused():
     statistics = lobs.collect_statistics(model, [torch.randn(3, 2)])
     with pytest.raises(ValueError, match="different layers: 1"):
         lobs.error_bound(model, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), statistics)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)), "BatchNorm1d '1'"),
+        (nn.Sequential(Residual(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 4)), "a forward function of its own"),
+        (nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.MaxPool1d(3, 2), nn.Flatten()), "overlap"),
+        (nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)), "GELU '1'"),
+    ],
+)
+def test_what_the_theorem_does_not_cover_is_said(network, said):
+    network.eval()
+    batches = [torch.randn(40, 8)]
+    statistics = lobs.collect_statistics(network, batches)
+    result = lobs.prune(network, statistics, "magnitude", density=0.5)
+    with pytest.warns(UserWarning, match="the error bound is none here"):
+        bound = lobs.error_bound(network, result.model, statistics)
+    assert said in bound.caveat
+
+
+def test_a_chain_has_no_caveat(recwarn):
+    network = nn.Sequential(
+        nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten()
+    ).eval()
+    statistics = lobs.collect_statistics(network, [torch.randn(40, 8)])
+    result = lobs.prune(network, statistics, "magnitude", density=0.5)
+    assert lobs.error_bound(network, result.model, statistics).caveat is None
+    assert not [warning for warning in recwarn if "bound" in str(warning.message)]

@@ -91,7 +91,7 @@ CALLS = {
     ),
     "no module": (lambda: collect(X, model="net"), TypeError, r"must be a torch.nn.Module, got 'net' \(str\)"),
     "a class": (lambda: collect(X, model=nn.Linear), TypeError, "must be a torch.nn.Module, got <class"),
-    "no module to prune": (lambda: lobs.prune("net", density=0.5), TypeError, "must be a torch.nn.Module, got str"),
+    "no module to prune": (lambda: lobs.prune("net", density=0.5), TypeError, "must be a torch.nn.Module, got 'net'"),
     "no module in the bound": (lambda: bound(model="net"), TypeError, "must be a torch.nn.Module, got 'net'"),
     "no layers": (lambda: collect(X, layers=[]), ValueError, r"layers=\[\] asks for no layer; the network has 0, 2"),
     "no layers to prune": (lambda: prune(layers=[]), ValueError, r"layers=\[\] leave no layer to prune"),

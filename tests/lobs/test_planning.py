@@ -382,3 +382,12 @@ def test_layers_factorised_in_parts_are_found_by_the_plan_that_prunes(tmp_path, 
         made().factorise(names)
     with pytest.raises(ValueError, match="nowhere"):
         made(tmp_path).factorise(["nowhere"])
+
+
+def test_a_network_that_has_fewer_weights_than_asked_for_is_noted(model):
+    first = lobs.prune(model, method="magnitude", density=0.1, batches=[X]).model
+    again = lobs.prune(first, method="magnitude", density=0.5, batches=[X])
+    assert [note for note in again.notes if note.startswith("nothing was removed: only 0.")]
+    assert not [
+        note for note in lobs.prune(model, method="magnitude", density=0.5, batches=[X]).notes if "removed" in note
+    ]

@@ -62,7 +62,7 @@ def test_printed_it_is_a_table_with_everything_worth_saying():
         "pruned layers    1,100   0.3000",
         "whole network    1,200   0.4333",
         "not pruned, 8.3% of all weights: 100 in Embedding 'e' (class not covered)",
-        "budget shared out by fisher, outputs compared by kl",
+        "budget shared out by fisher, outputs compared by kl, as class logits",
         "Something was approximated.",
     ]
     bare = repr(PruneResult(nn.ReLU(), {}, 0.3, [record("a", 20, 80)], shared_by="relative"))

@@ -143,7 +143,11 @@ def check_names(densities: Mapping[str, float], names: Iterable[str]) -> None:
         raise ValueError(
             f"densities must name exactly the pruned layers {', '.join(names)}"
             + (f"; unknown: {', '.join(unknown)}" if unknown else "")
-            + (f"; missing: {', '.join(missing)}" if missing else "")
+            + (
+                f"; missing: {', '.join(missing)} (layers={list(densities)} prunes the others not at all)"
+                if missing
+                else ""
+            )
         )
 
 

@@ -200,10 +200,8 @@ def problem(paths: Mapping[str, PruningPath], budget: Budget, file: FileCosts | 
             else "one weight per layer and the ends of the layers' paths (N:M patterns)"
         )
         rest = ", the file's other tensors and its header" * (size and file is not None)
-        raise ValueError(
-            f"{what}{rest} alone keep {kept}, more than the budget {budget}: ask for more, or allow empty layers with "
-            f"limits={{'*': (0, 1)}}"
-        )
+        remedy = "lower the limits" if budget.limits else "allow empty layers with limits={'*': (0, 1)}"
+        raise ValueError(f"{what}{rest} alone keep {kept}, more than the budget {budget}: ask for more, or {remedy}")
     return result
 
 

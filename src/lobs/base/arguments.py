@@ -7,6 +7,25 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
+from torch import nn
+
+
+def check_module(value: object, name: str = "model") -> None:
+    """Refuse what is no network.
+
+    Args:
+        value: given.
+        name: of the argument.
+
+    Raises:
+        TypeError: it is something else; of a result the message names its network.
+    """
+    if not isinstance(value, nn.Module):
+        kind = type(value).__name__
+        own = isinstance(getattr(value, "model", None), nn.Module)
+        got = f"{kind}: give its .model" if own else f"{value!r:.80} ({kind})"
+        raise TypeError(f"{name} must be a torch.nn.Module, got {got}")
+
 
 def check_number(name: str, value: object, what: str) -> None:
     """Refuse what is neither None nor a real number.

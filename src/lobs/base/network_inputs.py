@@ -215,7 +215,10 @@ def by_position(model: nn.Module, example: Tensor | Sequence | Mapping[str, Any]
     try:
         bound = signature.bind(*args, **named)
     except TypeError as error:
-        raise ValueError(f"{type(model).__name__} does not accept the example input: {error}") from None
+        raise ValueError(
+            f"{type(model).__name__} does not accept the example input: {error} (a tuple is the arguments of one call, "
+            f"without a target)"
+        ) from None
     given = list(bound.arguments)
     bound.apply_defaults()
     kinds = {name: signature.parameters[name].kind for name in bound.arguments}

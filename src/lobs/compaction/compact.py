@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lobs.base.arguments import check_module
 from lobs.base.modes import same_buffers, without_training
 from lobs.base.network_inputs import by_position
 from lobs.base.trees import leaves
@@ -97,6 +98,7 @@ def compact(model: nn.Module, example_input: Tensor | Sequence | Mapping[str, An
             not give the same outputs on it.
         TypeError: the example is none of these, or forward takes some of it by name alone.
     """
+    check_module(model)
     arguments = by_position(model, example_input)
     example = tuple(arguments.values())
     smaller = deepcopy(model)

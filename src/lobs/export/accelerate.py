@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lobs.base.arguments import check_module
 from lobs.base.network_inputs import Call, Inputs, Output, by_position, takes_one
 from lobs.base.trees import leaves
 from lobs.calibration.calling import Calling, called
@@ -117,6 +118,7 @@ def accelerate(
         ValueError: there are no inputs, or the network cannot be copied, is compiled or wrapped for several devices.
         OutOfMemoryError: for want of memory, as torch says it.
     """
+    check_module(model)
     given = called(inputs, Calling(call, output, takes_one(model))).inputs()
     if not len(given):
         raise ValueError("there are no inputs to measure with: give one batch of the size that will be used")

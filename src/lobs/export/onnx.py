@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lobs.base.arguments import check_module
 from lobs.base.atomic import replacing
 from lobs.base.modes import without_training
 from lobs.base.network_inputs import by_position
@@ -37,6 +38,7 @@ def export_onnx(model: nn.Module, example_input: Tensor | Sequence | Mapping[str
     if missing:
         raise ValueError(f"ONNX export needs {' and '.join(missing)}: install lobs[export]")
     path = Path(path)
+    check_module(model)
     arguments = by_position(model, example_input)
     batch = tuple(_several(value) for value in arguments.values())
     names = [name for name, value in arguments.items() if isinstance(value, Tensor)]

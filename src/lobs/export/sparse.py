@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lobs.base.arguments import check_module
 from lobs.base.fingerprint import tensor_digest
 from lobs.base.memory import available_bytes
 from lobs.base.tensor_files import CHECKSUMS, TensorFile, tensors_of_format, write_tensors
@@ -53,8 +54,10 @@ def save_sparse(model: nn.Module, path: str | Path) -> int:
         dimensions, the dense size of all others. The file has a header besides.
 
     Raises:
+        TypeError: ``model`` is no module.
         ValueError: the network's state holds something that is no tensor, or a name with ``#``.
     """
+    check_module(model)
     stored: dict[str, Tensor] = {}
     index: dict[str, dict[str, Any]] = {}
     for name, tensor in _state(model).items():

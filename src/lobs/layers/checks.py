@@ -245,6 +245,12 @@ def check_layers(model: nn.Module, inputs: Tensor | Inputs, names: Iterable[str]
     return calls
 
 
+def lost_any(dense: nn.Module, masks: Mapping[str, Tensor]) -> bool:
+    """Whether any weight of a network that was not zero is removed by masks."""
+    layers = prunable_layers(dense)
+    return any(bool((layers[name].weight != 0)[~mask].any()) for name, mask in masks.items())
+
+
 def read_back(pruned: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, int]:
     """Compare the weights that a network computes with to the masks that are reported.
 

@@ -8,6 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from lobs.base.arguments import check_module
 from lobs.layers.matrix import find_view, groups_of, kinds, view_of
 from lobs.layers.parts import parts_of
 from lobs.layers.view import Prunable
@@ -22,8 +23,7 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     Raises:
         TypeError: the model is no module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {model!r:.80} ({type(model).__name__})")
+    check_module(model)
     for name, module in model.named_modules():
         yield name, module
         for part, layer in parts_of(module).items():

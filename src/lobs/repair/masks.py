@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from lobs.base.arguments import check_module
 from lobs.base.warning import warn
 from lobs.layers.checks import check_plain
 from lobs.layers.network import prunable_layers
@@ -47,10 +48,13 @@ def keep_masks(model: nn.Module, masks: Mapping[str, Tensor] | PruneResult | Non
             from others.
         TypeError: ``masks`` is no mapping.
     """
+    check_module(model)
     layers = prunable_layers(model)
     if masks is None:
         zeros = {name: module.weight.detach() == 0 for name, module in layers.items()}
         kept = {name: ~own for name, own in zeros.items() if own.any()}
+        if not kept:
+            warn("no weight is zero, so that nothing is kept: give the pruned network (result.model), or its masks")
     else:
         kept = _checked(getattr(masks, "masks", masks), layers)
     chosen = {name: layers[name] for name in kept}

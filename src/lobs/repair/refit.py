@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.base.arguments import check_count, check_number
+from lobs.base.arguments import check_count, check_module, check_number
 from lobs.base.execution import shown
 from lobs.base.memory import available_bytes
 from lobs.base.modes import outside_modes, same_buffers
@@ -122,9 +122,8 @@ def refit(
         TypeError: the networks are no modules, a number is none, or the masks are no tensors by layer.
     """
     start = time.perf_counter()
-    for network in (dense, pruned):
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"a refit takes two torch.nn.Modules, got {type(network).__name__}")
+    check_module(dense, "dense")
+    check_module(pruned, "pruned")
     check_count("steps", steps, 1)
     check_count("seed", seed, 0)
     check_number("learning_rate", learning_rate, "Adam's step at the start")

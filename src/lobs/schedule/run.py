@@ -14,7 +14,7 @@ from lobs.allocation.sharing import fallback_note
 from lobs.base.warning import warn
 from lobs.bounds import bound_from_weights
 from lobs.calibration.batches import CalibrationBatches
-from lobs.layers.checks import independent_copy
+from lobs.layers.checks import independent_copy, lost_any
 from lobs.layers.matrix import view_of, weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.repair.correction import correct, correctable
@@ -112,9 +112,7 @@ def refitted(job: Job, result: PruneResult) -> PruneResult:
     Raises:
         ValueError: what `lobs.refit` raises, where the job asks for it.
     """
-    layers = prunable_layers(job.dense)
-    lost = any((layers[name].weight != 0)[~mask].any() for name, mask in result.masks.items())
-    if job.refit is False or (job.refit is None and not lost):
+    if job.refit is False or (job.refit is None and not lost_any(job.dense, result.masks)):
         return result
     before = {key: value.detach().clone() for key, value in result.model.named_parameters()}
     batches, held_out = cast("CalibrationBatches", job.sharing.batches), job.sharing.held_out

@@ -56,7 +56,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
         for network in progress("measuring")((dense, pruned, retrained))
     )
     with waiting("output error and bound"):
-        distance, bound = output_error(dense, pruned, calibration), error_bound(dense, pruned, statistics).total
+        distance, bound = output_error(dense, pruned, calibration), error_bound(dense, pruned, statistics)
     images = min(batch_size(measured, TIMED_IMAGES), len(measured))
     inputs = measured[:images][0].to(device)
     taken, latencies = {}, []
@@ -74,7 +74,8 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
             **pruned_errors,
             "density": pruning["density"],
             "output_error": distance,
-            "bound": bound,
+            "bound": bound.total,
+            "bound_caveat": bound.caveat,
             "storage": taken["pruned"],
             "layers": layers,
         },

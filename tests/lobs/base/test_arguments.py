@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lobs.base.arguments import check_by_layer, check_names, check_number
+import lobs
+from lobs.base.arguments import check_by_layer, check_module, check_names, check_number
 
 
 @pytest.mark.parametrize("value", [None, 3, 0.5, float("nan"), Fraction(1, 3), np.float32(0.5), np.int64(2)])
@@ -49,3 +50,20 @@ def test_mappings_have_names_for_keys():
     for values, message in (([("fc", 0.5)], "got a list"), ({7: 0.5}, "got 7: 0.5"), ({None: 0.5}, "got None: 0.5")):
         with pytest.raises(TypeError, match=f"densities must map layer names to densities, {message}"):
             check_by_layer("densities", values, pairs=False)
+
+
+def test_a_result_in_a_networks_place_is_told_apart(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3)).eval()
+    inputs = torch.randn(8, 4)
+    result = lobs.prune(network, method="magnitude", density=0.5, batches=[inputs])
+    for call in (
+        lambda: lobs.prune(result, method="magnitude", density=0.5, batches=[inputs]),
+        lambda: lobs.save_sparse(result, tmp_path / "x"),
+        lambda: lobs.compact(result, inputs),
+        lambda: lobs.accelerate(result, inputs),
+        lambda: lobs.keep_masks(result),
+        lambda: lobs.refit(network, result, [inputs]),
+    ):
+        with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got PruneResult: give its .model"):
+            call()
+    check_module(network)

@@ -203,3 +203,8 @@ def test_weights_that_are_computed_are_refused():
     l1_unstructured(model[3], "weight", 0.5)
     with pytest.raises(ValueError, match=r"layer '3': its weight is computed .* torch.nn.utils.prune.remove"):
         lobs.keep_masks(model)
+
+
+def test_a_network_without_zeros_is_no_pruned_one():
+    with pytest.warns(UserWarning, match="no weight is zero, so that nothing is kept"):
+        lobs.keep_masks(nn.Sequential(nn.Linear(4, 3))).remove()
