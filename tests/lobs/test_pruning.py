@@ -177,7 +177,7 @@ def test_errors_name_what_is_wrong(network, statistics):
         lobs.prune(network, statistics, density=0.1, layers=["spare"])
     with pytest.raises(ValueError, match="statistics hold layer 'stem'; the network has 0"):
         lobs.prune(nn.Sequential(nn.Linear(2, 2)), statistics, density=0.1)
-    with pytest.raises(TypeError, match="got str"):
+    with pytest.raises(TypeError, match="got 'network'"):
         lobs.prune("network", statistics, density=0.1)
     with pytest.raises(TypeError, match="collect_statistics, got list"):
         lobs.prune(network, [], density=0.1)
@@ -258,7 +258,9 @@ def test_global_measures_the_network_where_it_is_given_images(network, images, s
     compared = measured.compared_allocations
     assert list(compared) == names
     assert measured.shared_by == min(compared, key=compared.get)
-    assert f"budget shared out by {measured.shared_by}, outputs compared by kl (fisher" in repr(measured)
+    assert f"budget shared out by {measured.shared_by}, outputs compared by kl, as class logits (fisher" in repr(
+        measured
+    )
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)

@@ -170,6 +170,7 @@ def test_a_part_of_the_outputs_is_pruned_by_retrained_and_measured(folder):
     assert main(["evaluate", *example(), *words, "model._target_=my_package.net.Both", "model.output=out"]) == 0
     plain, both = (json.loads((folder / f"runs/{n}/seed0/lobs/evaluate/metrics.json").read_text()) for n in NETS)
     marks = {key: plain[key] for key in ("experiment", MADE_FROM, CHECKSUM)}
+    assert both["pruned"].pop("bound_caveat").replace("Both", "Net") == plain["pruned"].pop("bound_caveat")
     assert {**both, **marks} == plain
     assert plain["pruned"]["storage"]["compact_bytes"]
 
