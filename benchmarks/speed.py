@@ -255,22 +255,22 @@ def sharing_out(options) -> Iterator[Row]:
     from torchvision.models import resnet50
 
     networks = {
-        "LeNet-300-100": (LeNet300(), (60_000, 784), 1000, 0.05),
-        "MLPNet": (MLPNet(), (60_000, 784), 1000, 0.05),
-        "LeNet-5": (LeNet5(), (12_000, 1, 28, 28), 250, 0.05),
-        "CIFAR-Net": (CifarNet(), (4_000, 3, 32, 32), 250, 0.09),
-        "ResNet-20": (ResNet20(), (2_000, 3, 32, 32), 250, 0.1),
-        "ViT": (ViT(), (12_000, 1, 28, 28), 1000, 0.2),
-        "EfficientNet-Lite0": (efficientnet_lite0(), (96, 3, 224, 224), 16, 0.5),
-        "ResNet-50": (resnet50(weights=None), (96, 3, 224, 224), 16, 0.5),
+        "LeNet-300-100": (LeNet300, (60_000, 784), 1000, 0.05),
+        "MLPNet": (MLPNet, (60_000, 784), 1000, 0.05),
+        "LeNet-5": (LeNet5, (12_000, 1, 28, 28), 250, 0.05),
+        "CIFAR-Net": (CifarNet, (4_000, 3, 32, 32), 250, 0.09),
+        "ResNet-20": (ResNet20, (2_000, 3, 32, 32), 250, 0.1),
+        "ViT": (ViT, (12_000, 1, 28, 28), 1000, 0.2),
+        "EfficientNet-Lite0": (efficientnet_lite0, (96, 3, 224, 224), 16, 0.5),
+        "ResNet-50": (resnet50, (96, 3, 224, 224), 16, 0.5),
     }
-    for name, (network, shape, batch, density) in networks.items():
+    for name, (make_network, shape, batch, density) in networks.items():
         what = f"sharing out, global, {name}, {shape[0]} inputs"
         if options.only not in what:
             continue
         torch.manual_seed(0)
-        batches = list(torch.randn(shape).split(batch))
-        plan = lobs.plan(network.eval(), batches=batches, held_out=True)
+        network, batches = make_network().eval(), list(torch.randn(shape).split(batch))
+        plan = lobs.plan(network, batches=batches, held_out=True)
         sharing = Sharing(lobs.Budget(density=density), "global", plan.batches, plan.held_out)
         decide = partial(sharing.decision, network, plan.paths, {})
         yield Row(what, decide, "collecting its statistics", partial(lobs.collect_statistics, network, batches), 1)

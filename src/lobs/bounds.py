@@ -14,14 +14,15 @@ from lobs.calibration.statistics import LayerStatistics, Statistics, check_fit, 
 from lobs.layers.matrix import view_of, weight_matrix
 from lobs.layers.network import prunable_layers
 
-# Maps that bring no two points farther apart; an average does so however its windows overlap.
-LIPSCHITZ = (
-    *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.LogSigmoid, nn.Softplus, nn.Softshrink),
-    *(nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+# Maps that bring no two points farther apart, with parameters as `_lipschitz` asks for.
+LIPSCHITZ = {
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Softmax),
+    *(nn.LogSigmoid, nn.Softplus, nn.Softshrink, nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-)
-# So do these where no input is in two windows.
-LIPSCHITZ_APART = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+}
+# A largest input counts in every window that it is in; a mean does not exceed its inputs however windows overlap.
+MAXIMA = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,28 @@ def error_bound(model: nn.Module, pruned: nn.Module, statistics: Statistics) -> 
 
 def not_covered(model: nn.Module) -> str | None:
     """What of a network Theorem 3.2 does not cover; None where it is a chain of layers and 1-Lipschitz maps."""
-    layers = prunable_layers(model)
-    for name, module in model.named_modules():
+    layers, seen = prunable_layers(model), set[nn.Module]()
+    for name, module in model.named_modules(remove_duplicate=False):
         kind = f"{type(module).__name__}{f' {name!r}' if name else ''}"
-        if isinstance(module, LIPSCHITZ_APART):
-            kernel, stride = (torch.tensor(size) for size in (module.kernel_size, module.stride))
-            if bool((kernel > stride).any()):
-                return f"the windows of {kind} overlap"
-        elif isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential):
             if type(module).forward is not nn.Sequential.forward:
                 return f"{kind} has a forward function of its own"
-        elif name not in layers and not isinstance(module, LIPSCHITZ):
-            return f"{kind} is more than a chain of layers and 1-Lipschitz maps"
+        elif name in layers and module not in seen:
+            seen.add(module)
+        elif not _lipschitz(module):
+            return f"{kind} is more than a chain of layers, each called once, and 1-Lipschitz maps"
     return None
+
+
+def _lipschitz(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind in MAXIMA:
+        sizes = (module.kernel_size, module.stride, module.dilation)
+        kernel, stride, dilation = (torch.tensor(size) for size in sizes)
+        return bool((kernel <= stride).all() and (dilation == 1).all())
+    slope = max(getattr(module, "negative_slope", 0.0), getattr(module, "alpha", 0.0))
+    divided = getattr(module, "divisor_override", None) is None and getattr(module, "count_include_pad", True)
+    return kind in LIPSCHITZ and slope <= 1 and divided
 
 
 @torch.no_grad()

@@ -165,3 +165,14 @@ class Undecided(nn.Module):
 
     def forward(self, inputs):
         return inputs * self.weight if float(inputs.sum()) > 0 else inputs
+
+
+class Normalised(nn.Sequential):
+    """Divides by a norm, whose derivative at zero is NaN where its value is not."""
+
+    def __init__(self, inputs, hidden, outputs):
+        super().__init__(nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, outputs))
+
+    def forward(self, x):
+        hidden = self[0](x)
+        return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))

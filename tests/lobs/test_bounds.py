@@ -114,6 +114,9 @@ def test_different_networks_are_refused():
         lobs.error_bound(model, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), statistics)
 
 
+SHARED = nn.Linear(8, 8)
+
+
 class Residual(nn.Sequential):
     def forward(self, x):
         return x + super().forward(x)
@@ -124,8 +127,10 @@ class Residual(nn.Sequential):
     [
         (nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)), "BatchNorm1d '1'"),
         (nn.Sequential(Residual(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 4)), "a forward function of its own"),
-        (nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.MaxPool1d(3, 2), nn.Flatten()), "overlap"),
+        (nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.MaxPool1d(3, 2), nn.Flatten()), "MaxPool1d '2'"),
         (nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)), "GELU '1'"),
+        (nn.Sequential(nn.Linear(8, 8), nn.LeakyReLU(2.0), nn.Linear(8, 4)), "LeakyReLU '1'"),
+        (nn.Sequential(SHARED, nn.ReLU(), SHARED), "Linear '2' is more than a chain of layers, each called once"),
     ],
 )
 def test_what_the_theorem_does_not_cover_is_said(network, said):
@@ -140,7 +145,7 @@ def test_what_the_theorem_does_not_cover_is_said(network, said):
 
 def test_a_chain_has_no_caveat(recwarn):
     network = nn.Sequential(
-        nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten()
+        nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.LeakyReLU(), nn.MaxPool1d(2), nn.Flatten()
     ).eval()
     statistics = lobs.collect_statistics(network, [torch.randn(40, 8)])
     result = lobs.prune(network, statistics, "magnitude", density=0.5)

@@ -63,9 +63,11 @@ def allocate(
     if allocation == "uniform":
         if budget.density is not None and not budget.limits:
             counts = counts_for(dict.fromkeys(paths, budget.density), paths)
-            left = {name: path.not_all(counts[name]) for name, path in paths.items()}
-            if not budget.density or left == counts or len(paths) == 1:
-                return left if budget.density else counts
+            if not budget.density:
+                return counts
+            kept = {name: path.not_all(counts[name]) for name, path in paths.items()}
+            if kept == counts or len(paths) == 1:
+                return kept
         return uniform(paths, problem(paths, budget, file))
     task = problem(paths, budget, file)
     if allocation == "measured_joint" and batches is not None:
@@ -143,11 +145,7 @@ def check_names(densities: Mapping[str, float], names: Iterable[str]) -> None:
         raise ValueError(
             f"densities must name exactly the pruned layers {', '.join(names)}"
             + (f"; unknown: {', '.join(unknown)}" if unknown else "")
-            + (
-                f"; missing: {', '.join(missing)} (layers={list(densities)} prunes the others not at all)"
-                if missing
-                else ""
-            )
+            + (f"; missing: {', '.join(missing)} (layers=[...] leaves them dense)" if missing else "")
         )
 
 

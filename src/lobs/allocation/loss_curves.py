@@ -8,7 +8,8 @@ from torch import nn
 
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.output_distance import measured_losses
-from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
+from lobs.base.warning import warn
+from lobs.calibration.output_fisher import Sensitivity, left_out_note, output_sensitivity
 from lobs.layers.matrix import view_of
 from lobs.layers.network import prunable_layers
 from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, unknown_name
@@ -53,6 +54,8 @@ def loss_curves(
     if allocation == "measured":
         return measured_losses(model, paths, batches, progress=progress)
     sensitivities = output_sensitivity(model, batches, list(paths))
+    if note := left_out_note(sensitivities):
+        warn(note)
     if allocation == "fisher_units":
         return fisher_units({name: path.weighted(sensitivities[name].together) for name, path in paths.items()})
     return fisher(paths, sensitivities, summed=allocation == "fisher_summed")

@@ -21,7 +21,7 @@ from lobs.base.modes import same_buffers
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.inputs import answer
 from lobs.calibration.layerwise import first_input
-from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
+from lobs.calibration.output_fisher import Sensitivity, left_out_note, output_sensitivity
 from lobs.calibration.outputs import fitting_distance
 from lobs.layers.consumers import Consumer, drop_columns
 from lobs.layers.evaluation import evaluation_mode
@@ -237,17 +237,6 @@ def outputs_distance(model: nn.Module, batches: CalibrationBatches) -> str:
     """The distance that fits a network's outputs (`lobs.calibration.outputs.fitting_distance`)."""
     with torch.no_grad(), evaluation_mode(model), same_buffers(model):
         return fitting_distance(answer(model, first_input(model, batches), "a batch"), batches.first())
-
-
-def left_out_note(sensitivities: Mapping[str, Sensitivity]) -> str | None:
-    """The note where inputs did not count in the sensitivities of some layer; None where all did."""
-    name, worst = max(sensitivities.items(), key=lambda pair: pair[1].left_out)
-    if not worst.left_out:
-        return None
-    return (
-        f"the gradients of {worst.left_out} inputs are NaN or infinite at layer {name!r} (the norm of a zero, say): "
-        f"they do not count in its sensitivity"
-    )
 
 
 def fallback_note(ours: float, theirs: float) -> str:

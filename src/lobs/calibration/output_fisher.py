@@ -23,7 +23,7 @@ the errors of all units are of the same size, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,10 +89,11 @@ def output_sensitivity(
         positions of it. Where a call's rows are not those of the images one after the other (more or fewer rows than
         fit), nothing says which belong together, and ``together`` is ``apart``. As many rows in another order (a Linear
         that is given ``[time, batch, ...]``) cannot be told from them: ``together`` then sums over other positions.
+        Inputs whose gradient is NaN or infinite at a layer do not count there (``left_out``).
 
     Raises:
-        ValueError: there is no batch, a layer asked for is never called, no gradient reaches a layer, or the outputs
-            hold nothing that could be compared.
+        ValueError: there is no batch, a layer asked for is never called, no finite gradient reaches a layer, or the
+            outputs hold nothing that could be compared.
     """
     model = independent_copy(model)  # a network may keep its activations, with their graph
     modules = prunable_layers(model, layers)
@@ -140,6 +141,17 @@ def output_sensitivity(
     if layers is not None and never:
         raise ValueError(f"layer {never[0]!r} is never called in the network's forward pass: leave it out")
     return {name: total.means(name) for name, total in sums.items()}
+
+
+def left_out_note(sensitivities: Mapping[str, Sensitivity]) -> str | None:
+    """The note where inputs did not count in the sensitivities of some layer; None where all did."""
+    name, worst = max(sensitivities.items(), key=lambda pair: pair[1].left_out)
+    if not worst.left_out:
+        return None
+    return (
+        f"the gradients of {worst.left_out} inputs are NaN or infinite at layer {name!r} (the norm of a zero, say): "
+        f"they do not count in its sensitivity"
+    )
 
 
 class _Sums:

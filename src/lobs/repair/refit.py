@@ -207,13 +207,10 @@ def _moved(pruned: nn.Module, masks: Mapping[str, Tensor] | None) -> list[tuple[
         if bias is not None and own_bias[name]:
             gone = (bias == 0) & (weight_matrix(layer, False) == 0).all(1)
             found.append((bias, ~gone))
-    for module in pruned.modules():
-        if isinstance(module, _BatchNorm) and module.affine:
-            found += [(parameter, torch.ones_like(parameter, dtype=torch.bool)) for parameter in module.parameters()]
-    found = list({id(parameter): (parameter, mask) for parameter, mask in reversed(found)}.values())[::-1]
+    norms = nn.ModuleList(module for module in pruned.modules() if isinstance(module, _BatchNorm))
+    found += [(parameter, torch.ones_like(parameter, dtype=torch.bool)) for parameter in norms.parameters()]
     if not found:
-        whose = "masks name none of them" if layers else "the network has none of them"
-        raise ValueError(f"a refit moves pruned layers and batch norms, and {whose}")
+        raise ValueError("a refit moves pruned layers and batch norms, and masks name none of them")
     small = next((p for p, _ in found if p.dtype.itemsize < 4), None)
     if small is not None:
         raise ValueError(f"a refit moves weights by little steps, which {small.dtype} does not hold: give float32")

@@ -96,6 +96,8 @@ class Job:
 
 
 def _read(file: Path) -> Decision | None:
-    """A decision that was written; None where there is none, or a damaged one, which is made again."""
+    """A decision that was written; None where there is none, or a damaged or older one, which is made again."""
     note = read_note(file)
-    return None if note is None else Decision(**note)
+    if note is None or (note.get("compared") and "uniform" not in note):
+        return None
+    return Decision(**note)

@@ -31,14 +31,15 @@ _SOLVER = (
 
 _CALIBRATION = ("collect.images", "collect.augmented_copies")
 _FIRST_PASS = (*_CALIBRATION, "collect.batch_size", "collect.kept_samples")
+_PRUNE = (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "density_grid")
 
 # What each stage reads; `resolve` writes exactly this, so a stage runs again when one of its own values changes.
 STAGE_KEYS: dict[str, tuple[str, ...]] = {
     "fetch": ("data.name", "data._target_", "data.root", "folders.data"),
     "train": (*_NETWORK, "devices", "train"),
     "collect": (*_NETWORK, "devices", "memory", *_FIRST_PASS),
-    "prune": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "density_grid"),
-    "factorise": (*_NETWORK, "memory", *_BUDGET, *_SOLVER, "exclude", "density_grid", "part"),
+    "prune": _PRUNE,
+    "factorise": (*_PRUNE, "part"),
     "retrain": (*_NETWORK, "devices", *_BUDGET, *_THRESHOLDS, "method.surgery", "retrain"),
     "evaluate": (*_NETWORK, *_BUDGET, *_CALIBRATION),
     "report": ("folders.runs", "folders.further_runs", "folders.reports", "folders.mlflow", "track"),
@@ -52,8 +53,9 @@ def check_part(stage: str, part: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a key is missing, or the stage has no such file.
     """
-    if stage not in STAGE_KEYS:
-        raise ConfigError(f"lobs {stage} takes no --resolved: accepted by {', '.join(STAGE_KEYS)}")
+    resolved = [name for name in STAGE_KEYS if name != "factorise"]  # a part is asked for by hand
+    if stage not in resolved:
+        raise ConfigError(f"lobs {stage} takes no --resolved: accepted by {', '.join(resolved)}")
     for key in STAGE_KEYS[stage]:
         _require(key, part)
     for key in _stage_keys(stage, part):

@@ -5,11 +5,17 @@ from __future__ import annotations
 import pandas as pd
 from pandas import DataFrame, Series
 
-from lobs_paper.report.frame import AFTER_REFIT, KEYS, TOP5
+from lobs_paper.report.frame import AFTER_REFIT, KEYS, TOP5, Results
 from lobs_paper.report.methods import REFIT, style_of
 
 # A point counts as one at a density from which it differs by at most this share of it.
 NEAR = 0.02
+# What a run's own point is called in a curve.
+_OWN = {
+    "prune.density": "density",
+    "prune.error_after_pruning_percent": "test_error_percent",
+    "prune.error_after_refit_percent": AFTER_REFIT[0],
+}
 # More lines than this in one panel cannot be told apart: they get two.
 _MOST_LINES = 6
 
@@ -19,6 +25,26 @@ def at_density(curve: DataFrame, density: float) -> DataFrame:
     off = (curve["density"] - density).abs()
     near = off[off <= NEAR * density]
     return curve.loc[near.groupby([curve["label"], curve["seed"]], sort=False).idxmin()]
+
+
+def measured_points(results: Results) -> DataFrame:
+    """Give what whole networks err when they are cut to a density at once: the curves' points, and the runs' own.
+
+    Args:
+        results: of one network.
+
+    Returns:
+        The points of the methods that have a curve, as `with_refitted` gives them. A run that was corrected, or pruned
+        in rounds, has no point of its own, as the curves are without both.
+    """
+    curve, runs = results.density_curve, results.runs
+    at_once = (runs["rounds"] <= 1) & (runs["prune.correction"] == "none") & runs["prune.density"].notna()
+    own = runs.loc[at_once & runs["label"].isin(curve["label"]), [*KEYS, *_OWN]].rename(columns=_OWN)
+    place = {label: index for index, label in enumerate(curve["label"].unique())}
+    points = pd.concat([curve, own]) if len(own) else curve
+    return with_refitted(
+        points.sort_values("label", key=lambda label: label.map(place), kind="stable", ignore_index=True)
+    )
 
 
 def with_refitted(curve: DataFrame) -> DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 from pandas import DataFrame
 
 from lobs_paper.report import paper
-from lobs_paper.report.curves import at_density, with_refitted
+from lobs_paper.report.curves import at_density, measured_points
 from lobs_paper.report.frame import Results, by_method
 from lobs_paper.report.method_tables import densities_of
 from lobs_paper.report.statistic import Statistic, fixed, statistic
@@ -74,7 +74,7 @@ def _ends(results: Results) -> Iterator[tuple[float, list[tuple[str, Statistic]]
     """What is best and worst without retraining, at the largest and the smallest density."""
     densities = densities_of(results)
     for percent in dict.fromkeys((*densities[:1], *densities[-1:])):
-        errors = by_method(at_density(with_refitted(results.density_curve), percent / 100), ["test_error_percent"])
+        errors = by_method(at_density(measured_points(results), percent / 100), ["test_error_percent"])
         ranked = sorted(
             zip(errors["label"], errors["test_error_percent"], strict=True), key=lambda pair: (pair[1].mean, pair[0])
         )

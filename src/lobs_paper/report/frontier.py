@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from pandas import DataFrame
 
-from lobs_paper.report.curves import steps_of, with_refitted
-from lobs_paper.report.frame import AFTER_REFIT, KEYS, METHOD, Results, by_method
+from lobs_paper.report.curves import measured_points, steps_of
+from lobs_paper.report.frame import METHOD, Results, by_method
 from lobs_paper.report.method_tables import at_densities, by_density, density_numbers
-from lobs_paper.report.methods import REFIT_LABEL
+from lobs_paper.report.methods import REFIT, REFIT_LABEL
 from lobs_paper.report.statistic import fixed
 
 METHODS = ("exact_obs", "exact_obs_sequential", "exact_obs_staged")
@@ -37,21 +37,5 @@ def at_every_density(curve: DataFrame) -> DataFrame:
 
 
 def _curve(results: Results) -> DataFrame:
-    """The curves' points, and what every run itself was pruned to where its curve has no point of that density."""
-    points = pd.concat([results.density_curve, _own_points(results.runs)], ignore_index=True)
-    order = {label: place for place, label in enumerate(results.runs["label"].unique())}
-    points = points[points["method"].isin(METHODS)].sort_values(
-        "label", key=lambda label: label.map(order), kind="stable"
-    )
-    return with_refitted(points.reset_index(drop=True))
-
-
-def _own_points(runs: DataFrame) -> DataFrame:
-    """What was pruned at once and, as the curves, without a correction."""
-    at_once = runs[(runs["rounds"] <= 1) & (runs["prune.correction"] == "none") & runs["prune.density"].notna()]
-    names = {
-        "prune.density": "density",
-        "prune.error_after_pruning_percent": "test_error_percent",
-        "prune.error_after_refit_percent": AFTER_REFIT[0],
-    }
-    return at_once[[*KEYS, *names]].rename(columns=names)
+    curve = measured_points(results)
+    return curve[curve["method"].map(lambda name: name.removesuffix(REFIT)).isin(METHODS)]

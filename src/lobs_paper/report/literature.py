@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from pandas import DataFrame
 
-from lobs_paper.report.curves import with_refitted
+from lobs_paper.report.curves import measured_points
 from lobs_paper.report.frame import METHOD, Results
 from lobs_paper.report.frontier import at_every_density
 from lobs_paper.report.markdown import means
@@ -94,7 +94,7 @@ def literature_records(results: Results) -> DataFrame:
 
 def _ours(results: Results) -> tuple[DataFrame, DataFrame, Statistic]:
     """Our curves, their errors at the published densities, or at all measured ones, and the dense accuracy."""
-    curve = with_refitted(results.density_curve)
+    curve = measured_points(results)
     if not set(results.experiments) <= set(EXPERIMENTS):
         curve = curve.iloc[:0]
     methods = curve[METHOD].drop_duplicates(ignore_index=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame
 
-from lobs_paper.report.curves import at_density, with_refitted
+from lobs_paper.report.curves import at_density, measured_points
 from lobs_paper.report.frame import METHOD, TOP5, Results, by_method
 from lobs_paper.report.markdown import Column, filled, means, printed
 from lobs_paper.report.statistic import DASH, Statistic, fixed, significant, statistic, whole
@@ -198,7 +198,7 @@ def densities_of(results: Results) -> tuple[float, ...]:
 
 def curves_of(results: Results) -> tuple[DataFrame, DataFrame]:
     """Give the curves over densities, those after a refit among them, and the methods they may have, a row each."""
-    curve = with_refitted(results.density_curve)
+    curve = measured_points(results)
     return curve, pd.concat([methods_of(results), curve[METHOD]]).drop_duplicates(ignore_index=True)
 
 

@@ -68,9 +68,11 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The metrics written.
     """
-    folders, watch = Folders(config), Stopwatch()
+    folders = Folders(config)
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
+    watch = Stopwatch()
     shown = Phases("factorising", watch.each)
-    plan, partial, (train, measured) = planned(config, folders, shown)
+    plan, partial = planned(config, folders, train, shown)
     _ = plan.paths  # under the bar that is named for them
     shown.next("pruning")
     result = prune_to(plan, config["method"], requested(config))
@@ -96,17 +98,18 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def planned(
-    config: dict[str, Any], folders: Folders, shown: Callable[[Iterable], Iterable]
-) -> tuple[lobs.Plan, Path, tuple[Split, Split]]:
+    config: dict[str, Any], folders: Folders, train: Split, shown: Callable[[Iterable], Iterable]
+) -> tuple[lobs.Plan, Path]:
     """The dense network with its statistics and the method, and where finished parts are kept.
 
     Args:
         config: of stage prune.
         folders: of it.
+        train: the images to learn from.
         shown: wraps the layers that are factorised.
 
     Returns:
-        The plan, the folder of finished parts, and the images to learn from and to measure on.
+        The plan, and the folder of finished parts.
     """
     device, method = prepare(config), config["method"]
     trained = folders.input("train", "model.safetensors")
@@ -114,7 +117,6 @@ def planned(
     dense = load_network(config, trained, folders.command("train")).to(device)
     writable(folders.output("prune"))
     statistics = Statistics.load(collected, lazy=True)
-    train, measured = load_training_data(config["folders"]["data"], **config["data"])
     batches, held_out = inputs_for_pruning(method, train, config.get("collect", {}))
     if batches is not None and held_out is not None:
         statistics = lobs.collect_statistics(
@@ -137,7 +139,7 @@ def planned(
         held_out=held_out,
         execution=lobs.Execution(ceiling_bytes(config), partial, shown),
     )
-    return plan, partial, (train, measured)
+    return plan, partial
 
 
 def _first(plan: lobs.Plan) -> tuple[str, PruningPath]:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import lobs
+from helpers.networks import Normalised, X
 from lobs.allocation.allocate import allocate
 from lobs.allocation.loss_curves import fisher, fisher_units, loss_curves, relative, theorem
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
@@ -102,3 +103,12 @@ def test_names_without_curves_are_refused(pruned):
         with pytest.raises(ValueError, match=f"unknown allocation with loss curves '{name}': accepted are global, rel"):
             loss_curves(pruned[2], name)
     assert loss_curves(pruned[2], "global").keys() == pruned[2].keys()
+
+
+def test_inputs_that_do_not_count_are_said():
+    torch.manual_seed(0)
+    model, inputs = Normalised(16, 8, 4).eval(), X.clone()
+    inputs[3] = 0.0
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, [inputs]), "magnitude")
+    with pytest.warns(UserWarning, match="the gradients of 1 inputs are NaN or infinite at layer '0'"):
+        loss_curves(paths, "fisher", model=model, batches=[inputs])

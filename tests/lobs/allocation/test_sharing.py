@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lobs
-from helpers.networks import X, conv, mlp, no_grad_trunk
+from helpers.networks import Normalised, X, conv, mlp, no_grad_trunk
 from lobs.allocation import sharing as sharing_module
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget
@@ -410,13 +410,8 @@ def test_a_choice_that_falls_on_uniform_keeps_to_the_budget():
 
 
 def test_inputs_without_a_finite_gradient_are_said_to_count_for_nothing():
-    class Normalised(nn.Sequential):
-        def forward(self, x):
-            hidden = self[0](x)
-            return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))
-
     torch.manual_seed(0)
-    model, inputs = Normalised(nn.Linear(16, 8, bias=False), nn.Linear(8, 4)).eval(), X.clone()
+    model, inputs = Normalised(16, 8, 4).eval(), X.clone()
     inputs[3] = 0.0
     for allocation in ("fisher", "global"):
         with pytest.warns(UserWarning, match="the gradients of 1 inputs are NaN or infinite at layer '0'"):

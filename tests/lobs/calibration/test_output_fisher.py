@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from helpers.networks import Normalised
 from lobs.calibration.output_fisher import Sensitivity, mixed_gradient, output_sensitivity
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers
@@ -242,17 +243,9 @@ def test_errors_are_named():
         output_sensitivity(model, [torch.randn(2, 1, 6, 6, dtype=torch.float64)], ["*"])
 
 
-class Normalised(nn.Sequential):
-    """Divides by a norm, whose derivative at zero is NaN where its value is not."""
-
-    def forward(self, x):
-        hidden = self[0](x)
-        return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))
-
-
 def test_an_input_without_a_finite_gradient_does_not_count_and_is_counted():
     torch.manual_seed(0)
-    model = Normalised(nn.Linear(6, 5, bias=False), nn.Linear(5, 3)).double()
+    model = Normalised(6, 5, 3).double()
     inputs = torch.randn(20, 6, dtype=torch.float64)
     with_zero = torch.cat([inputs, torch.zeros(1, 6, dtype=torch.float64)])  # the last one: the same signs
     plain, found = (output_sensitivity(model, [batch]) for batch in (inputs, with_zero))

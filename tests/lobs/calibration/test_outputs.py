@@ -44,6 +44,7 @@ SOFT = torch.tensor([[0.5, 0.25, 0.25]]).expand(5, 3)
         (A, (A, torch.randn(5, 3)), "relative"),  # a regression
         (A, (A, 2 * SOFT), "relative"),
         (A[:, :1], A, "relative"),
+        (A.unsqueeze(1), A, "relative"),  # what docs/own-network.md says of a regression
         (B, A, "relative"),
         ((A, B), A, "relative"),
         ({"logits": A, "hits": WHOLE}, A, "kl"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lobs
-from helpers.networks import X, mlp
+from helpers.networks import Normalised, X, mlp
 from helpers.refits import BATCHES, HELD, divergence, normed, pruned
 from lobs.calibration.batches import calibration_batches
 from lobs.repair import refit as module
@@ -152,7 +152,11 @@ def test_what_does_not_help_is_taken_back(rate):
     done = lobs.refit(dense, network, BATCHES, learning_rate=rate, **STEPS)
     assert (done.steps, done.after) == (0, done.before)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert "on 42 held-out inputs, nothing helped, taken back" in str(done)
+    said = (
+        f"; steps too long, 20 times a third of the rate; {done.skipped} minibatches without a finite gradient changed"
+    )
+    ending = "" if rate < 1 else f"{said} nothing"
+    assert str(done).endswith(f"on 42 held-out inputs, nothing helped, taken back{ending}")
 
 
 def test_steps_that_are_too_long_become_shorter_until_they_help():
@@ -239,9 +243,16 @@ def test_what_is_held_out_decides_and_nothing_is_learned_from_it():
     assert other[0].before != pytest.approx(before, rel=1e-2)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}])
-def test_numbers_out_of_range(options):
-    with pytest.raises(ValueError, match=r"steps must be at least 1|learning_rate must be above 0"):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, r"learning_rate must be above 0 and finite, got 0\.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite, got nan"),
+    ],
+)
+def test_numbers_out_of_range(options, said):
+    with pytest.raises(ValueError, match=said):
         lobs.refit(mlp(), mlp(), BATCHES, **options)
 
 
@@ -265,6 +276,8 @@ def test_networks_that_no_gradient_leaves_or_that_hold_nothing_to_move():
         lobs.refit(Cut(), Cut(), BATCHES, **STEPS)
     with pytest.raises(ValueError, match="a refit moves pruned layers and batch norms, and masks name none of them"):
         lobs.refit(mlp(), mlp(), BATCHES, masks={})
+    with pytest.raises(ValueError, match="Tanh has no layer to prune"):
+        lobs.refit(nn.Tanh(), nn.Tanh(), BATCHES)
 
 
 @pytest.mark.parametrize("target", [True, False])
@@ -363,17 +376,9 @@ def test_a_refit_with_little_memory_takes_small_minibatches(monkeypatch):
     assert done.after < done.before
 
 
-class Normalised(nn.Sequential):
-    """Divides by a norm, whose derivative at zero is NaN where its value is not."""
-
-    def forward(self, x):
-        hidden = self[0](x)
-        return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))
-
-
 def test_minibatches_without_a_finite_gradient_change_nothing_and_are_counted():
     torch.manual_seed(0)
-    dense = Normalised(nn.Linear(12, 24, bias=False), nn.Linear(24, 4)).eval()
+    dense = Normalised(12, 24, 4).eval()
     inputs = torch.randn(240, 12)
     inputs[7] = 0.0
     start = lobs.prune(dense, method="magnitude", density=0.3, batches=[inputs]).model

@@ -48,11 +48,14 @@ def test_what_an_interrupted_call_decided_stands(tmp_path):
     assert again.decide(never, {}) == decision
     assert again.decisions == first.decisions
     noted = {"counts": {"0": 5}, "shared_by": "fisher", "compared": {"fisher": 0.75, "uniform": 1.0}, "gave_way": True}
-    write_note(tmp_path / "new/counts.json", {**noted, "note": "a note"})
+    write_note(tmp_path / "new/counts.json", {**noted, "note": "a note", "uniform": {"0": 4}})
     found = again.decide(never, {})
     assert found == again.decisions[-1]
     assert (found.counts, found.note) == ({"0": 5}, "a note")
     assert found.gave_way and found.doubtful
+    assert found.uniform == {"0": 4}
+    write_note(tmp_path / "new/counts.json", noted)  # as an earlier version wrote it: made again
+    assert job(tmp_path / "new").decide(lambda: paths_of(first), {}) == decision
 
 
 def test_what_the_units_count_is_written_to_the_last_digit(tmp_path):
