@@ -11,7 +11,6 @@ from typing import Any
 
 from lobs.layers.network import prunable_layers
 from lobs_paper.config.errors import ConfigError
-from lobs_paper.data.splits import load_training_data
 from lobs_paper.stages.folders import Folders
 from lobs_paper.stages.progress import progress
 from lobs_paper.stages.prune import planned
@@ -33,8 +32,7 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     # As stage prune has it, also where this is a sweep's point with a folder of its own.
     own = {key: value for key, value in config.items() if key != "part"}
     own["folders"] = {**config["folders"], "output": None}
-    train, _ = load_training_data(own["folders"]["data"], **own["data"])
-    plan, _ = planned(own, Folders(own), train, progress("factorising"))
+    plan, *_ = planned(own, Folders(own), progress("factorising"))
     modules = prunable_layers(plan.model)
     largest_first = sorted(plan.names, key=lambda name: -_work(modules[name].weight.shape))
     names = largest_first[part - 1 :: parts]

@@ -68,11 +68,9 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The metrics written.
     """
-    folders = Folders(config)
-    train, measured = load_training_data(config["folders"]["data"], **config["data"])
-    watch = Stopwatch()
+    folders, watch = Folders(config), Stopwatch()
     shown = Phases("factorising", watch.each)
-    plan, partial = planned(config, folders, train, shown)
+    plan, partial, (train, measured) = planned(config, folders, shown)
     _ = plan.paths  # under the bar that is named for them
     shown.next("pruning")
     result = prune_to(plan, config["method"], requested(config))
@@ -98,18 +96,17 @@ def run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def planned(
-    config: dict[str, Any], folders: Folders, train: Split, shown: Callable[[Iterable], Iterable]
-) -> tuple[lobs.Plan, Path]:
+    config: dict[str, Any], folders: Folders, shown: Callable[[Iterable], Iterable]
+) -> tuple[lobs.Plan, Path, tuple[Split, Split]]:
     """The dense network with its statistics and the method, and where finished parts are kept.
 
     Args:
         config: of stage prune.
         folders: of it.
-        train: the images to learn from.
         shown: wraps the layers that are factorised.
 
     Returns:
-        The plan, and the folder of finished parts.
+        The plan, the folder of finished parts, and the images to learn from and to measure on.
     """
     device, method = prepare(config), config["method"]
     trained = folders.input("train", "model.safetensors")
@@ -117,6 +114,8 @@ def planned(
     dense = load_network(config, trained, folders.command("train")).to(device)
     writable(folders.output("prune"))
     statistics = Statistics.load(collected, lazy=True)
+    # Read last: where the network is missing, too, the message is about that.
+    train, measured = load_training_data(config["folders"]["data"], **config["data"])
     batches, held_out = inputs_for_pruning(method, train, config.get("collect", {}))
     if batches is not None and held_out is not None:
         statistics = lobs.collect_statistics(
@@ -139,7 +138,7 @@ def planned(
         held_out=held_out,
         execution=lobs.Execution(ceiling_bytes(config), partial, shown),
     )
-    return plan, partial
+    return plan, partial, (train, measured)
 
 
 def _first(plan: lobs.Plan) -> tuple[str, PruningPath]:
