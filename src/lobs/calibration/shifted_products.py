@@ -1,4 +1,4 @@
-"""A convolution's second moment with its inputs unfolded along all axes but the first.
+"""A convolution's second moment with hardly anything unfolded, where its kernel moves step by step.
 
 Let u[i] be what the kernel sees of row i of the padded inputs: features ``channels * places in a row`` at every column
 and in every image. Psi's block of the kernel's rows k and k' is a sum over the output's rows p::
@@ -6,12 +6,19 @@ and in every image. Psi's block of the kernel's rows k and k' is a sum over the 
     Psi(k, k') = sum over p of u[p + k] u[p + k']^T
 
 which for all blocks with the same difference ``k' - k`` is a sum over nearly the same rows. The rows that all of them
-have in common are multiplied once, as one product; the few others row by row. For a kernel of 3 x 3 that is three
-products of a third of the features in the place of one: a third of the operations, and of the unfolded inputs.
+have in common are multiplied once, as one product; the few others row by row, but for those of zeros. For a kernel of
+3 x 3 that is three products of a third of the features in the place of one: a third of the operations, and of the
+unfolded inputs.
+
+Between zeros on both sides, as convolutions have them that keep the size, columns go the same way, and nothing is
+unfolded: a row's lines lie one behind the other, one product for every difference takes all pairs of pixels that far
+apart, and what a block has too much, a column or two, is taken off. Pairs across the end of a line are zero. That is 13
+products of ``channels x channels`` for a kernel of 3 x 3, half of the operations again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 
@@ -24,6 +31,8 @@ from lobs.layers.convolution import Windows
 
 # Of output rows; below that the products row by row cost what is saved.
 FEWEST_ROWS = 4
+# Below that products of a difference each are too small.
+FEWEST_FEATURES = 16
 
 
 def shifts_pay(windows: Windows) -> bool:
@@ -52,20 +61,22 @@ class ShiftedSums:
     def add(self, windows: Windows) -> None:
         """Add a call: more rows of output than the kernel's height less one (`shifts_pay`)."""
         step, rows = windows.dilation[0], windows.sizes[0]
-        margin = step * (self.height - 1)
-        seen = _rows_seen(windows)
+        zeros = _zero_columns(windows)
+        seen = _Rows(windows) if zeros is None else _Lines(windows, zeros)
         for difference, blocks in enumerate(self.blocks):
-            first, second = seen[:, : seen.shape[1] - difference * step], seen[:, difference * step :]
-            common = _product(first[:, margin:rows], second[:, margin:rows], lower_only=not difference)
+            reach = step * (len(blocks) - 1)
+            common = seen.product(reach, rows, difference * step)
             # Rows before and after the common ones, each for the blocks that reach it.
-            others = (*range(margin), *range(rows, rows + margin - difference * step))
-            edges = {row: first[:, row] @ second[:, row].T for row in others}
+            edges = {}
+            for row in (*range(reach), *range(rows, rows + reach)):
+                if seen.filled(row) and seen.filled(row + difference * step):
+                    edges[row] = seen.product(row, row + 1, difference * step)
             for k, block in enumerate(blocks):
-                reached = [edges[row] for row in (*range(k * step, margin), *range(rows, rows + k * step))]
                 block += common
-                for one in reached:
-                    block += one
-        by_row = functional.pad(seen.sum(2).double().cumsum(1), (1, 0))
+                for row in (*range(k * step, reach), *range(rows, rows + k * step)):
+                    if row in edges:
+                        block += edges[row]
+        by_row = functional.pad(seen.sums().double().cumsum(1), (1, 0))
         self.total += torch.stack([by_row[:, k * step + rows] - by_row[:, k * step] for k in range(self.height)])
 
     def add_to(self, moment: Tensor, total: Tensor | None) -> None:
@@ -90,24 +101,149 @@ class ShiftedSums:
             total += self.total.unflatten(1, (shape[0], -1)).transpose(0, 1).flatten()
 
 
-def _rows_seen(windows: Windows) -> Tensor:
-    """u, ``[channels * places in a row, rows of the inputs, images * columns]``."""
+class _Rows:
+    """u, ``[channels * places in a row, rows of the inputs * images * columns]``.
+
+    Args:
+        windows: of a call.
+        as_it_is: axes at the end that are not unfolded.
+        room: zeros behind the last pixel.
+    """
+
+    def __init__(self, windows: Windows, as_it_is: int = 0, room: int = 0) -> None:
+        self.rows = windows.inputs.shape[2]
+        self.flat = _unfolded(windows, range(1, len(windows.kernel) - as_it_is), room)
+        self.pixels = (self.flat.shape[1] - room) // self.rows
+        self._filled: dict[int, bool] = {}
+
+    def product(self, start: int, stop: int, shift: int) -> Tensor:
+        """The sum of ``u[i] u[i + shift]^T`` over rows i, float64; without a shift perhaps only its lower triangle."""
+        partner = self._part(start + shift, stop + shift)
+        return _products(self._part(start, stop), [partner], lower_only=not shift)[0]
+
+    def filled(self, row: int) -> bool:
+        """Whether a row is not all zero."""
+        if row not in self._filled:
+            self._filled[row] = bool(self._part(row, row + 1).any())
+        return self._filled[row]
+
+    def sums(self) -> Tensor:
+        """The sum of every row, ``[features, rows]``."""
+        return self._by_rows().sum(2)
+
+    def _part(self, start: int, stop: int, further: int = 0) -> Tensor:
+        return self.flat[:, start * self.pixels + further : stop * self.pixels + further]
+
+    def _by_rows(self) -> Tensor:
+        return self._part(0, self.rows).unflatten(1, (self.rows, -1))
+
+
+class _Lines(_Rows):
+    """The same with the last axis as it is: a row's lines lie one behind the other.
+
+    Args:
+        windows: of a call, with zeros enough at the ends of its lines.
+        zeros: which columns near the ends are zero.
+    """
+
+    def __init__(self, windows: Windows, zeros: set[int]) -> None:
+        self.places, self.step, self.columns = windows.kernel[-1], windows.dilation[-1], windows.sizes[-1]
+        self.line, self.zeros = windows.inputs.shape[-1], zeros
+        # The room is for the last pixel's furthest partner.
+        super().__init__(windows, as_it_is=1, room=self.step * (self.places - 1))
+        self._columns: dict[int, Tensor] = {}
+
+    def product(self, start: int, stop: int, shift: int) -> Tensor:
+        """The same, from a product for every difference of columns."""
+        features, steps = len(self.flat), range(1 - self.places if shift else 0, self.places)
+        partners = [self._part(start + shift, stop + shift, step * self.step) for step in steps]
+        common = _products(self._part(start, stop), partners)
+        total = self.flat.new_zeros(features, self.places, features, self.places, dtype=torch.float64)
+        for step, products in zip(steps, common, strict=True):
+            places = range(max(0, -step), self.places - max(0, step))
+            met = [range(k * self.step, k * self.step + self.columns) for k in places]
+            # Columns that not all of these places meet, but for those whose products are zero.
+            missed = {
+                column: self._of_columns(column, step * self.step, (start, stop), shift)
+                for column in (*range(met[-1].start), *range(met[0].stop, self.line))
+                if self.zeros.isdisjoint({column, column + step * self.step})
+                and 0 <= column + step * self.step < self.line
+            }
+            for k, columns in zip(places, met, strict=True):
+                block, less = products, [part for column, part in missed.items() if column not in columns]
+                if less:  # what overflows stays infinite
+                    block = torch.where(products.isfinite(), products - sum(less), products)
+                total[:, k, :, k + step] = block
+                if step and not shift:
+                    total[:, k + step, :, k] = block.T
+        return total.flatten(2).flatten(0, 1)
+
+    def _of_columns(self, column: int, further: int, rows: tuple[int, int], shift: int) -> Tensor:
+        """The product of one column and its partner so many columns and rows away."""
+        one, other = self._column(column, *rows), self._column(column + further, *(row + shift for row in rows))
+        return _products(one, [other])[0]
+
+    def sums(self) -> Tensor:
+        """For every place of the kernel those of the columns that it meets."""
+        lines = self._by_rows().unflatten(2, (-1, self.line))
+        met = (lines[..., k * self.step : k * self.step + self.columns] for k in range(self.places))
+        return torch.stack([part.sum((2, 3)) for part in met], 1).flatten(0, 1)
+
+    def _column(self, column: int, start: int, stop: int) -> Tensor:
+        """A column in some rows of all images, ``[features, rows * images]``."""
+        if column not in self._columns:
+            self._columns[column] = self._by_rows()[:, :, column :: self.line].contiguous()
+        return self._columns[column][:, start:stop].flatten(1)
+
+
+def _zero_columns(windows: Windows) -> set[int] | None:
+    """Which columns near the ends of the lines are zero; None where they are too few, or something else is faster."""
+    kernel, line = windows.kernel[-1], windows.inputs.shape[-1]
+    features = windows.inputs.shape[1] * prod(windows.kernel[1:-1])
+    if len(windows.kernel) == 1 or kernel == 1 or windows.stride[-1] > 1 or features < FEWEST_FEATURES:
+        return None
+    reach = windows.dilation[-1] * (kernel - 1)
+    near = [column for column in range(line) if column < reach or column >= line - reach]
+    filled = windows.inputs[..., near].flatten(0, -2).any(0).tolist()
+    zeros = {column for column, some in zip(near, filled, strict=True) if not some}
+    before = next(column for column in range(line + 1) if column not in zeros)
+    behind = next(column for column in range(line + 1) if line - 1 - column not in zeros)
+    # Then of two pixels across the end of a line one is zero.
+    return zeros if before + behind >= reach else None
+
+
+def _unfolded(windows: Windows, axes: range, room: int) -> Tensor:
+    """Features by pixels: rows outermost, then images, places along the axes that are unfolded, and the other axes.
+
+    Args:
+        windows: of a call.
+        axes: along which they are unfolded.
+        room: zeros behind the last pixel.
+
+    Returns:
+        ``[channels * places of the kernel, pixels + room]``.
+    """
     views = windows.inputs
-    steps = zip(windows.sizes, windows.kernel, windows.stride, windows.dilation, strict=True)
-    for axis, (size, kernel, stride, dilation) in enumerate(list(steps)[1:], start=3):
-        views = views.unfold(axis, (size - 1) * stride + 1, dilation).narrow(axis, 0, kernel)[..., ::stride]
-    # [images, channels, rows, places ..., columns ...]
-    others = len(windows.kernel) - 1
-    order = (1, *range(3, 3 + others), 2, 0, *range(3 + others, 3 + 2 * others))
-    return views.permute(order).reshape(windows.inputs.shape[1] * prod(windows.kernel[1:]), windows.inputs.shape[2], -1)
+    for axis in axes:
+        span = (windows.sizes[axis] - 1) * windows.stride[axis] + 1
+        views = views.unfold(2 + axis, span, windows.dilation[axis]).narrow(2 + axis, 0, windows.kernel[axis])
+        views = views[..., :: windows.stride[axis]]
+    ends = range(2 + len(windows.kernel), views.dim())
+    rest = range(3 + len(axes), 2 + len(windows.kernel))
+    views = views.permute(1, *(2 + axis for axis in axes), 2, 0, *ends, *rest)
+    features, shape = views.shape[: 1 + len(axes)], views.shape[1 + len(axes) :]
+    flat = views.new_zeros(prod(features), prod(shape) + room)
+    flat[:, : prod(shape)].unflatten(1, shape).unflatten(0, features).copy_(views)
+    return flat
 
 
-def _product(first: Tensor, second: Tensor, lower_only: bool) -> Tensor:
-    """Sum of ``first second^T`` over all rows and pixels, float64; of the part above the diagonal only some."""
-    total = first.new_zeros(len(first), len(second), dtype=torch.float64)
-    pairs = zip(first.flatten(1).split(CHUNK_SAMPLES, 1), second.flatten(1).split(CHUNK_SAMPLES, 1), strict=True)
-    for one, other in pairs:
-        for rows in row_blocks(len(first)):
-            stop = rows.stop if lower_only else None
-            total[rows, :stop] += one[rows] @ other[:stop].T
-    return total
+def _products(first: Tensor, others: Sequence[Tensor], lower_only: bool = False) -> list[Tensor]:
+    """``first other^T`` with each, summed in float64 over chunks of columns; above the diagonal perhaps only some."""
+    totals = [first.new_zeros(len(first), len(other), dtype=torch.float64) for other in others]
+    for start in range(0, first.shape[1], CHUNK_SAMPLES):
+        chunk = slice(start, start + CHUNK_SAMPLES)  # stays in the cache for all others
+        for total, other in zip(totals, others, strict=True):
+            for rows in row_blocks(len(first)):
+                stop = rows.stop if lower_only else None
+                total[rows, :stop] += first[rows, chunk] @ other[:stop, chunk].T
+    return totals

@@ -7,21 +7,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lobs
-from lobs.calibration import accumulator, products
+from lobs.calibration import accumulator, products, shifted_products
 from lobs.calibration.shifted_products import ShiftedSums, shifts_pay
 from lobs.layers.matrix import view_of, weight_matrix
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     kernel=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     dilation=st.integers(1, 2),
-    padding=st.integers(0, 1),
+    padding=st.integers(0, 2),
     strides=st.lists(st.integers(1, 2), min_size=2, max_size=2),
     mode=st.sampled_from(["zeros", "reflect", "circular", "replicate"]),
     rows_at_once=st.sampled_from([2, 1024]),
+    chunk=st.sampled_from([7, 4096]),
+    fewest=st.sampled_from([1, 1, 99]),
 )
-def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, mode, rows_at_once):
+def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, mode, rows_at_once, chunk, fewest):
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(kernel) - 1]
     stride = [1, *strides][: len(kernel)]
     module = kind(3, 2, kernel, stride, padding, dilation, padding_mode=mode).double()
@@ -32,6 +34,8 @@ def test_the_sums_are_those_of_the_patches(kernel, dilation, padding, strides, m
     sums = ShiftedSums(windows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "PRODUCT_ROWS", rows_at_once)
+        patch.setattr(shifted_products, "CHUNK_SAMPLES", chunk)
+        patch.setattr(shifted_products, "FEWEST_FEATURES", fewest)
         sums.add(windows)
     sums.add_to(moment, total)
     patches = torch.cat(list(windows.samples()), 1)[0]
@@ -66,3 +70,42 @@ def test_what_is_unfolded_as_before():
         assert not shifts_pay(view_of(module).windows(module, images))
     low = view_of(module := nn.Conv2d(64, 8, 3)).windows(module, images[:, :, :7])
     assert not shifts_pay(low)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"padding": 1}, {0, 9}), ({"kernel_size": 4, "padding": "same"}, {0, 9, 10}), ({"padding": 2}, {0, 1, 10, 11})],
+)
+def test_columns_go_the_way_of_rows_between_zeros(settings, expected):
+    module = nn.Conv2d(16, 4, **{"kernel_size": 3, **settings})
+    windows = view_of(module).windows(module, torch.rand(2, 16, 9, 8))
+    assert shifted_products._zero_columns(windows) == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": 0}, {"padding_mode": "reflect"}, {"stride": (1, 2)}, {"kernel_size": (3, 1), "padding": 0}],
+)
+def test_columns_are_unfolded_elsewhere(settings):
+    module = nn.Conv2d(16, 4, **{"kernel_size": 3, "padding": 1, **settings})
+    assert shifted_products._zero_columns(view_of(module).windows(module, torch.rand(2, 16, 9, 8))) is None
+    few = nn.Conv2d(3, 4, 3, padding=1)
+    assert shifted_products._zero_columns(view_of(few).windows(few, torch.rand(2, 3, 9, 8))) is None
+
+
+def test_zero_borders_leave_hardly_anything_beside_a_product_for_each_difference(monkeypatch):
+    module, calls = nn.Conv2d(16, 4, 3, padding=1), []
+    windows, plain = view_of(module).windows(module, torch.rand(2, 16, 9, 8)), shifted_products._products
+    monkeypatch.setattr(shifted_products, "_products", lambda *args: calls.append(args) or plain(*args))
+    ShiftedSums(windows).add(windows)
+    # Three differences of rows and two rows next to the border; each with two columns next to it.
+    assert len(calls) == 5 + 2 * 5
+    assert sum(len(others) for _, others in calls) == 3 + 5 + 5 + 2 * 3 + 2 * 5
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1e30, "infinite values"), (float("nan"), "NaN")])
+def test_sums_that_overflow_are_no_nan(value, expected):
+    images = torch.rand(2, 16, 9, 8)
+    images[1, 2, 0, 0] = value
+    with pytest.raises(ValueError, match=f"hold {expected}"):
+        lobs.collect_statistics(nn.Sequential(nn.Conv2d(16, 4, 3, padding=1)), [images])
