@@ -16,8 +16,8 @@ def row_blocks(features: int) -> list[slice]:
     return [slice(start, min(start + width, features)) for start in range(0, features, max(1, width))]
 
 
-def symmetrise(moment: Tensor, lower_only: bool = False, block: int = 2048) -> None:
-    """Average a product with its transpose in place, by blocks: a whole copy of a wide layer's takes 5 GiB.
+def symmetrise(moment: Tensor, lower_only: bool = False, block: int = 256) -> None:
+    """Average a product with its transpose in place, by blocks: these stay in the cache, a wide layer's copy is 5 GiB.
 
     Args:
         moment: ``[groups, d, d]``.

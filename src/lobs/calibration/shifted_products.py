@@ -158,7 +158,7 @@ class _Lines(_Rows):
         features, steps = len(self.flat), range(1 - self.places if shift else 0, self.places)
         partners = [self._part(start + shift, stop + shift, step * self.step) for step in steps]
         common = _products(self._part(start, stop), partners)
-        total = self.flat.new_zeros(features, self.places, features, self.places, dtype=torch.float64)
+        total = self.flat.new_empty(features, self.places, features, self.places, dtype=torch.float64)
         for step, products in zip(steps, common, strict=True):
             places = range(max(0, -step), self.places - max(0, step))
             met = [range(k * self.step, k * self.step + self.columns) for k in places]
@@ -185,9 +185,9 @@ class _Lines(_Rows):
 
     def sums(self) -> Tensor:
         """For every place of the kernel those of the columns that it meets."""
-        lines = self._by_rows().unflatten(2, (-1, self.line))
+        lines = self._by_rows().unflatten(2, (-1, self.line)).sum(2)
         met = (lines[..., k * self.step : k * self.step + self.columns] for k in range(self.places))
-        return torch.stack([part.sum((2, 3)) for part in met], 1).flatten(0, 1)
+        return torch.stack([part.sum(2) for part in met], 1).flatten(0, 1)
 
     def _column(self, column: int, start: int, stop: int) -> Tensor:
         """A column in some rows of all images, ``[features, rows * images]``."""
@@ -232,7 +232,8 @@ def _unfolded(windows: Windows, axes: range, room: int) -> Tensor:
     rest = range(3 + len(axes), 2 + len(windows.kernel))
     views = views.permute(1, *(2 + axis for axis in axes), 2, 0, *ends, *rest)
     features, shape = views.shape[: 1 + len(axes)], views.shape[1 + len(axes) :]
-    flat = views.new_zeros(prod(features), prod(shape) + room)
+    flat = views.new_empty(prod(features), prod(shape) + room)
+    flat[:, prod(shape) :] = 0
     flat[:, : prod(shape)].unflatten(1, shape).unflatten(0, features).copy_(views)
     return flat
 
