@@ -79,8 +79,11 @@ class WithoutAnnotations(ast.NodeTransformer):
 
 
 def meaning(code):
-    """A program as it runs, for comparisons."""
-    return ast.dump(WithoutAnnotations().visit(ast.parse(code)))
+    """A program as it runs, for comparisons; None where it is none (an operator that does not fit its place)."""
+    try:
+        return ast.dump(WithoutAnnotations().visit(ast.parse(code)))
+    except SyntaxError:
+        return None
 
 
 @cache
@@ -111,7 +114,7 @@ def drawn(room, seed):
         file = numbers.choices(found, lengths)[0]
         name, occurrence = numbers.choice(places(file))
         mutated = mutate_code(file.read_text(), get_operator(name)(), occurrence)
-        if mutated not in seen and meaning(mutated) != meaning(file.read_text()):
+        if mutated not in seen and meaning(mutated) not in (None, meaning(file.read_text())):
             seen.add(mutated)
             yield file, name, mutated
 
