@@ -37,6 +37,8 @@ def process(rank, folder, cases):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
     for case in cases:
         options = {"loss": None if case.startswith("a value") else "cross_entropy", "keep_samples": SAMPLES}
+        if case == "both":
+            options["folder"] = folder / "parts"  # where each process keeps its own
         try:
             statistics = lobs.collect_statistics(network(), share(rank, case), distributed=True, **options)
         except ValueError as error:

@@ -128,6 +128,14 @@ class Residual(nn.Sequential):
         (nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)), "BatchNorm1d '1'"),
         (nn.Sequential(Residual(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 4)), "a forward function of its own"),
         (nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.MaxPool1d(3, 2), nn.Flatten()), "MaxPool1d '2'"),
+        (
+            nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 4, 3), nn.AvgPool1d(2, 2, 1, count_include_pad=False)),
+            "1d '2'",
+        ),
+        (
+            nn.Sequential(nn.Unflatten(1, (1, 2, 4)), nn.Conv2d(1, 4, 1), nn.AvgPool2d(2, divisor_override=1)),
+            "Pool2d '2'",
+        ),
         (nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)), "GELU '1'"),
         (nn.Sequential(nn.Linear(8, 8), nn.LeakyReLU(2.0), nn.Linear(8, 4)), "LeakyReLU '1'"),
         (nn.Sequential(SHARED, nn.ReLU(), SHARED), "Linear '2' is more than a chain of layers, each called once"),

@@ -14,6 +14,8 @@ from lobs.layers.matrix import weight_matrix
 @pytest.mark.parametrize("weights", [None, {"0": 2.0, "2": 0.5, "4": 1.0}])
 def test_a_point_is_the_network_that_the_decision_gives(weights):
     model, batches = mlp(), list(X.split(64))
+    with torch.no_grad():
+        weight_matrix(model[0])[::2, 1] = 0.0  # removed already
     statistics = lobs.collect_statistics(model, batches)
     paths = lobs.layer_paths(model, statistics, "exact_obs")
     counts = {name: path.total // 2 for name, path in paths.items()}

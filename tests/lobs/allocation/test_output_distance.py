@@ -177,3 +177,17 @@ def test_errors_are_named(case):
     with pytest.raises(ValueError, match=r"class logits \[images, classes\], got a tensor of shape \(2, 2, 3, 3\)"):
         OutputDistance(maps, images, "kl")
     assert OutputDistance(maps, images, "squared").whole() == 0
+
+
+def test_where_the_error_stands_still_the_loss_follows_the_count():
+    class Still:
+        def curve_points(self, most):
+            return torch.arange(41), None
+
+        def layer_error(self, count):
+            return max(2.0, count / 10)
+
+    knots, losses = torch.tensor([0, 20, 40]), torch.tensor([1.0, 3.0, 6.0], dtype=torch.float64)
+    counts, found = along_errors((knots, losses), Still())
+    assert counts.tolist() == list(range(41))
+    torch.testing.assert_close(found[:21], 3.0 ** (torch.arange(21).double() / 20))

@@ -13,6 +13,7 @@ from lobs.calibration.inputs import (
     answer,
     check_batches,
     input_count,
+    inputs_depend,
     network_input,
     network_target,
     probe_determinism,
@@ -271,3 +272,16 @@ def test_an_empty_batch_cannot_be_tried_out():
         ValueError, match=r"the first batch \(0, 3\) torch.float32 holds no inputs: leave empty batches out"
     ):
         probe_determinism(nn.ReLU(), network_input(INPUTS[:0], nn.ReLU()))
+
+
+@pytest.mark.parametrize(
+    ("network", "count", "expected"),
+    [
+        (nn.Linear(4, 2), 6, False),
+        (nn.RNN(4, 2), 6, True),
+        (nn.BatchNorm1d(4, track_running_stats=False), 6, True),
+        (nn.RNN(4, 2), 2, False),
+    ],
+)
+def test_inputs_that_depend_on_each_other_are_found(network, count, expected):
+    assert inputs_depend(network.eval(), network_input(torch.randn(count, 4), network)) is expected

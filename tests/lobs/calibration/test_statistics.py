@@ -69,3 +69,16 @@ def test_a_damaged_layer_is_noticed_when_it_is_read(tmp_path):
         opened["a"]
     with pytest.raises(ValueError, match=r"there is no file of statistics .*none"):
         lobs.Statistics.load(tmp_path / "none")
+
+
+def test_the_floor_is_what_least_squares_leave():
+    torch.manual_seed(0)
+    x, z = torch.randn(200, 5, dtype=torch.float64), torch.randn(200, 3, dtype=torch.float64)
+    z += 0.1 * x[:, :3]
+    layer = replace(
+        lobs.LayerStatistics.from_samples(x), target_moment=z.T @ x / 200, target_power=float(z.square().sum() / 200)
+    )
+    left = z - x @ torch.linalg.lstsq(x, z).solution
+    floor = float(left.square().sum() / 200)
+    assert floor > layer.target_power / 2  # hardly anything is explained
+    assert layer.target_floor() == pytest.approx(floor)

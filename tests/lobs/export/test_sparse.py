@@ -187,6 +187,7 @@ def test_parts_that_do_not_fit_together_are_refused(file, name, value):
     ("layout", "parts", "message"),
     [
         ("bitmask", {"values": torch.ones(2), "bits": torch.tensor([3, 0, 0], dtype=torch.uint8)}, "3 bytes of bits"),
+        ("bitmask", {"values": torch.ones(2), "bits": torch.tensor([3], dtype=torch.uint8)}, "1 bytes of bits"),
         (
             "bitmask",
             {"values": torch.ones(1), "bits": torch.tensor([0, 128], dtype=torch.uint8)},

@@ -50,3 +50,15 @@ def test_patches_are_those_of_unfold_to_the_bit(kernel, stride, dilation, paddin
     expected = functional.unfold(inputs, kernel, dilation, padding, stride).unflatten(1, (groups, -1))
     expected = expected.permute(1, 0, 3, 2).flatten(1, 2)
     assert torch.equal(torch.cat(list(input_samples(module, inputs)), dim=1), expected)
+
+
+class OneStep(nn.Conv2d):
+    """Gives torch's function one number for both axes, as it may."""
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight, self.bias, (2,), [1], (1,), self.groups)
+
+
+def test_one_number_in_a_sequence_counts_for_all_axes():
+    module, inputs = OneStep(4, 8, 3).double(), torch.randn(3, 4, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(as_product(module, inputs), unit_outputs(module, module(inputs)))
