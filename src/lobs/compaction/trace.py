@@ -95,8 +95,8 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
 
     Args:
         model: in evaluation mode; attention modules whose heads can leave are replaced by `attention.CompactAttention`.
-        example: the arguments of one call by name; None, flags and numbers are taken to be the same in every
-            call, as are defaults.
+        example: the arguments of one call by name; None, flags and numbers, also in tuples and the like, are taken
+            to be the same in every call, as are defaults.
 
     Returns:
         The channels and what belongs to them.
@@ -106,7 +106,8 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
     """
     signature = forward_signature(model)
     left = {} if signature is None else {name: each.default for name, each in signature.parameters.items()}
-    fixed = {name: value for name, value in {**left, **example}.items() if isinstance(value, _FIXED)}
+    values = {**left, **example}
+    fixed = {name: value for name, value in values.items() if all(isinstance(x, _FIXED) for x in tree_leaves(value))}
     try:
         graph = _Tracer().trace(model, fixed)
     except Exception as error:  # whatever a network's own code raises when it meets a proxy
@@ -118,9 +119,15 @@ def follow(model: nn.Module, example: Mapping[str, Any]) -> Traced:
     called = [node.target for node in graph.nodes if node.op == "call_module"]
     originals, skipped = attention.split(model, called, lambda module: _plain(module, uses))
     run = _Run(model, graph)
+    arguments: list[Any] = []
+    for name, value in values.items():
+        if name in fixed and not isinstance(value, _FIXED):  # torch.fx takes what a container holds one by one
+            arguments += tree_leaves(value)
+        elif name in example:
+            arguments.append(value)
     try:
         with torch.no_grad():
-            run.run(*example.values())
+            run.run(*arguments)
     except Exception as error:
         shapes = ", ".join(str(tuple(getattr(entry, "shape", [type(entry).__name__]))) for entry in example.values())
         raise ValueError(

@@ -301,6 +301,25 @@ def test_arguments_that_are_left_at_their_defaults_are_taken_to_be_these():
     assert lobs.compact(model, {"x": torch.randn(4, 6)}).removed["0"] == 2
 
 
+class Scaled(nn.Sequential):
+    """Is told by a tuple that may hold None what to do."""
+
+    def forward(self, x, scales=(None, None), flag=True):
+        h = self[0](x).relu()
+        h = h if scales[0] is None else h * scales[0]
+        return self[1](h if scales[1] is None or not flag else h + scales[1])
+
+
+@pytest.mark.parametrize("further", [(), ((None, None),), ((None, 2.0),), ([None, None], False), ((3, 0.5), True)])
+def test_what_a_container_without_tensors_holds_is_the_same_in_every_call(further):
+    model, x = Scaled(nn.Linear(6, 8), nn.Linear(8, 3)).eval(), torch.randn(4, 6)
+    with torch.no_grad():
+        model[0].weight[[2, 5]] = 0
+        result = lobs.compact(model, (x, *further))
+        assert result.removed["0"] == 2
+        assert torch.allclose(result.model(x, *further), model(x, *further), atol=1e-6)
+
+
 def test_examples_that_no_call_takes_are_refused_in_one_line():
     with pytest.raises(TypeError, match="in a tuple or by name in a dict, got str"):
         lobs.compact(Optional(), "x")
