@@ -203,9 +203,8 @@ def _zero_columns(windows: Windows) -> set[int] | None:
     if len(windows.kernel) == 1 or kernel == 1 or windows.stride[-1] > 1 or features < FEWEST_FEATURES:
         return None
     reach = windows.dilation[-1] * (kernel - 1)
-    near = [column for column in range(line) if column < reach or column >= line - reach]
-    filled = windows.inputs[..., near].flatten(0, -2).any(0).tolist()
-    zeros = {column for column, some in zip(near, filled, strict=True) if not some}
+    near = {*range(min(reach, line)), *range(max(0, line - reach), line)}
+    zeros = {column for column in near if not windows.inputs.select(-1, column).any()}
     before = next(column for column in range(line + 1) if column not in zeros)
     behind = next(column for column in range(line + 1) if line - 1 - column not in zeros)
     # Then of two pixels across the end of a line one is zero.
