@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from lobs.calibration import accumulator, products
 from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined
@@ -63,6 +64,23 @@ def test_targets_come_back_from_residuals(rows, groups, features, bias, parts, s
     expected = torch.cat([z.T @ x for z, x in zip(targets.chunk(groups, 1), inputs, strict=True)]) / sum(parts)
     torch.testing.assert_close(moment, expected, rtol=1e-11, atol=1e-12)
     assert power == pytest.approx(float(targets.square().sum(1).mean()), rel=1e-10)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d])
+def test_residuals_of_a_convolution_need_no_patches(kind, bias, monkeypatch):
+    torch.manual_seed(0)
+    axes = [nn.Conv1d, nn.Conv2d, nn.Conv3d].index(kind) + 1
+    layer = kind(3, 4, 3, padding=1, bias=bias).double()
+    images = torch.randn(5, 3, *(9, 6, 5)[:axes], dtype=torch.float64)
+    target = torch.randn(5, 4, *images.shape[2:], dtype=torch.float64)
+    found, plain = ResidualSums(bias), ResidualSums(bias)
+    monkeypatch.setattr(accumulator, "SHIFTED_POSITIONS", 300)  # a few images at a time
+    found.add_call(layer, images, target - layer(images).detach(), target)
+    monkeypatch.setattr(accumulator, "shifts_pay", lambda windows: False)
+    plain.add_call(layer, images, target - layer(images).detach(), target)
+    torch.testing.assert_close(found.moment, plain.moment)
+    assert (found.power, found.samples) == (pytest.approx(plain.power), plain.samples)
 
 
 def test_residuals_keep_the_digits_that_products_of_targets_lose():

@@ -104,3 +104,9 @@ def test_two_jobs_do_not_share_their_decisions():
     one.decisions.append(Decision({}))
     assert not other.decisions
     assert torch.equal(one.dense[0].weight, other.dense[0].weight)
+
+
+def test_a_note_says_at_which_stage_where_there_are_several():
+    budgets = [Budget(density=0.6), Budget(density=0.3)]
+    assert job(budget=budgets[1], stages=budgets).staged("odd") == "at density=0.3: odd"
+    assert job(budget=budgets[1], stages=budgets[1:]).staged("odd") == "odd"
