@@ -9,6 +9,7 @@ from torch import nn
 import lobs
 from helpers.moments import dense_moment
 from lobs.calibration.accumulator import CHUNK_SAMPLES
+from lobs.calibration.statistics import layer_error
 
 
 def test_many_float32_samples_lose_nothing_that_matters():
@@ -82,3 +83,35 @@ def test_the_floor_is_what_least_squares_leave():
     floor = float(left.square().sum() / 200)
     assert floor > layer.target_power / 2  # hardly anything is explained
     assert layer.target_floor() == pytest.approx(floor)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_the_error_of_a_change_is_the_mean_square_of_what_it_does(groups):
+    torch.manual_seed(0)
+    samples, change = torch.randn(groups, 50, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    moments = samples.mT @ samples / 50
+    done = [x @ dw.T for x, dw in zip(samples, change.chunk(groups), strict=True)]
+    expected = sum(float(part.square().sum() / 50) for part in done)
+    assert layer_error(change, moments) == pytest.approx(expected)
+    if groups == 1:
+        assert layer_error(change, moments[0]) == pytest.approx(expected)
+
+
+def test_scaled_units_have_scaled_targets_and_curvature():
+    torch.manual_seed(0)
+    x, scale = torch.randn(9, 3), torch.tensor([0.5, 3.0])
+    targets, curvature, sample = torch.randn(2, 3).double(), torch.rand(2, 3).double(), torch.randn(5, 2)
+    layer = replace(
+        lobs.LayerStatistics.from_samples(x),
+        target_moment=targets,
+        target_power=1.0,
+        target_sample=sample,
+        loss_curvature=curvature,
+    )
+    scaled = layer.with_scaled_units(scale)
+    # z' = s z, and w' = s w sees the second derivative in w over s^2.
+    torch.testing.assert_close(scaled.target_moment, targets * scale[:, None].double())
+    torch.testing.assert_close(scaled.target_sample, sample * scale)
+    torch.testing.assert_close(scaled.loss_curvature, curvature / scale[:, None].double() ** 2)
+    assert scaled.target_power is None
+    assert torch.equal(scaled.second_moment, layer.second_moment)
