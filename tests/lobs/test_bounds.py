@@ -112,6 +112,12 @@ def test_different_networks_are_refused():
     statistics = lobs.collect_statistics(model, [torch.randn(3, 2)])
     with pytest.raises(ValueError, match="different layers: 1"):
         lobs.error_bound(model, nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), statistics)
+    other = lobs.collect_statistics(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), [torch.randn(3, 2)])
+    with pytest.raises(ValueError, match="the statistics hold layer '1'; the networks have 0"):
+        lobs.error_bound(model, model, other)
+    wide = lobs.collect_statistics(nn.Sequential(nn.Linear(3, 2)), [torch.randn(3, 3)])
+    with pytest.raises(ValueError, match="layer '0'"):
+        lobs.error_bound(model, model, wide)
 
 
 SHARED = nn.Linear(8, 8)

@@ -177,3 +177,11 @@ def test_patterns_that_keep_more_than_the_budget_are_named():
     ):
         allocate(halves, 0.4, "global")
     assert allocate(halves, 0.5, "global") == {"layer0": 6, "layer1": 8}
+
+
+def test_densities_name_every_layer_and_no_other():
+    paths = make_paths(0)
+    with pytest.raises(ValueError, match="layers layer0, layer1, layer2; unknown: head; missing: layer1"):
+        allocate(paths, Budget(densities={"layer0": 0.5, "layer2": 0.5, "head": 1.0}))
+    with pytest.raises(ValueError, match=r"layer2; missing: layer1, layer2 \(layers=\[...\] leaves them dense\)"):
+        allocate(paths, Budget(densities={"layer0": 0.5}))

@@ -6,7 +6,7 @@ from torch import nn
 
 import lobs
 from lobs.calibration import layerwise, lockstep
-from lobs.calibration.layerwise import LayerwisePasses
+from lobs.calibration.layerwise import LayerwisePasses, count_calls
 from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
 
 
@@ -167,3 +167,19 @@ def test_another_order_of_layers_is_named():
         pytest.raises(ValueError, match="called layer 'second' where the first one called layer 'first'"),
     ):
         list(front_to_back.visits("first"))
+
+
+def test_calls_are_counted_in_the_order_of_the_first_ones():
+    class Often(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.often, self.never = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            for _ in range(3):
+                x = self.often(x).relu()
+            return self.first(x)
+
+    model = Often().eval()
+    counts = count_calls(model, [torch.randn(5, 4)], layers(model))
+    assert list(counts.items()) == [("often", 3), ("first", 1)]

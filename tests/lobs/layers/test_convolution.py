@@ -59,6 +59,20 @@ class OneStep(nn.Conv2d):
         return functional.conv2d(x, self.weight, self.bias, (2,), [1], (1,), self.groups)
 
 
+class Same(nn.Conv2d):
+    """Its padding is torch's own word."""
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight, self.bias, padding="same", dilation=self.dilation)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [((6, 3), 1), ((2, 4), (3, 1))])
+def test_padding_that_keeps_the_size_has_its_larger_part_behind(kernel, dilation):
+    module = Same(2, 4, kernel, dilation=dilation).double()
+    inputs = torch.randn(3, 2, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(as_product(module, inputs), unit_outputs(module, module(inputs)))
+
+
 def test_one_number_in_a_sequence_counts_for_all_axes():
     module, inputs = OneStep(4, 8, 3).double(), torch.randn(3, 4, 9, 8, dtype=torch.float64)
     torch.testing.assert_close(as_product(module, inputs), unit_outputs(module, module(inputs)))

@@ -62,3 +62,9 @@ def test_a_bias_belongs_to_its_matrix_where_it_is_nobody_elses():
     assert bias_columns(shared) == {"a": False}, "one weight, two biases"
     shared.b.bias = shared.a.bias
     assert bias_columns(shared) == {"a": True}
+
+
+def test_a_module_of_several_layers_is_no_layer():
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"'0' is a Sequential of several layers: all of them are '0\.\*'"):
+        prunable_layers(model, ["0"])
