@@ -367,6 +367,7 @@ class Plan:
         if self.batches is not None:
             with same_buffers(result.model):
                 check_layers(result.model, first_input(result.model, self.batches), self.names)
+            read_back(result.model, result.masks)  # a forward pass of its own may write to weights
         left = unpruned_weights(result.model, self.names, self.excluded, self.statistics.calls)
         notes = [f"layer {name!r}: {count} of the kept weights are zero" for name, count in zeros.items()]
         asked = job.sharing.budget.density

@@ -223,14 +223,19 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool =
         ValueError: a pattern fits no layer, a limit is not 0 <= least <= most <= 1, or a layer's path cannot go as
             low as its most density.
     """
+
+    def fits(name: str, pattern: str) -> bool:
+        """A name in full is no pattern: it may hold brackets."""
+        return name == pattern if pattern in paths else fnmatchcase(name, pattern)
+
     for pattern, limit in limits.items():
-        if not any(fnmatchcase(name, pattern) for name in paths):
+        if not any(fits(name, pattern) for name in paths):
             raise ValueError(f"no layer fits {pattern!r} of the limits; there are {', '.join(paths)}")
         if len(limit) != 2 or not 0 <= limit[0] <= limit[1] <= 1:
             raise ValueError(f"limits of {pattern!r} must be (least, most) with 0 <= least <= most <= 1; got {limit}")
     ranges = {}
     for name, path in paths.items():
-        own = next((limit for pattern, limit in limits.items() if fnmatchcase(name, pattern)), None)
+        own = next((limit for pattern, limit in limits.items() if fits(name, pattern)), None)
         least, most = (0.0, 1.0) if own is None else own
         kept = max(ceil(least * path.removable - 1e-9), int(own is None and not empty))
         fewest = path.removable - max(kept, int(most * path.removable + 1e-9))

@@ -9,7 +9,7 @@ from torch import nn
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.output_distance import measured_losses
 from lobs.base.warning import warn
-from lobs.calibration.output_fisher import Sensitivity, left_out_note, output_sensitivity
+from lobs.calibration.output_fisher import Sensitivity, output_sensitivity, sensitivity_note
 from lobs.layers.matrix import view_of
 from lobs.layers.network import prunable_layers
 from lobs.registry import ALLOCATIONS, GLOBAL_CANDIDATES, unknown_name
@@ -54,7 +54,7 @@ def loss_curves(
     if allocation == "measured":
         return measured_losses(model, paths, batches, progress=progress)
     sensitivities = output_sensitivity(model, batches, list(paths))
-    if note := left_out_note(sensitivities):
+    if note := sensitivity_note(sensitivities):
         warn(note)
     if allocation == "fisher_units":
         return fisher_units({name: path.weighted(sensitivities[name].together) for name, path in paths.items()})

@@ -21,7 +21,7 @@ from lobs.base.modes import same_buffers
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.inputs import answer
 from lobs.calibration.layerwise import first_input
-from lobs.calibration.output_fisher import Sensitivity, left_out_note, output_sensitivity
+from lobs.calibration.output_fisher import Sensitivity, output_sensitivity, sensitivity_note
 from lobs.calibration.outputs import fitting_distance
 from lobs.layers.consumers import Consumer, drop_columns
 from lobs.layers.evaluation import evaluation_mode
@@ -181,7 +181,7 @@ class Sharing:
         if allocation in GLOBAL_CANDIDATES and self.images is not None and losses is None:
             seen = cast("Iterable", self.seen_backwards)
             found = self.sensitivities or output_sensitivity(model, seen, list(paths))
-            note = left_out_note(found)
+            note = sensitivity_note(found)
             if allocation == "fisher_units":
                 unit_weights = {name: found[name].together.tolist() for name in paths}
                 paths = {name: path.weighted(found[name].together) for name, path in paths.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 
+import torch
 from torch import nn
 
 
@@ -25,6 +26,10 @@ def check_module(value: object, name: str = "model") -> None:
         own = isinstance(getattr(value, "model", None), nn.Module)
         got = f"{kind}: give its .model" if own else f"{value!r:.80} ({kind})"
         raise TypeError(f"{name} must be a torch.nn.Module, got {got}")
+    for own, module in value.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"{own!r} of {name}" if own else name
+            raise TypeError(f"{what} is TorchScript, whose layers cannot be reached: give the module it was made from")
 
 
 def check_number(name: str, value: object, what: str) -> None:

@@ -19,7 +19,8 @@ def outside_modes(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        half = (torch.autocast(device, enabled=False) for device in ("cpu", "cuda"))
+        # Without a cache: a network's own autocast would go on with weights as they were before they were written to.
+        half = (torch.autocast(device, enabled=False, cache_enabled=False) for device in ("cpu", "cuda"))
         with torch.inference_mode(False), next(half), next(half):
             return function(*args, **kwargs)
 
@@ -28,9 +29,13 @@ def outside_modes(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def without_training(model: nn.Module) -> Iterator[None]:
-    """Dropout off and batch norm fixed inside the block; every module's flag comes back as it was."""
+    """Dropout off and batch norm fixed inside the block; every module's flag comes back as it was.
+
+    The flags alone: a ``train`` of somebody's own may do more, to weights, say.
+    """
     flags = {module: module.training for module in model.modules()}
-    model.eval()
+    for module in flags:
+        module.training = False
     try:
         yield
     finally:

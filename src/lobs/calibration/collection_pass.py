@@ -62,8 +62,7 @@ class CalibrationPass:
             if first is None:
                 raise ValueError("no calibration batch: batches is empty (an iterator that was already used up?)")
             inputs = network_input(first, model)
-            probe_determinism(model, inputs)
-            functional = functional_uses(model, inputs.first(2))
+            functional = functional_uses(model, probe_determinism(model, inputs))
             if self.loss is not None:
                 from lobs.calibration.loss_hessian import LossCurvature
 

@@ -147,7 +147,7 @@ def answer(model: nn.Module, inputs: Tensor | Inputs, which: str) -> object:
 
 @torch.no_grad()
 def inputs_depend(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether a network's answers to the last two inputs of a batch are others without the rest of it.
+    """Whether a network's answers to the second and last input of a batch are others without the rest of it.
 
     So it is where the first axis is time and not the batch (``batch_first=False``), or where a norm takes the batch's
     own statistics: to take inputs out of such a batch would be to make others of them.
@@ -157,14 +157,19 @@ def inputs_depend(model: nn.Module, inputs: Inputs) -> bool:
         inputs: of a batch.
 
     Returns:
-        True where they depend on each other; False where nothing can be told.
+        True where they depend on each other, or two alone cannot be run; False where nothing can be told.
     """
     count = len(inputs)
     if count < 3 or not inputs.divisible:
         return False
+    # Not two neighbours: they may be a pair that belongs together.
+    chosen = torch.tensor([1, count - 1])
     with evaluation_mode(model), same_buffers(model):
         whole = output_tensors(answer(model, inputs.clone(), "the first batch"))
-        part = output_tensors(answer(model, inputs.at(torch.arange(count - 2, count)).clone(), "the first batch"))
+        try:
+            part = output_tensors(answer(model, inputs.at(chosen).clone(), "two inputs"))
+        except ValueError:
+            return True
     for one, other in zip(whole, part, strict=False) if len(whole) == len(part) else ():
         if not one.dim() or (one.shape == other.shape and torch.equal(one, other)):
             continue  # a loss, or a constant
@@ -172,25 +177,35 @@ def inputs_depend(model: nn.Module, inputs: Inputs) -> bool:
         if rest or len(other) != 2 * rows:
             return True
         tolerance = 1e-3 if one.dtype.itemsize >= 4 else 5e-2
-        if float((one[-2 * rows :] - other).norm()) > tolerance * float(other.norm()):
+        if float((one.unflatten(0, (count, rows))[chosen].flatten(0, 1) - other).norm()) > tolerance * float(
+            other.norm()
+        ):
             return True
     return False
 
 
 @torch.no_grad()
-def probe_determinism(model: nn.Module, inputs: Inputs) -> None:
+def probe_determinism(model: nn.Module, inputs: Inputs) -> Inputs:
     """Compare two answers of a network in evaluation mode to the same two inputs (all that cannot be divided).
+
+    Returns:
+        The inputs that were looked at: all where two alone cannot be run.
 
     Raises:
         ValueError: they differ, or the network cannot be run on such inputs.
     """
     if not len(inputs):
         raise ValueError(f"the first batch {inputs} holds no inputs: leave empty batches out")
-    once, twice = (output_tensors(answer(model, inputs.first(2), "the first batch")) for _ in range(2))
+    few = inputs.first(2)
+    try:
+        answer(model, few, "the first batch")
+    except ValueError:
+        few = inputs.clone()
+    once, twice = (output_tensors(answer(model, few, "the first batch")) for _ in range(2))
     same_shapes = [part.shape for part in once] == [part.shape for part in twice]
     pairs = list(zip(once, twice, strict=False))
     if same_shapes and all(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) for one, other in pairs):
-        return
+        return few
     largest = max(float((one - other).abs().max()) for one, other in pairs if one.numel()) if same_shapes else None
     raise ValueError(
         f"{type(model).__name__} answers the same inputs differently ("

@@ -39,6 +39,9 @@ from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers, tied_layers
 
+# Of the most sensitive unit's: less is rounding.
+BLIND = 1e-10
+
 
 @dataclass(frozen=True)
 class Sensitivity:
@@ -143,15 +146,24 @@ def output_sensitivity(
     return {name: total.means(name) for name, total in sums.items()}
 
 
-def left_out_note(sensitivities: Mapping[str, Sensitivity]) -> str | None:
-    """The note where inputs did not count in the sensitivities of some layer; None where all did."""
+def sensitivity_note(sensitivities: Mapping[str, Sensitivity]) -> str | None:
+    """The note where inputs did not count in the sensitivities of some layer, or none is sensitive; else None."""
+    notes = []
     name, worst = max(sensitivities.items(), key=lambda pair: pair[1].left_out)
-    if not worst.left_out:
-        return None
-    return (
-        f"the gradients of {worst.left_out} inputs are NaN or infinite at layer {name!r} (the norm of a zero, say): "
-        f"they do not count in its sensitivity"
-    )
+    if worst.left_out:
+        notes.append(
+            f"the gradients of {worst.left_out} inputs are NaN or infinite at layer {name!r} (the norm of a zero, "
+            f"say): they do not count in its sensitivity"
+        )
+    most = {name: float(found.together.max()) for name, found in sensitivities.items()}
+    blind = [name for name, value in most.items() if value <= BLIND * max(most.values())]
+    if blind:
+        notes.append(
+            f"nothing that layer {', '.join(map(repr, blind[:3]))}{' and others' * (len(blind) > 3)} does changes what "
+            f"is compared, so that it may lose all: where the outputs are no class logits, say so "
+            f"(output=lambda y: y.unsqueeze(1)), and where they are, leave it out or give limits"
+        )
+    return "; ".join(notes) or None
 
 
 class _Sums:

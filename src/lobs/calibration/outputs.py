@@ -43,8 +43,8 @@ def output_tensors(outputs: object) -> list[Tensor]:
 def fitting_distance(outputs: object, batch: object) -> str:
     """The distance that fits a network's outputs: ``kl`` for class logits, else ``relative``.
 
-    Class logits are one tensor ``[images, classes]`` with two or more columns, unless the batch brings a target of the
-    same shape in floating point: then it is a regression.
+    Class logits are one tensor ``[images, classes]`` with two or more columns that are not all alike, unless the batch
+    brings a target of the same shape in floating point: then it is a regression.
 
     Args:
         outputs: of the network.
@@ -69,7 +69,9 @@ def fitting_distance(outputs: object, batch: object) -> str:
     if regression and logits:
         values = cast("Tensor", target).double()
         regression = not (bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-3).all()))
-    return "kl" if logits and not regression else "relative"
+    # One number repeated: no softmax changes with it.
+    alike = logits and bool((parts[0] == parts[0][:, :1]).all())
+    return "kl" if logits and not regression and not alike else "relative"
 
 
 def class_logits(outputs: object) -> Tensor:

@@ -62,6 +62,7 @@ def check_plain(layers: Mapping[str, nn.Module]) -> None:
     """
     for name, module in layers.items():
         _check_view(name, cast("Prunable", module))
+        _check_modes(name, cast("Prunable", module))
         for key in ("weight", "bias"):
             if getattr(module, key) is not None and key not in module._parameters:
                 raise ValueError(
@@ -107,6 +108,21 @@ def _check_view(name: str, module: Prunable) -> None:
         )
 
 
+def _check_modes(name: str, module: Prunable) -> None:
+    """Refuse a layer that changes its weight when it is switched between training and evaluation (a merged adapter)."""
+    if type(module).train is nn.Module.train:
+        return
+    there = copy.deepcopy(module).train(not module.training)
+    back = copy.deepcopy(there).train(module.training)
+    for other in (there, back):
+        if not torch.equal(other.weight.detach(), module.weight.detach()):
+            raise ValueError(
+                f"layer {name!r}: train() or eval() of {type(module).__name__} changes its weight, so that zeros do "
+                f"not last: put a plain layer with the merged weight in its place, or leave it out with "
+                f"exclude=[{name!r}]"
+            )
+
+
 def _remedy(module: nn.Module, key: str) -> str:
     if parametrize.is_parametrized(module, key):
         return f"call torch.nn.utils.parametrize.remove_parametrizations(module, {key!r})"
@@ -127,18 +143,26 @@ def check_owners(model: nn.Module, names: Iterable[str]) -> None:
         ValueError: an embedding, say, or a convolution with other groups, has the same weight.
     """
     groups = tied_layers(model)
-    wanted = {memory_place(groups[name][name].weight)[0]: name for name in names}
+    wanted = {name: _memory(groups[name][name].weight) for name in names}
     for owner, module in named_modules(model):
         for key, parameter in module._parameters.items():
             if parameter is None or not parameter.numel() or key in split_parameters(module):
                 continue
-            name = wanted.get(parameter.data_ptr())
-            if name is not None and not (key == "weight" and owner in groups[name]):
+            first, end = _memory(parameter)
+            for name, (start, stop) in wanted.items():
+                if first >= stop or start >= end or (key == "weight" and owner in groups[name]):
+                    continue
                 raise ValueError(
                     f"layer {name!r} shares its weight with {key!r} of {owner or 'the network'!r} "
                     f"({type(module).__name__}), which computes with it in another way: leave it out with "
                     f"exclude=[{name!r}], or give it a weight of its own (torch.nn.Parameter(weight.clone()))"
                 )
+
+
+def _memory(weight: Tensor) -> tuple[int, int]:
+    """First byte and end of a tensor; one that does not lie in one piece counts as its first element alone."""
+    count = weight.numel() if weight.is_contiguous() else 1
+    return weight.data_ptr(), weight.data_ptr() + count * weight.element_size()
 
 
 @torch.no_grad()

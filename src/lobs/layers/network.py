@@ -65,7 +65,10 @@ def prunable_layers(model: nn.Module, layers: Iterable[str] | None = None) -> di
     modules = dict(named_modules(model))
     chosen: set[str] = set()
     for pattern in layers:
-        matches = {name for name, members in groups.items() if any(fnmatchcase(own, pattern) for own in members)}
+        # A name in full is no pattern: it may hold brackets.
+        matches = {name for name, members in groups.items() if pattern in members} or {
+            name for name, members in groups.items() if any(fnmatchcase(own, pattern) for own in members)
+        }
         if not matches and any(own.startswith(f"{pattern}.") for members in groups.values() for own in members):
             kind = type(modules[pattern]).__name__ if pattern in modules else "module"
             raise TypeError(f"{pattern!r} is a {kind} of several layers: all of them are {pattern + '.*'!r}")
