@@ -353,6 +353,7 @@ def test_nonsense_is_refused_in_one_sentence(model):
         (lambda: lobs.layer_paths(model, statistics, 3), TypeError, r"method must be a name of lobs.methods\(\)"),
         (lambda: lobs.Execution(folder=3), TypeError, "folder must be a path, got 3"),
         (lambda: lobs.Execution(folder=__file__), ValueError, "is a file: give a folder"),
+        (lambda: lobs.Execution(folder=""), ValueError, "would fill the working directory"),
         (lambda: lobs.Execution(memory=float("nan")), ValueError, r"memory is a ceiling in bytes, above 0, .*got nan"),
         (lambda: lobs.Budget(tolerance=-1), ValueError, "tolerance must be >= 0, got -1"),
         (lambda: lobs.Budget(density=0.1, tolerance_rule="foo"), ValueError, "unknown rule 'foo': accepted are error"),

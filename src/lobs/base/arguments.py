@@ -86,12 +86,16 @@ def check_folder(folder: object) -> Path | None:
 
     Raises:
         TypeError: it is no path.
-        ValueError: it is a file, or in one.
+        ValueError: it is a file, or in one, or empty.
     """
     if folder is None:
         return None
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"folder must be a path, got {folder!r}")
+    if not os.fspath(folder):
+        raise ValueError(
+            "folder='' would fill the working directory: name a folder for the finished parts of this call"
+        )
     path = Path(folder)
     there = next((part for part in (path, *path.parents) if part.exists()), path)
     if there.exists() and not there.is_dir():
