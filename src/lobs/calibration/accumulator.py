@@ -270,7 +270,7 @@ def _shifted(module: Prunable, inputs: Tensor) -> Iterator[tuple[slice, Windows]
     if not isinstance(view, ConvolutionView) or inputs.dim() != view.axes + 2:
         return None
     first = view.windows(module, inputs[:1])
-    if not shifts_pay(first):
+    if not first.positions or not shifts_pay(first):
         return None
     bytes_each = max(1, inputs[:1].numel() * inputs.element_size())
     images = max(1, min(SHIFTED_BYTES // bytes_each, SHIFTED_POSITIONS // first.positions))

@@ -198,10 +198,11 @@ def probe_determinism(model: nn.Module, inputs: Inputs) -> Inputs:
         raise ValueError(f"the first batch {inputs} holds no inputs: leave empty batches out")
     few = inputs.first(2)
     try:
-        answer(model, few, "the first batch")
+        once = output_tensors(answer(model, few.clone(), "the first batch"))
     except ValueError:
         few = inputs.clone()
-    once, twice = (output_tensors(answer(model, few, "the first batch")) for _ in range(2))
+        once = output_tensors(answer(model, few.clone(), "the first batch"))
+    twice = output_tensors(answer(model, few.clone(), "the first batch"))
     same_shapes = [part.shape for part in once] == [part.shape for part in twice]
     pairs = list(zip(once, twice, strict=False))
     if same_shapes and all(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)) for one, other in pairs):

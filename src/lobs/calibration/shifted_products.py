@@ -11,9 +11,9 @@ have in common are multiplied once, as one product; the few others row by row, b
 unfolded inputs.
 
 Between zeros on both sides, as convolutions have them that keep the size, columns go the same way, and nothing is
-unfolded: a row's lines lie one behind the other, one product for every difference takes all pairs of pixels that far
-apart, and what a block has too much, a column or two, is taken off. Pairs across the end of a line are zero. That is 13
-products of ``channels x channels`` for a kernel of 3 x 3, half of the operations again.
+unfolded: a row's lines lie one behind the other, and one product for every difference takes all pairs of pixels that
+far apart; a column or two, which some blocks do not meet, are multiplied alone. Pairs across the end of a line are
+zero. That is 13 products of ``channels x channels`` for a kernel of 3 x 3, half of the operations again.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from lobs.layers.convolution import Windows
 FEWEST_ROWS = 4
 # Below that products of a difference each are too small.
 FEWEST_FEATURES = 16
+# So few features are summed one by one, which rounds more: their chunks are shorter.
+FEW_FEATURES = 12
 
 
 def shifts_pay(windows: Windows) -> bool:
@@ -119,7 +121,7 @@ class _Rows:
     def product(self, start: int, stop: int, shift: int) -> Tensor:
         """The sum of ``u[i] u[i + shift]^T`` over rows i, float64; without a shift perhaps only its lower triangle."""
         partner = self._part(start + shift, stop + shift)
-        return _products(self._part(start, stop), [partner], lower_only=not shift)[0]
+        return _products([(self._part(start, stop), partner)], lower_only=not shift)[0]
 
     def filled(self, row: int) -> bool:
         """Whether a row is not all zero."""
@@ -131,11 +133,12 @@ class _Rows:
         """The sum of every row, ``[features, rows]``."""
         return self._by_rows().sum(2)
 
-    def _part(self, start: int, stop: int, further: int = 0) -> Tensor:
-        return self.flat[:, start * self.pixels + further : stop * self.pixels + further]
+    def _part(self, start: int, stop: int, further: int = 0, of: Tensor | None = None) -> Tensor:
+        flat = self.flat if of is None else of
+        return flat[:, start * self.pixels + further : stop * self.pixels + further]
 
-    def _by_rows(self) -> Tensor:
-        return self._part(0, self.rows).unflatten(1, (self.rows, -1))
+    def _by_rows(self, flat: Tensor | None = None) -> Tensor:
+        return self._part(0, self.rows, of=flat).unflatten(1, (self.rows, -1))
 
 
 class _Lines(_Rows):
@@ -151,37 +154,48 @@ class _Lines(_Rows):
         self.line, self.zeros = windows.inputs.shape[-1], zeros
         # The room is for the last pixel's furthest partner.
         super().__init__(windows, as_it_is=1, room=self.step * (self.places - 1))
+        steps = range(1 - self.places, self.places)
+        self._edges = sorted({column for step in steps for column in self._missed(step)})
+        # Without these columns, whose products are added where they count: to take them off would leave rounding.
+        self._inner = self.flat.clone() if self._edges else self.flat
+        for column in self._edges:
+            self._by_rows(self._inner)[:, :, column :: self.line] = 0
         self._columns: dict[int, Tensor] = {}
 
     def product(self, start: int, stop: int, shift: int) -> Tensor:
         """The same, from a product for every difference of columns."""
         features, steps = len(self.flat), range(1 - self.places if shift else 0, self.places)
-        partners = [self._part(start + shift, stop + shift, step * self.step) for step in steps]
-        common = _products(self._part(start, stop), partners)
+        pairs = []
+        for step in steps:
+            first = self._part(start, stop, of=self._inner if self._missed(step) else self.flat)
+            pairs.append((first, self._part(start + shift, stop + shift, step * self.step)))
         total = self.flat.new_empty(features, self.places, features, self.places, dtype=torch.float64)
-        for step, products in zip(steps, common, strict=True):
-            places = range(max(0, -step), self.places - max(0, step))
-            met = [range(k * self.step, k * self.step + self.columns) for k in places]
-            # Columns that not all of these places meet, but for those whose products are zero.
-            missed = {
-                column: self._of_columns(column, step * self.step, (start, stop), shift)
-                for column in (*range(met[-1].start), *range(met[0].stop, self.line))
-                if self.zeros.isdisjoint({column, column + step * self.step})
-                and 0 <= column + step * self.step < self.line
-            }
-            for k, columns in zip(places, met, strict=True):
-                block, less = products, [part for column, part in missed.items() if column not in columns]
-                if less:  # what overflows stays infinite
-                    block = torch.where(products.isfinite(), products - sum(less), products)
+        for step, products in zip(steps, _products(pairs), strict=True):
+            edges = [column for column in self._edges if self._missed(step) and self._counts(column, step)]
+            found = {column: self._of_columns(column, step, (start, stop), shift) for column in edges}
+            for k in range(max(0, -step), self.places - max(0, step)):
+                met = range(k * self.step, k * self.step + self.columns)
+                block = sum((part for column, part in found.items() if column in met), products)
                 total[:, k, :, k + step] = block
                 if step and not shift:
                     total[:, k + step, :, k] = block.T
         return total.flatten(2).flatten(0, 1)
 
-    def _of_columns(self, column: int, further: int, rows: tuple[int, int], shift: int) -> Tensor:
-        """The product of one column and its partner so many columns and rows away."""
-        one, other = self._column(column, *rows), self._column(column + further, *(row + shift for row in rows))
-        return _products(one, [other])[0]
+    def _missed(self, step: int) -> list[int]:
+        """Columns that not all places of the kernel meet which have a partner so many places on, but for zeros."""
+        last, first = self.places - 1 - max(0, step), max(0, -step)
+        columns = (*range(last * self.step), *range(first * self.step + self.columns, self.line))
+        return [column for column in dict.fromkeys(columns) if self._counts(column, step)]
+
+    def _counts(self, column: int, step: int) -> bool:
+        """Whether a column and its partner are both in the line and not zero."""
+        partner = column + step * self.step
+        return 0 <= partner < self.line and self.zeros.isdisjoint({column, partner})
+
+    def _of_columns(self, column: int, step: int, rows: tuple[int, int], shift: int) -> Tensor:
+        """The product of one column and its partner, so many places and rows away."""
+        partner = self._column(column + step * self.step, *(row + shift for row in rows))
+        return _products([(self._column(column, *rows), partner)])[0]
 
     def sums(self) -> Tensor:
         """For every place of the kernel those of the columns that it meets."""
@@ -237,13 +251,16 @@ def _unfolded(windows: Windows, axes: range, room: int) -> Tensor:
     return flat
 
 
-def _products(first: Tensor, others: Sequence[Tensor], lower_only: bool = False) -> list[Tensor]:
-    """``first other^T`` with each, summed in float64 over chunks of columns; above the diagonal perhaps only some."""
-    totals = [first.new_zeros(len(first), len(other), dtype=torch.float64) for other in others]
-    for start in range(0, first.shape[1], CHUNK_SAMPLES):
-        chunk = slice(start, start + CHUNK_SAMPLES)  # stays in the cache for all others
-        for total, other in zip(totals, others, strict=True):
-            for rows in row_blocks(len(first)):
+def _products(pairs: Sequence[tuple[Tensor, Tensor]], lower_only: bool = False) -> list[Tensor]:
+    """``first second^T`` of pairs, summed in float64 over chunks of columns; above the diagonal perhaps only some."""
+    (features, pixels), size = pairs[0][0].shape, CHUNK_SAMPLES
+    if features < FEW_FEATURES:
+        size = max(1, size // 16)
+    totals = [one.new_zeros(features, features, dtype=torch.float64) for one, _ in pairs]
+    for start in range(0, pixels, size):
+        chunk = slice(start, start + size)  # stays in the cache for all pairs
+        for total, (one, other) in zip(totals, pairs, strict=True):
+            for rows in row_blocks(features):
                 stop = rows.stop if lower_only else None
-                total[rows, :stop] += first[rows, chunk] @ other[:stop, chunk].T
+                total[rows, :stop] += one[rows, chunk] @ other[:stop, chunk].T
     return totals

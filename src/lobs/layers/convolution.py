@@ -135,6 +135,8 @@ class ConvolutionView(View):
         if inputs.dim() == self.axes + 1:
             inputs = inputs[None]
         groups, positions = self.groups(module), prod(self.windows(module, inputs[:1]).sizes)
+        if not positions:
+            return
         per_image = prod(module.kernel_size) * inputs.shape[1] * positions
         most = min(chunk_bytes, WARM_BYTES) if alone(groups, positions) else chunk_bytes
         for chunk in inputs.split(max(1, most // max(1, per_image * inputs.element_size()))):

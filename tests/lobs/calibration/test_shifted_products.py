@@ -100,7 +100,7 @@ def test_zero_borders_leave_hardly_anything_beside_a_product_for_each_difference
     ShiftedSums(windows).add(windows)
     # Three differences of rows and two rows next to the border; each with two columns next to it.
     assert len(calls) == 5 + 2 * 5
-    assert sum(len(others) for _, others in calls) == 3 + 5 + 5 + 2 * 3 + 2 * 5
+    assert sum(len(pairs) for pairs, *_ in calls) == 3 + 5 + 5 + 2 * 3 + 2 * 5
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1e30, "infinite values"), (float("nan"), "NaN")])
@@ -109,3 +109,45 @@ def test_sums_that_overflow_are_no_nan(value, expected):
     images[1, 2, 0, 0] = value
     with pytest.raises(ValueError, match=f"hold {expected}"):
         lobs.collect_statistics(nn.Sequential(nn.Conv2d(16, 4, 3, padding=1)), [images])
+
+
+def test_inputs_that_are_always_zero_stay_zero_and_bright_borders_cost_no_digits():
+    """A channel that only borders excite: a difference of large sums would leave rounding in its place."""
+    torch.manual_seed(0)
+    for ratio in (1.0, 1e4):
+        images = torch.randn(64, 16, 16, 16)
+        images[..., 0] *= ratio
+        images[:, 0, :, 1:] = 0
+        found = lobs.collect_statistics(nn.Sequential(nn.Conv2d(16, 4, 3, padding=1, bias=False)), [images])["0"]
+        patches = nn.functional.unfold(images.double(), 3, padding=1).transpose(1, 2).flatten(0, 1)
+        exact = (patches.square().sum(0) / len(patches)).clamp_min(0)
+        diagonal = found.second_moment.diagonal()
+        assert (exact == 0).sum() == 3  # the kernel's last column never meets them
+        assert torch.equal(diagonal == 0, exact == 0)
+        assert ((diagonal - exact).abs() <= 2e-6 * exact).all()
+
+
+def test_images_one_column_wide():
+    torch.manual_seed(0)
+    images = torch.randn(8, 16, 24, 1)
+    moment = lobs.collect_statistics(nn.Sequential(nn.Conv2d(16, 4, 3, padding=1, bias=False)), [images])["0"]
+    assert (moment.second_moment.diagonal() == 0).sum() == 96
+    assert moment.second_moment.diagonal().min() == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_few_channels_that_hardly_vary_lose_no_digits(channels):
+    images = torch.full((8, channels, 64, 64), 1.2345678)
+    patches = nn.functional.unfold(images.double(), 3, padding=1).transpose(1, 2).flatten(0, 1)
+    exact = patches.T @ patches / len(patches)
+    layer = nn.Conv2d(channels, 2, 3, padding=1, bias=False)
+    found = lobs.collect_statistics(nn.Sequential(layer), [images])["0"].second_moment
+    assert (found - exact).abs().max() < 1e-6 * exact.max()
+
+
+def test_a_later_call_without_outputs_adds_nothing():
+    layer = nn.ConvTranspose2d(16, 2, 4, stride=2, padding=(0, 2), dilation=(2, 1), output_padding=(1, 0))
+    batches = [torch.randn(3, 16, 2, 13), torch.randn(1, 16, 11, 1)]
+    found, alone = (lobs.collect_statistics(nn.Sequential(layer), some)["0"] for some in (batches, batches[:1]))
+    assert found.samples == alone.samples
+    torch.testing.assert_close(found.second_moment, alone.second_moment)
