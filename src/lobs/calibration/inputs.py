@@ -199,9 +199,12 @@ def probe_determinism(model: nn.Module, inputs: Inputs) -> Inputs:
     few = inputs.first(2)
     try:
         once = output_tensors(answer(model, few.clone(), "the first batch"))
-    except ValueError:
+    except ValueError as error:
         few = inputs.clone()
-        once = output_tensors(answer(model, few.clone(), "the first batch"))
+        try:
+            once = output_tensors(answer(model, few.clone(), "the first batch"))
+        except ValueError:
+            raise error from None
     twice = output_tensors(answer(model, few.clone(), "the first batch"))
     same_shapes = [part.shape for part in once] == [part.shape for part in twice]
     pairs = list(zip(once, twice, strict=False))
