@@ -112,8 +112,10 @@ def _check_modes(name: str, module: Prunable) -> None:
     """Refuse a layer that changes its weight when it is switched between training and evaluation (a merged adapter)."""
     if type(module).train is nn.Module.train:
         return
-    there = copy.deepcopy(module).train(not module.training)
-    back = copy.deepcopy(there).train(module.training)
+    there = copy.deepcopy(module)
+    there.train(not module.training)  # which may return anything
+    back = copy.deepcopy(there)
+    back.train(module.training)
     for other in (there, back):
         if not torch.equal(other.weight.detach(), module.weight.detach()):
             raise ValueError(
