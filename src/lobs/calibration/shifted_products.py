@@ -31,10 +31,10 @@ from lobs.layers.convolution import Windows
 
 # Of output rows; below that the products row by row cost what is saved.
 FEWEST_ROWS = 4
-# Below that products of a difference each are too small.
-FEWEST_FEATURES = 16
+# Below that products of a difference each are too small: threads wait for each other.
+FEWEST_FEATURES = 64
 # So few features are summed one by one, which rounds more: their chunks are shorter.
-FEW_FEATURES = 12
+FEW_FEATURES, SHORT_CHUNK = 12, 256
 
 
 def shifts_pay(windows: Windows) -> bool:
@@ -253,14 +253,21 @@ def _unfolded(windows: Windows, axes: range, room: int) -> Tensor:
 
 def _products(pairs: Sequence[tuple[Tensor, Tensor]], lower_only: bool = False) -> list[Tensor]:
     """``first second^T`` of pairs, summed in float64 over chunks of columns; above the diagonal perhaps only some."""
-    (features, pixels), size = pairs[0][0].shape, CHUNK_SAMPLES
+    features, pixels = pairs[0][0].shape
     if features < FEW_FEATURES:
-        size = max(1, size // 16)
+        return [_in_short_chunks(one, other) for one, other in pairs]
     totals = [one.new_zeros(features, features, dtype=torch.float64) for one, _ in pairs]
-    for start in range(0, pixels, size):
-        chunk = slice(start, start + size)  # stays in the cache for all pairs
+    for start in range(0, pixels, CHUNK_SAMPLES):
+        chunk = slice(start, start + CHUNK_SAMPLES)  # stays in the cache for all pairs
         for total, (one, other) in zip(totals, pairs, strict=True):
             for rows in row_blocks(features):
                 stop = rows.stop if lower_only else None
                 total[rows, :stop] += one[rows, chunk] @ other[:stop, chunk].T
     return totals
+
+
+def _in_short_chunks(one: Tensor, other: Tensor) -> Tensor:
+    """A product of few features, all chunks of it in one call."""
+    whole = one.shape[1] // SHORT_CHUNK * SHORT_CHUNK
+    first, second = (part[:, :whole].unflatten(1, (-1, SHORT_CHUNK)).transpose(0, 1) for part in (one, other))
+    return (first @ second.mT).sum(0, dtype=torch.float64) + one[:, whole:] @ other[:, whole:].T

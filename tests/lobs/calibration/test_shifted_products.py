@@ -12,6 +12,12 @@ from lobs.calibration.shifted_products import ShiftedSums, shifts_pay
 from lobs.layers.matrix import view_of, weight_matrix
 
 
+@pytest.fixture(autouse=True)
+def small_layers_count(monkeypatch):
+    """Sixteen channels are enough to go by columns."""
+    monkeypatch.setattr(shifted_products, "FEWEST_FEATURES", 16)
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     kernel=st.lists(st.integers(1, 4), min_size=1, max_size=3),
