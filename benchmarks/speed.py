@@ -251,7 +251,7 @@ def sharing_out(options) -> Iterator[Row]:
     """A shared budget's decision alone, paths given: gradients, losses, candidates compared; against collecting.
 
     Of the report's networks, fresh, on noise: with as many images or fewer, which favours collecting. ResNet-50's paths
-    are those of L-OBS, since exact OBS takes half an hour there; what is decided from them is the same work.
+    are those of L-OBS, since exact OBS takes long there.
     """
     from torchvision.models import resnet50
 

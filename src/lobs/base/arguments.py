@@ -19,7 +19,7 @@ def check_module(value: object, name: str = "model") -> None:
         name: of the argument.
 
     Raises:
-        TypeError: it is something else; of a result the message names its network.
+        TypeError: it is something else, or TorchScript in whole or part; of a result the message names its network.
     """
     if not isinstance(value, nn.Module):
         kind = type(value).__name__

@@ -177,9 +177,8 @@ def inputs_depend(model: nn.Module, inputs: Inputs) -> bool:
         if rest or len(other) != 2 * rows:
             return True
         tolerance = 1e-3 if one.dtype.itemsize >= 4 else 5e-2
-        if float((one.unflatten(0, (count, rows))[chosen].flatten(0, 1) - other).norm()) > tolerance * float(
-            other.norm()
-        ):
+        difference = one.unflatten(0, (count, rows))[chosen].flatten(0, 1) - other
+        if float(difference.norm()) > tolerance * float(other.norm()):
             return True
     return False
 

@@ -154,12 +154,16 @@ class _Lines(_Rows):
         self.line, self.zeros = windows.inputs.shape[-1], zeros
         # The room is for the last pixel's furthest partner.
         super().__init__(windows, as_it_is=1, room=self.step * (self.places - 1))
-        steps = range(1 - self.places, self.places)
-        self._edges = sorted({column for step in steps for column in self._missed(step)})
-        # Without these columns, whose products are added where they count: to take them off would leave rounding.
-        self._inner = self.flat.clone() if self._edges else self.flat
-        for column in self._edges:
+        missed = {step: self._missed(step) for step in range(1 - self.places, self.places)}
+        edges = sorted({column for columns in missed.values() for column in columns})
+        # Where a place misses some, these are left out and added where they count: to take them off leaves rounding.
+        self._inner = self.flat.clone() if edges else self.flat
+        for column in edges:
             self._by_rows(self._inner)[:, :, column :: self.line] = 0
+        self._added = {
+            step: [column for column in edges if columns and self._counts(column, step)]
+            for step, columns in missed.items()
+        }
         self._columns: dict[int, Tensor] = {}
 
     def product(self, start: int, stop: int, shift: int) -> Tensor:
@@ -167,12 +171,11 @@ class _Lines(_Rows):
         features, steps = len(self.flat), range(1 - self.places if shift else 0, self.places)
         pairs = []
         for step in steps:
-            first = self._part(start, stop, of=self._inner if self._missed(step) else self.flat)
+            first = self._part(start, stop, of=self._inner if self._added[step] else self.flat)
             pairs.append((first, self._part(start + shift, stop + shift, step * self.step)))
         total = self.flat.new_empty(features, self.places, features, self.places, dtype=torch.float64)
         for step, products in zip(steps, _products(pairs), strict=True):
-            edges = [column for column in self._edges if self._missed(step) and self._counts(column, step)]
-            found = {column: self._of_columns(column, step, (start, stop), shift) for column in edges}
+            found = {column: self._of_columns(column, step, (start, stop), shift) for column in self._added[step]}
             for k in range(max(0, -step), self.places - max(0, step)):
                 met = range(k * self.step, k * self.step + self.columns)
                 block = sum((part for column, part in found.items() if column in met), products)

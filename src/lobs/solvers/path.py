@@ -391,5 +391,6 @@ def knot_counts(total: int, knots: int) -> list[int]:
     if measures_everywhere(total, knots):
         return list(range(total + 1))
     even = torch.linspace(0, 1, knots // 2, dtype=torch.float64)
-    sparse = 1 - torch.logspace(-3, -0.3, knots // 2, dtype=torch.float64)
+    finest = -math.log10(max(1000, 2 * knots))  # below the even steps, however many there are
+    sparse = 1 - torch.logspace(finest, -0.3, knots // 2, dtype=torch.float64)
     return (torch.cat([even, sparse]) * total).round().long().unique().tolist()
