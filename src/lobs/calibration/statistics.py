@@ -352,13 +352,18 @@ def layer_error(change: Tensor, second_moment: Tensor) -> float:
         second_moment: Psi, ``[d, d]``, or ``[groups, d, d]`` where the rows of every group have their own.
 
     Returns:
-        E, summed over the groups.
+        E, summed over the units.
     """
+    return max(0.0, float(unit_errors(change, second_moment).sum()))
+
+
+def unit_errors(change: Tensor, second_moment: Tensor) -> Tensor:
+    """E_i = dw_i^T Psi dw_i of every unit, float64 ``[out]``; arguments as of `layer_error`."""
     dtype = torch.float64 if change.shape[1] <= 8192 else torch.float32
     change = change.to(dtype)
     if second_moment.dim() == 3:
         change = change.unflatten(0, (len(second_moment), -1))
-    return max(0.0, float(((change @ second_moment.to(dtype)) * change).sum(dtype=torch.float64)))
+    return ((change @ second_moment.to(dtype)) * change).sum(-1, dtype=torch.float64).flatten()
 
 
 def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:

@@ -63,10 +63,12 @@ class Solver(ABC):
         divided = any("/" in key for key in state) if state else self.divides(weight, statistics)
         if not divided:
             return self._owned(self.restore(weight, statistics, state))
-        paths = []
-        for index, rows in enumerate(weight.chunk(groups)):
-            own = {key.split("/")[1]: value for key, value in state.items() if key.split("/")[0] == str(index)}
-            paths.append(self.restore(rows, statistics.group(index), own))
+        own: list[dict[str, Tensor]] = [{} for _ in range(groups)]
+        for key, value in state.items():
+            index, name = key.split("/")
+            own[int(index)][name] = value
+        parts = zip(weight.chunk(groups), own, strict=True)
+        paths = [self.restore(rows, statistics.group(index), found) for index, (rows, found) in enumerate(parts)]
         return self._owned(GroupedPath(weight, statistics, paths))
 
     def weighted(self, path: PruningPath, unit_weights: Tensor) -> WeightedPath:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lobs.calibration.statistics import LayerStatistics
-from lobs.solvers.path import PruningPath, measures_everywhere
+from lobs.solvers.path import SOLVED_EVERYWHERE, PruningPath
 from lobs.solvers.ranking import ranks_of_order
 
 
@@ -90,7 +90,7 @@ class GroupedPath(PruningPath):
         for path in self._paths:
             curve = path._exact_curve()
             if curve is None:
-                if not measures_everywhere(path.total):
+                if path.total > SOLVED_EVERYWHERE:
                     return None
                 errors = [path.measured_error(path.at(count)[0]) for count in range(path.total + 1)]
                 curve = torch.tensor(errors, dtype=torch.float64)

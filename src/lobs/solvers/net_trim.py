@@ -15,7 +15,7 @@ from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
 from lobs.solvers.hessian import DAMPING, damped_groups
 from lobs.solvers.least_squares import solve_on_support
-from lobs.solvers.path import PruningPath, SolvedPath, measures_everywhere, with_bias_column
+from lobs.solvers.path import SOLVED_EVERYWHERE, PruningPath, SolvedPath, with_bias_column
 
 # The curve's epsilons: this many, the first one this share of the last, at which no weight is left. Evenly spaced in
 # log(epsilon / (last - epsilon)), hence in log epsilon but for the last few: there the density changes fastest.
@@ -101,7 +101,7 @@ class NetTrim(Solver):
             return sparse.masked_fill(~mask, 0.0), mask
 
         damping = sum(hessian.damping for hessian in hessians) / statistics.groups
-        cheap = None if measures_everywhere(total) else grid.counts
+        cheap = None if total <= SOLVED_EVERYWHERE else grid.counts
         return SolvedPath(weight, statistics, total, solve, damping, cheap)
 
 

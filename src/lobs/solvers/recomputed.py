@@ -37,7 +37,7 @@ class RecomputedPath(PruningPath):
         )
         self.computed = make
         self._knots = path._knots
-        self.free, self.note = path.free, path.note
+        self.free, self.note, self.everywhere = path.free, path.note, path.everywhere
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask at a count, from the path computed anew."""

@@ -1,5 +1,7 @@
 """The pruning path: counts, curves, tolerances and budgets, for paths that are nested and for paths that are not."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -8,10 +10,10 @@ from hypothesis import strategies as st
 import lobs
 from lobs.solvers import make
 from lobs.solvers.path import (
+    EVERYWHERE,
     RankedPath,
     SolvedPath,
     knot_counts,
-    measures_everywhere,
     with_bias_column,
 )
 
@@ -123,7 +125,7 @@ def test_the_largest_count_within_a_tolerance_is_found_between_the_knots(size):
     torch.manual_seed(0)
     path = made(weight=torch.rand(size, size) + 0.1)
     errors = path.weight.double().flatten().square().cumsum(0)
-    assert measures_everywhere(path.total) == (size == 5)
+    assert (path.total <= EVERYWHERE) == (size == 5)
     for tolerance in torch.linspace(0.05, 1.1, 9).tolist():
         allowed = tolerance**2 * float(errors[-1])
         expected = int((errors <= allowed).sum())
@@ -138,11 +140,29 @@ def test_a_curves_knots_go_from_the_first_to_the_last_count(total, knots):
     counts = knot_counts(total, knots)
     assert counts == sorted(set(counts))
     assert (counts[0], counts[-1]) == (0, total)
-    if measures_everywhere(total, knots):
+    if total <= max(EVERYWHERE, 4 * knots):
         assert len(counts) == total + 1
     else:
         assert len(counts) <= knots
-        assert total - counts[-2] < counts[1] - counts[0], "denser towards the sparse end"
+        middle = max(after - before for before, after in pairwise(counts))
+        assert max(counts[1], total - counts[-2]) < middle, "denser towards both ends"
+
+
+@pytest.mark.parametrize("zeros", [0, 700])
+@pytest.mark.parametrize("power", [1, 2, 3.5])
+def test_between_the_knots_the_error_follows_a_power(zeros, power):
+    total = 40 * 40
+    growth = torch.arange(total - zeros + 1).double() ** power
+    errors = torch.cat([torch.zeros(zeros), growth / growth[-1]])
+    weight = errors.diff().clamp_min(0).sqrt().reshape(40, 40)
+    path = made(weight=weight)
+    assert path.free == zeros
+    counts = torch.arange(zeros + 5, total + 1)
+    for found in (path.layer_error()[counts], torch.tensor([path.layer_error(int(count)) for count in counts])):
+        torch.testing.assert_close(found.double(), errors[counts], rtol=2e-3, atol=0)
+    counts, found = path.curve_points()
+    assert len(counts) == total + 1 - max(0, zeros - 1)
+    torch.testing.assert_close(found, path.layer_error()[counts], rtol=0, atol=0)
 
 
 def test_curves_are_thinned_where_too_many_points_are_known():

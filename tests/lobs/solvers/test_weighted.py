@@ -11,7 +11,7 @@ from lobs.registry import METHODS
 from lobs.solvers import make
 from lobs.solvers.base import Solver
 from lobs.solvers.recomputed import RecomputedPath
-from lobs.solvers.weighted import WeightedPath
+from lobs.solvers.weighted import MANY_UNITS, WeightedPath
 
 # All that remove single weights; name -> options
 SOLVERS = {name: {} for name in METHODS if name != "apoz"}
@@ -131,6 +131,22 @@ def test_exact_obs_eliminates_once_however_often_its_units_are_weighted(monkeypa
     monkeypatch.setattr("lobs.solvers.exact_obs.ExactOBS.path", None)
     again = path.weighted(units()).weighted(units(seed=1))
     assert torch.equal(again.rank, path.weighted(units(seed=1)).rank)
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in ("exact_obs", "net_trim", "sparsegpt")])
+def test_the_curve_of_many_units_is_read_from_their_own_without_measuring_again(name, monkeypatch):
+    weight, inputs, statistics = layer("zeros", rows=MANY_UNITS, features=30)
+    g, plain = units(MANY_UNITS), made(name)(weight, statistics)
+    plain.layer_error()
+    path = plain.weighted(g)
+    with monkeypatch.context() as patch:
+        patch.setattr("lobs.solvers.path.RankedPath.at", None)
+        patch.setattr("lobs.solvers.weighted.WeightedPath.at", None)
+        curve = path.layer_error()
+    assert not curve[: path.free + 1].any() and (curve.diff() >= 0).all()
+    counts = (path.free + torch.linspace(0.2, 1, 12) * (path.total - path.free)).long()
+    found = torch.tensor([weighted_error(weight, path.at(int(count))[0], inputs, g) for count in counts])
+    torch.testing.assert_close(curve[counts], found.double().cummax(0).values, rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["plain", "grouped"])
