@@ -375,6 +375,11 @@ class Plan:
             notes.append(f"{result.density:.4g} of the weights are kept, more than {asked:.4g}: every layer keeps one")
         # What was pruned in place has lost them already.
         fewer = asked and result.density < asked and result.model is not self.model
+        # Rounding takes less than a weight of each layer.
+        short = (asked or 0) * sum(mask.numel() for mask in result.masks.values()) - sum(r.kept for r in result.layers)
+        if fewer and job.sharing.budget.limits and short > len(result.layers):
+            share = f"{result.density:.4g}"
+            notes.append(f"{share} of the weights are kept, fewer than {asked:.4g}: the limits allow no more")
         if fewer and not lost_any(self.model, result.masks):
             notes.append(f"nothing was removed: only {result.density:.4g} of the weights were not zero before")
         notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]

@@ -57,6 +57,13 @@ def prune_another_kind():
     return lobs.prune(same_numbers, statistics, "lobs", density=0.5)
 
 
+def broken():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    return model
+
+
 # What is called, the error, and what its sentence says.
 CALLS = {
     "integer inputs": (lambda: collect(X.long()), ValueError, r"\(2, 4\) torch.int64: .*parameters are torch.float32"),
@@ -89,6 +96,7 @@ CALLS = {
         ValueError,
         r"layer '0' has a weight of shape \(0, 4\)",
     ),
+    "a weight that is no number": (lambda: collect(X, model=broken()), ValueError, "layer '0': its weight holds NaN"),
     "no module": (lambda: collect(X, model="net"), TypeError, r"must be a torch.nn.Module, got 'net' \(str\)"),
     "a class": (lambda: collect(X, model=nn.Linear), TypeError, "must be a torch.nn.Module, got <class"),
     "no module to prune": (lambda: lobs.prune("net", density=0.5), TypeError, "must be a torch.nn.Module, got 'net'"),

@@ -78,13 +78,13 @@ def check_plain(layers: Mapping[str, nn.Module]) -> None:
 
 
 def check_filled(layers: Mapping[str, Prunable]) -> None:
-    """Refuse layers without inputs or outputs.
+    """Refuse layers without inputs or outputs, and weights that are no numbers.
 
     Args:
         layers: by name.
 
     Raises:
-        ValueError: a weight holds no number.
+        ValueError: a weight holds nothing, or NaN or infinite values.
     """
     for name, module in layers.items():
         if not module.weight.numel():
@@ -92,6 +92,9 @@ def check_filled(layers: Mapping[str, Prunable]) -> None:
                 f"layer {name!r} has a weight of shape {tuple(module.weight.shape)}, in which there is nothing to "
                 f"prune: leave it out with exclude=[{name!r}]"
             )
+        # Inputs of the layers behind it would be blamed.
+        if not module.weight.is_meta and not bool(torch.isfinite(module.weight.detach()).all()):
+            raise ValueError(f"layer {name!r}: its weight holds NaN or infinite values")
 
 
 def _check_view(name: str, module: Prunable) -> None:

@@ -92,11 +92,10 @@ class ExactOBS(Solver):
         """Many small groups, as a depthwise convolution has, are solved together: a call for each takes longer."""
         if not super().divides(weight, statistics):
             return False
-        moment, size = statistics.second_moment, statistics.second_moment.shape[-1]
+        size = statistics.second_moment.shape[-1]
         plain = self.pattern is None and self.block == 1 and not self.refine and self.precision == "float64"
         small = weight.numel() <= SMALL_GROUP * statistics.groups and len(weight) * size**2 * 8 <= MOST_UNIT_BYTES
-        together = plain and small and self.group_size in (None, "auto")
-        return not (together and bool((moment.diagonal(dim1=-2, dim2=-1) > 0).all()))
+        return not (plain and small and self.group_size in (None, "auto"))
 
     def _hessian(self, weight: Tensor, statistics: LayerStatistics) -> DampedHessian:
         if statistics.groups == 1:
@@ -130,6 +129,11 @@ class ExactOBS(Solver):
         order = torch.cat([part[0].int() + int(start) for part, start in zip(sequences, offsets, strict=True)], dim=1)
         increments = torch.cat([part[1] for part in sequences], dim=1)
         keys = torch.cat([part[2] for part in sequences], dim=1)
+        if statistics.groups > 1:
+            dead = self._dead(weight, statistics).gather(1, order.long())
+            places = (~dead).byte().argsort(dim=1, stable=True)
+            order, increments, dead = (part.gather(1, places) for part in (order, increments, dead))
+            keys = increments.masked_fill(dead, 0.0).cummax(dim=1).values
         keys.masked_fill_(weight.gather(1, order.long()) == 0, -1.0)
         del sequences
         rank, curve, sensitivities = _merge(order, increments, keys, statistics.features)
@@ -195,13 +199,19 @@ class ExactOBS(Solver):
         whole = increments.unflatten(1, (-1, self.block)).sum(2).repeat_interleave(self.block, dim=1).gather(1, order)
         increments = increments.gather(1, order)
         zero = weight.gather(1, order) == 0
-        # Inputs that are always zero leave before all others, as in `_sequence`.
-        dead = zero.new_zeros(zero.shape)
-        if statistics.groups == 1 and not self._among_the_others(weight, statistics.bias):
-            dead = (statistics.second_moment.diagonal() == 0)[order]
+        dead = self._dead(weight, statistics).gather(1, order)
         keys = whole.masked_fill(dead | zero, 0.0).cummax(dim=1).values
         parts = _merge(order, increments, keys.masked_fill(dead, 0.0).masked_fill(zero, -1.0), statistics.features)
         return dict(zip(("rank", "curve", "sensitivities"), parts, strict=True))
+
+    def _dead(self, weight: Tensor, statistics: LayerStatistics) -> Tensor:
+        """Inputs that are always zero, by row, bool ``[out, features]``: they leave before all others."""
+        dead = torch.zeros_like(weight[:, : statistics.features], dtype=torch.bool)
+        if self._among_the_others(weight, statistics.bias):
+            return dead
+        diagonal = statistics.second_moment.diagonal(dim1=-2, dim2=-1)[..., : statistics.features]
+        silent = (diagonal == 0).reshape(statistics.groups, -1)
+        return dead | silent.repeat_interleave(len(weight) // statistics.groups, dim=0)
 
     def _parts(self, weight: Tensor, hessian: DampedHessian) -> list[tuple[Tensor, DampedHessian]]:
         """The groups of inputs that are eliminated on their own: their columns and their Hessians."""

@@ -25,6 +25,8 @@ from lobs.calibration.statistics import LayerStatistics
 DAMPING = 1e-4
 # A wider layer is factorised in float32: a float64 inverse of 25,088 inputs alone takes 5 GiB.
 FLOAT64_FEATURES = 8192
+# Of an input that is always zero, without damping: its weights cost next to nothing.
+DEAD_SCALE = 1e-120
 
 
 class SingularStatisticsError(ValueError):
@@ -118,7 +120,7 @@ def damp_rows(statistics: LayerStatistics, rows: int, damping: float = DAMPING) 
     """`damp` of all groups of a grouped convolution at once: every row has the H of its group.
 
     Args:
-        statistics: of a layer of several groups, none with inputs that are always zero.
+        statistics: of a layer of several groups; inputs that are always zero decouple.
         rows: of the layer's weight.
         damping: as for `damp`, of each group's own mean diagonal.
 
@@ -127,8 +129,8 @@ def damp_rows(statistics: LayerStatistics, rows: int, damping: float = DAMPING) 
     """
     moment = statistics.second_moment.double()
     diagonal = moment.diagonal(dim1=1, dim2=2)
-    absolute = damping * diagonal.mean(1)
-    scale = (diagonal + absolute[:, None]).sqrt()
+    absolute = damping * diagonal.sum(1) / (diagonal != 0).sum(1).clamp_min(1)
+    scale = (diagonal + absolute[:, None]).sqrt().clamp_min(DEAD_SCALE)
     correlation = moment * (1 / scale)[:, :, None] * (1 / scale)[:, None, :]
     correlation.diagonal(dim1=1, dim2=2).fill_(1.0)
     each = rows // len(moment)

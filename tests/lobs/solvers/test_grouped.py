@@ -73,9 +73,13 @@ class OneByOne(ExactOBS):
         return True
 
 
-@pytest.mark.parametrize(("groups", "rows", "features", "bias"), [(12, 1, 9, False), (7, 1, 10, True), (5, 4, 8, True)])
-def test_small_groups_that_are_eliminated_together_are_each_as_if_alone(groups, rows, features, bias):
+@pytest.mark.parametrize(
+    ("groups", "rows", "features", "bias", "dead"),
+    [(12, 1, 9, False, 0), (7, 1, 10, True, 0), (5, 4, 8, True, 0), (12, 1, 9, False, 9), (6, 3, 8, False, 3)],
+)
+def test_small_groups_that_are_eliminated_together_are_each_as_if_alone(groups, rows, features, bias, dead):
     weight, statistics = uneven(groups, rows, features, bias)
+    statistics.second_moment[2, :dead] = statistics.second_moment[2, :, :dead] = 0.0
     solver = make("exact_obs")
     path, expected = solver(weight, statistics), OneByOne()(weight, statistics)
     assert not isinstance(path, GroupedPath)
@@ -83,22 +87,25 @@ def test_small_groups_that_are_eliminated_together_are_each_as_if_alone(groups, 
     again = solver.restored(weight, statistics, path.state)
     assert path.damping == pytest.approx(expected.damping)
     assert (path.total, path.free) == (expected.total, expected.free)
-    torch.testing.assert_close(path.layer_error(), expected.layer_error())
     torch.testing.assert_close(path.sensitivities, expected.sensitivities)
+    # Inputs that are always zero leave first of all here, first of their group there: then all is the same again.
+    own = slice(2 * rows, 3 * rows), slice(0, dead)
     g = torch.rand(len(weight), dtype=torch.float64) + 0.1
     for found, reference in ((path, expected), (again, expected), (path.weighted(g), expected.weighted(g))):
+        assert (found.rank[own] < path.free + rows * dead).all()
+        first = max(path.free, int(reference.rank[own].max()) + 1) if dead else 0
         for count in (path.free, path.free + 1, path.total // 2, int(0.9 * path.total), path.total):
+            if count < first:
+                continue
             solved, mask = found.at(count)
             assert torch.equal(mask, reference.at(count)[1])
             torch.testing.assert_close(solved, reference.at(count)[0])
-        torch.testing.assert_close(found.layer_error(), reference.layer_error())
+        torch.testing.assert_close(found.layer_error()[first:], reference.layer_error()[first:])
 
 
-@pytest.mark.parametrize("odd", ["dead input", "pattern", "large"])
+@pytest.mark.parametrize("odd", ["pattern", "large"])
 def test_other_groups_are_eliminated_one_by_one(odd):
     weight, statistics = uneven(3, 2, 80 if odd == "large" else 8, False)
-    if odd == "dead input":
-        statistics.second_moment[1, 2] = statistics.second_moment[1, :, 2] = 0.0
     path = make("exact_obs", pattern="2:4" if odd == "pattern" else None)(weight, statistics)
     assert isinstance(path, GroupedPath)
     assert all(torch.isfinite(path.layer_error()))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lobs
@@ -30,6 +30,7 @@ def row_errors(weight, mask, hessian, moment):
 
 
 @settings(max_examples=30, deadline=None)
+@example(features=2, bias=False, dead=1, seed=5, share=0.5)
 @given(
     features=st.integers(2, 9),
     bias=st.booleans(),
@@ -46,7 +47,7 @@ def test_follows_the_best_swaps_to_their_end(features, bias, dead, seed, share):
         mask = kept[row].numpy().copy()
         while True:
             error, best, swap = oracles.best_single_swap(
-                weight[row].numpy(), samples.numpy(), mask, hessian.damping, bias
+                weight[row].numpy(), samples.numpy(), mask, hessian.damping, bias, kept[row].numpy()
             )
             if swap is None or best >= error * (1 - 1e-7):
                 break
