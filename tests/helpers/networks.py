@@ -151,6 +151,16 @@ def experts(empty):
     return net(run, a=nn.Linear(16, 4), b=nn.Linear(16, 4))
 
 
+def again_if_positive():
+    def run(self, x):
+        hidden = torch.relu(self.a(torch.relu(self.stem(x))))
+        if bool((x > 0).all()):
+            hidden = torch.relu(self.a(hidden))
+        return self.b(hidden)
+
+    return net(run, stem=nn.Linear(16, 16), a=nn.Linear(16, 16), b=nn.Linear(16, 4))
+
+
 def in_inference_mode():
     with torch.inference_mode():
         return [batch + 0 for batch in X.split(64)]

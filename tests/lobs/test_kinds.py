@@ -25,6 +25,7 @@ from helpers.networks import (
     Standardised,
     X,
     Y,
+    again_if_positive,
     cached,
     checkpointed,
     compiled,
@@ -191,6 +192,14 @@ KINDS = {
     "experts, in sequence": (
         lambda: brought(nn.Sequential(mlp(16), experts(False)).eval(), **SEQUENCE),
         "mixture of experts|depending on the data",
+    ),
+    "a layer called again where the data ask for it, in sequence": (
+        lambda: brought(again_if_positive(), [-X.abs(), X.abs()], **SEQUENCE, memory=1000),
+        "layer 'a' is called 2 times in a forward pass and once in the first",
+    ),
+    "a layer called again where the data ask for it": (
+        lambda: brought(again_if_positive(), [-X.abs(), X.abs()]),
+        None,
     ),
     "half precision": (lambda: brought(mlp().bfloat16(), [x.bfloat16() for x in X.split(64)], **SEQUENCE), None),
     "float64": (lambda: brought(mlp().double(), [x.double() for x in X.split(64)], **GLOBAL), None),

@@ -95,6 +95,11 @@ def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -
     """
     inputs = first_input(model, batches)
     probe_determinism(model, inputs)
+    return _counted(model, inputs, _members(model, modules))
+
+
+def _counted(model: nn.Module, inputs: Inputs, members: Mapping[str, Iterable[nn.Module]]) -> dict[str, int]:
+    """How often one forward pass calls some modules, those of a name together."""
     calls: dict[str, int] = {}
 
     def hook_of(name: str) -> Callable:
@@ -103,8 +108,7 @@ def count_calls(model: nn.Module, batches: Iterable, modules: Mapping[str, M]) -
 
         return hook
 
-    own = _members(model, modules)
-    handles = [module.register_forward_hook(hook_of(name)) for name, members in own.items() for module in members]
+    handles = [module.register_forward_hook(hook_of(name)) for name, own in members.items() for module in own]
     try:
         run(model, inputs)
     finally:
@@ -137,7 +141,8 @@ class LayerwisePasses:
         note: where every layer is reached from the start for want of memory alone.
 
     Raises:
-        ValueError: there is no batch, or the network answers differently twice.
+        ValueError: there is no batch, or the network answers differently twice, or calls a module once for the first
+            batch and more often for another.
     """
 
     def __init__(
@@ -155,11 +160,26 @@ class LayerwisePasses:
         self.note: str | None = None
         if lockstep_possible(model, modules, self.batches, together, memory):
             self._passes = LockstepPasses(model, modules, self.batches)
-        elif not self.batches.kept or lockstep_possible(model, modules, self.batches, together, float("inf")):
+            return
+        self._check_single_calls()
+        if not self.batches.kept or lockstep_possible(model, modules, self.batches, together, float("inf")):
             self.note = (
                 "the calibration inputs do not fit into memory layer by layer: every layer is reached from the "
                 "network's start, which takes a pass per layer"
             )
+
+    @torch.no_grad()
+    def _check_single_calls(self) -> None:
+        """A pass up to a module's only call would not see a later one."""
+        single = {name: members for name, members in self._members.items() if self.calls.get(name) == 1}
+        for batch in self.batches if single else ():
+            for name, count in _counted(self._model, network_input(batch, self._model), single).items():
+                if count > 1:
+                    raise ValueError(
+                        f"layer {name!r} is called {count} times in a forward pass and once in the first one: networks "
+                        f"that call their layers depending on the data cannot be gone through layer by layer, leave it "
+                        f"out with exclude=[{name!r}]"
+                    )
 
     def __enter__(self) -> LayerwisePasses:
         return self
