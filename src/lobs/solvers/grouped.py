@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lobs.calibration.statistics import LayerStatistics
-from lobs.solvers.path import SOLVED_EVERYWHERE, PruningPath
+from lobs.solvers.curve import SOLVED_EVERYWHERE
+from lobs.solvers.path import PruningPath
 from lobs.solvers.ranking import ranks_of_order
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from lobs.base.arguments import check_count, check_flag, check_number
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
+from lobs.solvers.curve import SOLVED_EVERYWHERE
 from lobs.solvers.hessian import DAMPING, damped_groups
 from lobs.solvers.least_squares import solve_on_support
-from lobs.solvers.path import SOLVED_EVERYWHERE, PruningPath, SolvedPath, with_bias_column
+from lobs.solvers.path import PruningPath, SolvedPath, with_bias_column
 
 # The curve's epsilons: this many, the first one this share of the last, at which no weight is left. Evenly spaced in
 # log(epsilon / (last - epsilon)), hence in log epsilon but for the last few: there the density changes fastest.

@@ -17,15 +17,11 @@ import torch
 from torch import Tensor
 
 from lobs.calibration.statistics import LayerStatistics, layer_error, unit_errors
+from lobs.solvers.curve import EVERYWHERE, KNOTS, SOLVED_EVERYWHERE, knot_counts, powers_between
 
 if TYPE_CHECKING:
     from lobs.solvers.base import Solver
 
-# Curves of so few counts are measured at all of them; of fewer, where each is solved anew.
-EVERYWHERE, SOLVED_EVERYWHERE = 1000, 256
-# Of larger layers at so many knots. Between these E follows a power of the count: 32 knots then miss a curve by 1 to 2%
-# (median), as 64 knots and straight lines did, and by 10% at worst for their 40.
-KNOTS = 32
 # The least weight of a unit, of their mean: what nothing depends on costs next to nothing.
 LEAST_UNIT_WEIGHT = 1e-6
 
@@ -416,41 +412,3 @@ class SolvedPath(PruningPath):
 def with_bias_column(kept: Tensor, bias: bool) -> Tensor:
     """A mask over the features extended by the bias's column, which is always kept."""
     return torch.cat([kept, kept.new_ones(len(kept), 1)], dim=1) if bias else kept
-
-
-def powers_between(knots: Tensor, errors: Tensor, counts: Tensor, start: Tensor | int) -> Tensor:
-    """Errors between those at the knots: ``E = a (count - start)^b`` through both neighbours.
-
-    Args:
-        knots: counts, non-decreasing along the last axis.
-        errors: float64, likewise shaped.
-        counts: where the errors are wanted, within the knots.
-        start: count up to which nothing is lost; from there to the next knot, and from an error of 0, E is linear.
-
-    Returns:
-        Float64, in the shape of ``counts``.
-    """
-    right = torch.searchsorted(knots, counts).clamp(1, knots.shape[-1] - 1)
-    low, high, before, after = (part.gather(-1, at) for part in (knots, errors) for at in (right - 1, right))
-    linear = torch.lerp(before, after, _share(counts, low, high))
-    share = _share(*((values - start).clamp_min(1).double().log() for values in (counts, low, high)))
-    tiny = torch.finfo(torch.float64).tiny
-    power = torch.lerp(before.clamp_min(tiny).log(), after.clamp_min(tiny).log(), share).exp()
-    power = power.clamp(torch.minimum(before, after), torch.maximum(before, after))
-    return torch.where((low > start) & (before > 0), power, linear)
-
-
-def _share(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Where values stand between two others, 0 to 1; 0 where these are the same."""
-    return ((values - low).double() / (high - low)).nan_to_num(0.0)
-
-
-def knot_counts(total: int, knots: int, everywhere: int = EVERYWHERE) -> list[int]:
-    """Counts at which a curve is measured: all of a small layer's, else denser towards both ends."""
-    if total <= max(everywhere, 4 * knots):
-        return list(range(total + 1))
-    third = knots // 3
-    even = torch.linspace(0, 1, knots - 2 * third, dtype=torch.float64)
-    finest = -math.log10(max(1000, 2 * knots))  # below the even steps, however many there are
-    ends = torch.logspace(finest, -0.6, third, dtype=torch.float64)
-    return (torch.cat([ends, even, 1 - ends]) * total).round().long().unique().tolist()

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lobs.solvers.path import KNOTS, PruningPath, RankedPath, powers_between
+from lobs.solvers.curve import KNOTS, powers_between
+from lobs.solvers.path import PruningPath, RankedPath
 
 # Of so many units errors are off by 1% (median, LeNet-300-100) where each is read between its own knots; of 10 by 6%.
 MANY_UNITS = 64

@@ -1,19 +1,14 @@
 """The pruning path: counts, curves, tolerances and budgets, for paths that are nested and for paths that are not."""
 
-from itertools import pairwise
-
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 import lobs
 from lobs.solvers import make
+from lobs.solvers.curve import EVERYWHERE
 from lobs.solvers.path import (
-    EVERYWHERE,
     RankedPath,
     SolvedPath,
-    knot_counts,
     with_bias_column,
 )
 
@@ -131,21 +126,6 @@ def test_the_largest_count_within_a_tolerance_is_found_between_the_knots(size):
         expected = int((errors <= allowed).sum())
         assert path.within(allowed**0.5) == expected
     assert path.within(0.0) == 0
-
-
-@settings(max_examples=60, deadline=None)
-@example(total=9500, knots=1812)
-@given(total=st.integers(0, 100_000), knots=st.integers(16, 2000))
-def test_a_curves_knots_go_from_the_first_to_the_last_count(total, knots):
-    counts = knot_counts(total, knots)
-    assert counts == sorted(set(counts))
-    assert (counts[0], counts[-1]) == (0, total)
-    if total <= max(EVERYWHERE, 4 * knots):
-        assert len(counts) == total + 1
-    else:
-        assert len(counts) <= knots
-        middle = max(after - before for before, after in pairwise(counts))
-        assert max(counts[1], total - counts[-2]) < middle, "denser towards both ends"
 
 
 @pytest.mark.parametrize("zeros", [0, 700])

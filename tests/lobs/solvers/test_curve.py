@@ -1,0 +1,48 @@
+"""Where curves are measured, and what they are in between."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lobs.solvers.curve import EVERYWHERE, knot_counts, powers_between
+
+
+@settings(max_examples=60, deadline=None)
+@example(total=9500, knots=1812)
+@given(total=st.integers(0, 100_000), knots=st.integers(16, 2000))
+def test_a_curves_knots_go_from_the_first_to_the_last_count(total, knots):
+    counts = knot_counts(total, knots)
+    assert counts == sorted(set(counts))
+    assert (counts[0], counts[-1]) == (0, total)
+    if total <= max(EVERYWHERE, 4 * knots):
+        assert len(counts) == total + 1
+    else:
+        assert len(counts) <= knots
+        middle = max(after - before for before, after in pairwise(counts))
+        assert max(counts[1], total - counts[-2]) < middle, "denser towards both ends"
+
+
+def test_powers_are_found_again_and_nothing_is_lost_before_the_start():
+    knots, counts = torch.tensor([0, 10, 12, 30, 100]), torch.arange(101)
+    errors = (knots - 10).clamp_min(0).double() ** 2.5
+    found = powers_between(knots, errors, counts, 10)
+    assert not found[:11].any()
+    torch.testing.assert_close(found[knots], errors, rtol=1e-12, atol=0)
+    assert found[11] == pytest.approx(float(errors[2]) / 2), "from nothing to something along a line"
+    torch.testing.assert_close(found[12:], (counts[12:] - 10).double() ** 2.5)
+
+
+def test_rows_have_knots_of_their_own_and_may_stand_still_or_fall():
+    knots = torch.tensor([[0, 0, 4, 4, 8], [0, 2, 4, 6, 8]])
+    errors = torch.tensor([[0.0, 0, 4, 4, 8], [0, 3, 1, 0, 5]]).double()
+    counts = torch.tensor([[0, 4, 6, 8], [0, 3, 5, 7]])
+    found = powers_between(knots, errors, counts, torch.zeros(2, 1))
+    assert found[0].tolist() == pytest.approx([0, 4, 6, 8])
+    assert found[1, 0] == 0 and 1 <= found[1, 1] <= 3 and 0 <= found[1, 2] <= 1
+    assert found[1, 3] == pytest.approx(2.5), "from an error of 0 along a line"
+    for row in range(2):
+        alone = powers_between(knots[row], errors[row], counts[row], 0)
+        torch.testing.assert_close(alone, found[row], rtol=0, atol=0)
