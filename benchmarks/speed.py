@@ -74,6 +74,7 @@ class Row:
         against: what it is compared with.
         reference: does that, or its seconds where they are computed.
         aim: the largest ratio wished for.
+        repeats: runs of each, in turns.
     """
 
     what: str
@@ -81,11 +82,12 @@ class Row:
     against: str
     reference: Callable[[], object] | float
     aim: float
+    repeats: int = REPEATS
 
     def measured(self) -> dict[str, object]:
         """Both times, the shortest of some runs in turns."""
         best = [float("inf"), float("inf") if callable(self.reference) else self.reference]
-        for _ in range(REPEATS):
+        for _ in range(self.repeats):
             best[0] = min(best[0], seconds(self.task, repeats=1))
             if callable(self.reference):
                 best[1] = min(best[1], seconds(self.reference, repeats=1))
@@ -281,7 +283,9 @@ def sharing_out(options) -> Iterator[Row]:
                     path.__dict__.pop(known, None)
             return sharing.decision(network, paths, {})
 
-        yield Row(what, decide, "collecting its statistics", partial(lobs.collect_statistics, network, batches), 1)
+        collect = partial(lobs.collect_statistics, network, batches)
+        repeats = 1 if shape[-1] == 224 else REPEATS  # half a minute and more
+        yield Row(what, decide, "collecting its statistics", collect, 1, repeats)
 
 
 @torch.no_grad()
