@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lobs.base.memory import check_ceiling
 from lobs.base.network_inputs import Call, Output
 from lobs.calibration.batches import CalibrationBatches, called_batches
 from lobs.calibration.inputs import input_count, network_input
@@ -44,6 +45,7 @@ def correct(
     *,
     call: Call | None = None,
     output: Output | None = None,
+    memory: float | None = None,
 ) -> str:
     """Correct a pruned network in place.
 
@@ -54,6 +56,8 @@ def correct(
         how: a name in `CORRECTIONS`.
         call: runs the network on a batch where its kind needs that (`lobs.collect_statistics`).
         output: what of the outputs is compared, likewise.
+        memory: ceiling in bytes on the inputs that wait before a layer; None: a share of what is free. Where that is
+            short, every layer is reached by passes of its own, with the same result.
 
     Returns:
         What was done: ``none``, ``bias``, ``batch_norm`` or ``both``.
@@ -62,6 +66,7 @@ def correct(
         ValueError: an unknown name, batches that are missing, empty or a one-shot iterator, networks that differ, or
             ``auto`` with a single batch or with a network whose output is no tensor.
     """
+    check_ceiling(memory)
     if how not in CORRECTIONS:
         raise ValueError(unknown_name("correction", how, CORRECTIONS))
     if how == "none":
@@ -81,19 +86,19 @@ def correct(
         how = {"batch_norm": "none", "both": "bias"}.get(how, how)
     with evaluation_mode(dense), evaluation_mode(pruned):
         if how == "auto":
-            how = _best(dense, pruned, batches)
-        _apply(dense, pruned, batches, how)
+            how = _best(dense, pruned, batches, memory)
+        _apply(dense, pruned, batches, how, memory)
     return how
 
 
-def _apply(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches, how: str) -> None:
+def _apply(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches, how: str, memory: float | None) -> None:
     if how in ("batch_norm", "both"):
         _estimate_batch_norms(pruned, batches)
     if how in ("bias", "both"):
-        _correct_biases(dense, pruned, batches)
+        _correct_biases(dense, pruned, batches, memory)
 
 
-def _best(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches) -> str:
+def _best(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches, memory: float | None) -> str:
     count = len(batches.input_counts())
     if count < 2:
         raise ValueError(f"correct='auto' holds the last quarter of the batches out: give at least 2, got {count}")
@@ -103,7 +108,7 @@ def _best(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches) -> s
     before = correctable(pruned)
     distances = {}
     for how in tried:
-        _apply(dense, pruned, first, how)
+        _apply(dense, pruned, first, how, memory)
         distances[how] = output_distance(dense, pruned, last)
         pruned.load_state_dict(before, strict=False)
     return min(tried, key=lambda how: distances[how])
@@ -208,7 +213,7 @@ def _estimate_batch_norms(model: nn.Module, batches: Iterable) -> None:
             norm.eval()
 
 
-def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches) -> None:
+def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBatches, memory: float | None) -> None:
     """Add the mean differences of the outputs, front to back."""
     places = _places(dense, batches)
     means = {name: _Mean(places[name]) for name in count_calls(dense, batches, places)}
@@ -221,7 +226,7 @@ def _correct_biases(dense: nn.Module, pruned: nn.Module, batches: CalibrationBat
             handle.remove()
     copies = dict(named_modules(pruned))
     copied = {name: cast("Place", copies[name]) for name in means}
-    with LayerwisePasses(pruned, copied, batches) as passes:
+    with LayerwisePasses(pruned, copied, batches, memory=memory) as passes:
         for name, expected in means.items():
             module = copied[name]
             found = _Mean(module)

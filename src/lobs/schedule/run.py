@@ -56,7 +56,7 @@ def run(job: Job) -> PruneResult:
     uncorrected, correction = {}, job.correct
     if job.correct != "none":
         uncorrected = correctable(job.pruned)
-        correction = correct(job.dense, job.pruned, batches, job.correct)
+        correction = correct(job.dense, job.pruned, batches, job.correct, memory=job.execution.memory)
     bound = bound_from_weights(dense, job.pruned, job.statistics)
     records = [replace(record, bound_contribution=bound.layers[record.name]) for record in records]
     kept = sum(record.kept for record in records)

@@ -137,6 +137,26 @@ def test_nothing_to_correct_stays_as_it_is(pair, images):
     assert correct(linear, copy.deepcopy(linear), inputs.split(2), "auto") == "none"
 
 
+def test_a_ceiling_on_the_memory_changes_the_way_and_nothing_else(images, monkeypatch):
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    dense = dense.double().eval()
+    found, walks = [], []
+    run_until = lobs.calibration.layerwise.run_until
+    monkeypatch.setattr("lobs.calibration.layerwise.run_until", lambda *args: (walks.append(args), run_until(*args)))
+    for memory in (None, 1e9, 1):
+        pruned = lobs.prune(dense, batches=[images], method="magnitude", density=0.3).model
+        assert correct(dense, pruned, images.split(32), "bias", memory=memory) == "bias"
+        found.append(torch.cat([pruned[index].bias for index in (0, 2, 5)]))
+        assert len(walks) == (9 if memory == 1 else 0)
+    assert all(torch.equal(found[0], other) for other in found)
+    with pytest.raises(ValueError, match="memory is a ceiling in bytes"):
+        correct(dense, pruned, images.split(32), "bias", memory=0)
+    result = lobs.prune(dense, batches=images.split(32), method="magnitude", density=0.3, correct="bias", memory=1)
+    assert torch.equal(torch.cat([result.model[index].bias for index in (0, 2, 5)]), found[0])
+    assert len(walks) > 9
+
+
 def test_units_that_are_gone_stay_gone():
     torch.manual_seed(0)
     dense = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
