@@ -279,7 +279,7 @@ def sharing_out(options) -> Iterator[Row]:
 
         def decide(sharing=sharing, network=network, paths=plan.paths) -> object:
             for path in paths.values():
-                for known in ("_knots", "unit_errors"):
+                for known in ("_knots", "_measured"):
                     path.__dict__.pop(known, None)
             return sharing.decision(network, paths, {})
 

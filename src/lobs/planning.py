@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lobs.allocation.budget import Budget, budget_of
+from lobs.allocation.budget import Budget, budget_of, most_kept
 from lobs.allocation.density_curve import DENSITIES, CurvePoint, curve_point
 from lobs.allocation.knapsack import Curve
 from lobs.allocation.loss_curves import loss_curves
@@ -375,11 +375,12 @@ class Plan:
             notes.append(f"{result.density:.4g} of the weights are kept, more than {asked:.4g}: every layer keeps one")
         # What was pruned in place has lost them already.
         fewer = asked and result.density < asked and result.model is not self.model
-        # Rounding takes less than a weight of each layer.
-        short = (asked or 0) * sum(mask.numel() for mask in result.masks.values()) - sum(r.kept for r in result.layers)
-        if fewer and job.sharing.budget.limits and short > len(result.layers):
-            share = f"{result.density:.4g}"
-            notes.append(f"{share} of the weights are kept, fewer than {asked:.4g}: the limits allow no more")
+        limits = job.sharing.budget.limits
+        if asked and fewer and limits:
+            sizes = {name: mask.numel() for name, mask in result.masks.items()}
+            if (most := most_kept(limits, sizes)) < int(asked * sum(sizes.values())):
+                share = f"{most / sum(sizes.values()):.4g}"
+                notes.append(f"the limits allow to keep {share} of the weights, less than the budget of {asked:.4g}")
         if fewer and not lost_any(self.model, result.masks):
             notes.append(f"nothing was removed: only {result.density:.4g} of the weights were not zero before")
         notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]

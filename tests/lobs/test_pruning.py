@@ -237,7 +237,9 @@ def test_limits_hold_and_excluded_layers_stay_dense(network, statistics):
     assert not limited.notes
     low = lobs.prune(network, statistics, "magnitude", density=0.9, limits={"*": (0, 0.5)})
     assert low.density == pytest.approx(0.5, abs=2e-3)
-    assert low.notes == [f"{low.density:.4g} of the weights are kept, fewer than 0.9: the limits allow no more"]
+    assert low.notes == [f"the limits allow to keep {low.density:.4g} of the weights, less than the budget of 0.9"]
+    again = lobs.prune(low.model, statistics, "magnitude", density=0.7, limits={"*": (0, 1)}).notes
+    assert any("nothing was removed" in note for note in again) and not any("limits" in note for note in again)
     excluded = lobs.prune(network, statistics, "exact_obs", exclude=["head", "stem"], **options)
     assert [record.name for record in excluded.layers] == ["body.0", "body.2"]
     assert excluded.density == pytest.approx(0.2, abs=2e-3)

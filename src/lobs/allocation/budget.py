@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from math import ceil
@@ -223,19 +223,14 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool =
         ValueError: a pattern fits no layer, a limit is not 0 <= least <= most <= 1, or a layer's path cannot go as
             low as its most density.
     """
-
-    def fits(name: str, pattern: str) -> bool:
-        """A name in full is no pattern: it may hold brackets."""
-        return name == pattern if pattern in paths else fnmatchcase(name, pattern)
-
     for pattern, limit in limits.items():
-        if not any(fits(name, pattern) for name in paths):
+        if not any(_fits(name, pattern, paths) for name in paths):
             raise ValueError(f"no layer fits {pattern!r} of the limits; there are {', '.join(paths)}")
         if len(limit) != 2 or not 0 <= limit[0] <= limit[1] <= 1:
             raise ValueError(f"limits of {pattern!r} must be (least, most) with 0 <= least <= most <= 1; got {limit}")
     ranges = {}
     for name, path in paths.items():
-        own = next((limit for pattern, limit in limits.items() if fits(name, pattern)), None)
+        own = _limit(name, limits, paths)
         least, most = (0.0, 1.0) if own is None else own
         kept = max(ceil(least * path.removable - 1e-9), int(own is None and not empty))
         fewest = path.removable - max(kept, int(most * path.removable + 1e-9))
@@ -244,6 +239,30 @@ def count_ranges(paths: Mapping[str, PruningPath], limits: Limits, empty: bool =
             raise ValueError(f"layer {name!r}: at most {most} of it may be kept, but its path ends at {end:.4g}")
         ranges[name] = (fewest, min(path.total, path.removable - kept))
     return ranges
+
+
+def most_kept(limits: Limits, sizes: Mapping[str, int]) -> int:
+    """How many weights limits on the layers' density keep at most.
+
+    Args:
+        limits: as for `count_ranges`.
+        sizes: weights by layer.
+
+    Returns:
+        A count, of all layers together.
+    """
+    most = {name: (_limit(name, limits, sizes) or (0.0, 1.0))[1] for name in sizes}
+    return sum(int(most[name] * size + 1e-9) for name, size in sizes.items())
+
+
+def _limit(name: str, limits: Limits, names: Container[str]) -> tuple[float, float] | None:
+    """A layer's own: the first that fits."""
+    return next((limit for pattern, limit in limits.items() if _fits(name, pattern, names)), None)
+
+
+def _fits(name: str, pattern: str, names: Container[str]) -> bool:
+    """A name in full is no pattern: it may hold brackets."""
+    return name == pattern if pattern in names else fnmatchcase(name, pattern)
 
 
 def _cost(name: str, path: PruningPath, budget: Budget, file: FileCosts | None) -> Cost:

@@ -90,7 +90,8 @@ class Solver(ABC):
         self, path: PruningPath, scale: Tensor, made: Callable[[Tensor, LayerStatistics], PruningPath]
     ) -> WeightedPath:
         """The path that is ``made`` for the rows times their scale, as one of the layer's own weights."""
-        weight = (path.weight * scale[:, None]).to(path.weight.dtype)
+        # Half precision would lose the rows that count least.
+        weight = (path.weight * scale[:, None]).to(torch.promote_types(path.weight.dtype, torch.float32))
         weight[path.weight == 0] = 0.0
         return self._owned(WeightedPath(path, made(weight, path.statistics.with_scaled_units(scale)), scale))
 

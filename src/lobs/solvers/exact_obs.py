@@ -12,7 +12,15 @@ from torch import Tensor
 from lobs.base.arguments import check_count, check_flag
 from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers.base import Solver
-from lobs.solvers.hessian import DAMPING, DampedHessian, SingularStatisticsError, check_damping, damp, damp_rows
+from lobs.solvers.hessian import (
+    DAMPING,
+    DEAD_SCALE,
+    DampedHessian,
+    SingularStatisticsError,
+    check_damping,
+    damp,
+    damp_rows,
+)
 from lobs.solvers.least_squares import solve_on_support
 from lobs.solvers.path import PruningPath, RankedPath, with_bias_column
 from lobs.solvers.ranking import Pattern, parse_pattern, ranks_of_order, row_ranks
@@ -133,7 +141,8 @@ class ExactOBS(Solver):
             dead = self._dead(weight, statistics).gather(1, order.long())
             places = (~dead).byte().argsort(dim=1, stable=True)
             order, increments, dead = (part.gather(1, places) for part in (order, increments, dead))
-            keys = increments.masked_fill(dead, 0.0).cummax(dim=1).values
+            increments.masked_fill_((hessian.scale == DEAD_SCALE).gather(1, order.long()), 0.0)
+            keys = _merging_keys(increments, dead, statistics.groups)
         keys.masked_fill_(weight.gather(1, order.long()) == 0, -1.0)
         del sequences
         rank, curve, sensitivities = _merge(order, increments, keys, statistics.features)
@@ -200,12 +209,12 @@ class ExactOBS(Solver):
         increments = increments.gather(1, order)
         zero = weight.gather(1, order) == 0
         dead = self._dead(weight, statistics).gather(1, order)
-        keys = whole.masked_fill(dead | zero, 0.0).cummax(dim=1).values
-        parts = _merge(order, increments, keys.masked_fill(dead, 0.0).masked_fill(zero, -1.0), statistics.features)
+        keys = _merging_keys(whole.masked_fill(zero, 0.0), dead, statistics.groups).masked_fill(zero, -1.0)
+        parts = _merge(order, increments, keys, statistics.features)
         return dict(zip(("rank", "curve", "sensitivities"), parts, strict=True))
 
     def _dead(self, weight: Tensor, statistics: LayerStatistics) -> Tensor:
-        """Inputs that are always zero, by row, bool ``[out, features]``: they leave before all others."""
+        """Inputs that are always zero, by row, bool ``[out, features]``: a row loses them before all others."""
         dead = torch.zeros_like(weight[:, : statistics.features], dtype=torch.bool)
         if self._among_the_others(weight, statistics.bias):
             return dead
@@ -374,6 +383,30 @@ def _dead_first(
     count = int(leaving.sum())
     group = alive // parsed.width * parsed.step + alive % parsed.step
     return order[:, :count], hessian.damping * square[:, :count], group, most - leaving
+
+
+def _merging_keys(increments: Tensor, dead: Tensor, groups: int) -> Tensor:
+    """What the rows' removals are merged by: the running maximum of the increments, in each row's order.
+
+    Weights of inputs that are always zero leave before all others of their group, whatever they cost (lambda w^2).
+    Where there are several groups, these compete by what has been paid so far, as in a `GroupedPath`.
+
+    Args:
+        increments: ``[out, t]``.
+        dead: bool likewise, the first ones of each row.
+        groups: of the layer.
+
+    Returns:
+        Non-decreasing in each row.
+    """
+    own = increments.masked_fill(dead, 0.0).cummax(dim=1).values
+    if groups == 1 or not dead.any():
+        return own
+    paid = increments.masked_fill(~dead, 0.0).unflatten(0, (groups, -1)).flatten(1).cummax(dim=1).values
+    after = torch.nextafter(paid[:, -1:], paid.new_full((), float("inf")))
+    after = after.masked_fill(~dead.unflatten(0, (groups, -1)).flatten(1).any(1, keepdim=True), 0.0)
+    after = after.repeat_interleave(len(own) // groups, dim=0)
+    return torch.where(dead, paid.reshape(own.shape), torch.maximum(own, after))
 
 
 def _merge(order: Tensor, increments: Tensor, keys: Tensor, features: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,7 +25,7 @@ from lobs.calibration.statistics import LayerStatistics
 DAMPING = 1e-4
 # A wider layer is factorised in float32: a float64 inverse of 25,088 inputs alone takes 5 GiB.
 FLOAT64_FEATURES = 8192
-# Of an input that is always zero, without damping: its weights cost next to nothing.
+# Of an input that is always zero, without damping: its weights cost nothing.
 DEAD_SCALE = 1e-120
 
 
@@ -104,9 +104,7 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
     moment = statistics.second_moment
     if moment.dim() != 2:
         raise ValueError(f"a solver takes one group at a time; these statistics have {len(moment)} groups")
-    diagonal = moment.diagonal().double()
-    if not torch.isfinite(diagonal).all() or (diagonal < 0).any():
-        raise ValueError("the second moment has a diagonal that is negative or not finite")
+    diagonal = _checked(moment.diagonal().double())
     alive = diagonal.nonzero()[:, 0]
     absolute = 1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
     scale = (diagonal[alive] + absolute).sqrt()
@@ -126,11 +124,15 @@ def damp_rows(statistics: LayerStatistics, rows: int, damping: float = DAMPING) 
 
     Returns:
         H by row; its `damping` is the groups' mean.
+
+    Raises:
+        ValueError: the moment is not finite or has a negative diagonal.
     """
     moment = statistics.second_moment.double()
-    diagonal = moment.diagonal(dim1=1, dim2=2)
+    diagonal = _checked(moment.diagonal(dim1=1, dim2=2))
     absolute = damping * diagonal.sum(1) / (diagonal != 0).sum(1).clamp_min(1)
-    scale = (diagonal + absolute[:, None]).sqrt().clamp_min(DEAD_SCALE)
+    damped = diagonal + absolute[:, None]
+    scale = torch.where(damped > 0, damped.sqrt(), DEAD_SCALE)
     correlation = moment * (1 / scale)[:, :, None] * (1 / scale)[:, None, :]
     correlation.diagonal(dim1=1, dim2=2).fill_(1.0)
     each = rows // len(moment)
@@ -157,6 +159,12 @@ def check_damping(damping: float, alpha: float | None = None) -> None:
 def damped_groups(statistics: LayerStatistics, damping: float = DAMPING) -> list[DampedHessian]:
     """`damp` of every group of a grouped convolution; of the layer itself where there is one group."""
     return [damp(statistics.group(index), damping) for index in range(statistics.groups)]
+
+
+def _checked(diagonal: Tensor) -> Tensor:
+    if not torch.isfinite(diagonal).all() or (diagonal < 0).any():
+        raise ValueError("the second moment has a diagonal that is negative or not finite")
+    return diagonal
 
 
 def _scaled(moment: Tensor, alive: Tensor, factors: Tensor, dtype: torch.dtype, rows: int = 2048) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lobs.calibration.statistics import LayerStatistics, layer_error, unit_errors
-from lobs.solvers.curve import EVERYWHERE, KNOTS, SOLVED_EVERYWHERE, knot_counts, powers_between
+from lobs.solvers.curve import EVERYWHERE, KNOTS, SOLVED_EVERYWHERE, knot_counts, measured, powers_between
 
 if TYPE_CHECKING:
     from lobs.solvers.base import Solver
@@ -245,12 +245,20 @@ class PruningPath(ABC):
         exact = self._exact_curve()
         if exact is not None:
             return torch.arange(self.total + 1), exact.cummax(0).values
-        counts = self.solved_counts() or self._knot_counts(KNOTS)
-        return torch.tensor(counts), self._measured(counts).cummax(0).values
+        errors = torch.stack([part.sum() for part in self._measured.values()])
+        return torch.tensor(list(self._measured)), errors.cummax(0).values
 
-    def _measured(self, counts: list[int]) -> Tensor:
-        """E at the knots, float64."""
-        return torch.tensor([self.measured_error(self.at(count)[0]) for count in counts], dtype=torch.float64)
+    @cached_property
+    def _measured(self) -> dict[int, Tensor]:
+        """`_errors_at` by count, at the knots."""
+        solved = self.solved_counts()
+        if solved is not None:
+            return {count: self._errors_at(count) for count in solved}
+        return measured(self._knot_counts(KNOTS), self._errors_at, self._start)
+
+    def _errors_at(self, count: int) -> Tensor:
+        """E at a count, float64, in as many parts as are known."""
+        return torch.tensor([self.measured_error(self.at(count)[0])], dtype=torch.float64)
 
     def _knot_counts(self, knots: int) -> list[int]:
         """Where a curve is looked at: nothing happens before the end of the weights that are zero already."""
@@ -347,18 +355,14 @@ class RankedPath(PruningPath):
         self._check(count)
         return self.rank >= count
 
-    @cached_property
     def unit_errors(self) -> tuple[Tensor, Tensor]:
         """What every unit has lost and its error at the knots, ``[out, knots]``: that depends on its own row alone."""
-        removed, errors = [], []
-        for count in self._knot_counts(KNOTS):
-            weight, _ = self.at(count)
-            removed.append((~self.kept(count)).sum(1))
-            errors.append(unit_errors(weight.double() - self.weight.double(), self.statistics.second_moment))
-        return torch.stack(removed, 1).cpu(), torch.stack(errors, 1).cpu().clamp_min(0.0)
+        removed = [(~self.kept(count)).sum(1).cpu() for count in self._measured]
+        return torch.stack(removed, 1), torch.stack(list(self._measured.values()), 1)
 
-    def _measured(self, counts: list[int]) -> Tensor:
-        return self.unit_errors[1].sum(0)
+    def _errors_at(self, count: int) -> Tensor:
+        change = self.at(count)[0].double() - self.weight.double()
+        return unit_errors(change, self.statistics.second_moment).cpu().clamp_min(0.0)
 
     def _exact_curve(self) -> Tensor | None:
         return self._curve

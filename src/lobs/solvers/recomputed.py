@@ -38,6 +38,7 @@ class RecomputedPath(PruningPath):
         self.computed = make
         self._knots = path._knots
         self.free, self.note, self.everywhere = path.free, path.note, path.everywhere
+        self.removes_units = path.removes_units
 
     def at(self, count: int) -> tuple[Tensor, Tensor]:
         """Weight and mask at a count, from the path computed anew."""

@@ -45,7 +45,8 @@ class WeightedPath(PruningPath):
             return self._plain.with_kept(self.kept(count), count > self.free)
         weight, mask = self._scaled.at(count)
         # What the method leaves alone stays to the last bit.
-        return torch.where(weight == self._scaled.weight, self.weight, (weight / self._rows).to(weight.dtype)), mask
+        solved = (weight / self._rows).to(self.weight.dtype)
+        return torch.where(weight == self._scaled.weight, self.weight, solved), mask
 
     def kept(self, count: int) -> Tensor:
         """The mask alone, likewise."""
@@ -69,9 +70,9 @@ class WeightedPath(PruningPath):
             counts, errors = scaled._knots
             return counts, self.unit * errors
         # Other knots, the same rows: what they lose is read between their own knots, and nothing is measured again.
-        knots = scaled._knot_counts(KNOTS)
+        knots = scaled._knot_counts(4 * KNOTS)
         removed = torch.stack([(~self.kept(count)).sum(1) for count in knots], 1).cpu()
         start = 0 if self.removes_units else self.zeros.sum(1, keepdim=True).cpu()
-        errors = powers_between(*plain.unit_errors, removed, start)
+        errors = powers_between(*plain.unit_errors(), removed, start)
         weights = self.unit * self._rows.square().double().cpu()
         return torch.tensor(knots), (weights * errors).sum(0).cummax(0).values

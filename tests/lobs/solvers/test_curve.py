@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lobs.solvers.curve import EVERYWHERE, knot_counts, powers_between
+from lobs.solvers.curve import EVERYWHERE, knot_counts, measured, powers_between
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,3 +46,26 @@ def test_rows_have_knots_of_their_own_and_may_stand_still_or_fall():
     for row in range(2):
         alone = powers_between(knots[row], errors[row], counts[row], 0)
         torch.testing.assert_close(alone, found[row], rtol=0, atol=0)
+
+
+def test_more_knots_are_set_where_the_curve_jumps():
+    asked = []
+
+    def errors_at(count):
+        asked.append(count)
+        return torch.tensor([1e-9 * count, 1.0 if count > 7000 else 0.0]).double()
+
+    counts = knot_counts(10_000, 32)
+    found = measured(counts, errors_at, 0)
+    assert list(found) == sorted(asked) and len(asked) > len(counts)
+    assert {7000, 7001} <= set(asked), "the jump lies between neighbours"
+    power = measured(counts, lambda count: torch.tensor([count**3.0]).double(), 0)
+    assert list(power) == counts
+    late = measured([0, 4000, *range(4001, 10_001, 500)], lambda count: torch.tensor([max(0.0, count - 4000.0)]), 4000)
+    assert len(late) == 14, "from where nothing is lost yet every curve jumps"
+
+
+def test_rounding_is_no_error_to_go_on_from():
+    knots, counts = torch.tensor([0, 10, 20, 30]), torch.tensor([10, 15, 20, 25])
+    found = powers_between(knots, torch.tensor([0.0, 1e-30, 1.0, 4.0]).double(), counts, 0)
+    assert found[1] == pytest.approx(0.5)

@@ -135,3 +135,15 @@ def test_the_bytes_counted_are_no_fewer_than_those_held(method):
     path = make(method)(torch.randn(30, 40), statistics)
     arrays = [value for value in vars(path).values() if isinstance(value, torch.Tensor)]
     assert path_bytes(path) >= sum(array.untyped_storage().nbytes() for array in arrays)
+
+
+def test_units_that_leave_have_the_same_curve():
+    torch.manual_seed(0)
+    weight = torch.randn(60, 64) * (torch.rand(60, 64) < 0.5)
+    samples = torch.randn(300, 64, dtype=torch.float64)
+    statistics = lobs.LayerStatistics(
+        samples.mT @ samples / 300, 300, 300, False, zero_fraction=torch.rand(60).double()
+    )
+    path = make("apoz")(weight, statistics)
+    again = RecomputedPath(path, lambda: path)
+    assert again.removes_units and torch.equal(again.layer_error(), path.layer_error())

@@ -146,7 +146,7 @@ def test_the_curve_of_many_units_is_read_from_their_own_without_measuring_again(
     assert not curve[: path.free + 1].any() and (curve.diff() >= 0).all()
     counts = (path.free + torch.linspace(0.2, 1, 12) * (path.total - path.free)).long()
     found = torch.tensor([weighted_error(weight, path.at(int(count))[0], inputs, g) for count in counts])
-    torch.testing.assert_close(curve[counts], found.double().cummax(0).values, rtol=0.1, atol=0)
+    torch.testing.assert_close(curve[counts], found.double().cummax(0).values, rtol=0.15, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["plain", "grouped"])
@@ -291,3 +291,13 @@ def test_another_unit_of_the_weights_is_one_of_the_curve_alone(method, unit):
     assert torch.equal(unit * one.layer_error(), other.layer_error())
     for count in (0, 7, one.total // 2):
         assert all(torch.equal(*pair) for pair in zip(one.at(count), other.at(count), strict=True))
+
+
+def test_half_precision_loses_no_row_that_counts_little():
+    torch.manual_seed(0)
+    weight, samples = (torch.randn(80, 48) * 1e-4).half(), torch.randn(200, 48, dtype=torch.float64)
+    path = make("magnitude")(weight, lobs.LayerStatistics.from_samples(samples))
+    g = torch.cat([torch.ones(40), torch.zeros(40)]).double()
+    weighted = path.weighted(g)
+    assert weighted.free == path.free == int((weight == 0).sum())
+    assert weighted.at(weighted.total // 2)[0].dtype == torch.half
