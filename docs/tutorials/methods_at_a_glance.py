@@ -17,6 +17,8 @@
 # runs in seconds, so that you can put your own network in its place. Measurements on larger networks are in [Which
 # method when](../methods.md).
 #
+# It needs `pip install 'lobs[plots]'`.
+#
 # ## Something to recognise
 #
 # Digits, turned, moved and noisy, and a network with two hidden layers that reads them.

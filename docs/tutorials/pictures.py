@@ -17,6 +17,8 @@
 # since the pictures are small and so is the network. Nothing is downloaded: the pictures are drawn here, and the
 # network is trained here for a few seconds. Yours comes with its weights; then begin at [Prune it](#prune-it).
 #
+# It needs `pip install 'lobs[plots]' torchvision`.
+#
 # ## A folder of pictures
 #
 # Four kinds of cloth, one folder per class, as torchvision's `ImageFolder` reads them.

@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         BrokenPipeError: of a pipe that is not the output's.
     """
+    # OpenMP reads this when torch is loaded: threads that wait by spinning starve each other on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # a reader that is gone is noticed here, not when Python ends

@@ -211,3 +211,12 @@ def _resolved(stage):
     from lobs_paper.config.stage_parts import stage_config
 
     return yaml.safe_dump(stage_config(load(SMALL), stage))
+
+
+def test_threads_that_wait_do_not_spin_unless_asked_to(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert main(["--help"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["--help"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

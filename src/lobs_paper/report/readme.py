@@ -19,7 +19,8 @@ WALL_CLOCK = "wall_clock.csv"
 METHODS = ("lobs", "lobs_iterative", "exact_obs_sequential")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 _HEADER = (
-    "| test error % | density % | dense | pruned | the paper's | retrained | the paper's |",
+    "Test errors on MNIST in percent; ± is the sample standard deviation over the seeds (in reports/README.md).\n",
+    "| | density % | dense | pruned | the paper's | retrained | the paper's |",
     "|---|---:|---:|---:|---:|---:|---:|",
 )
 _ERRORS = (

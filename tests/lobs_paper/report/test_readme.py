@@ -17,7 +17,7 @@ def test_numbers_and_durations_are_those_of_the_report(tmp_path: Path) -> None:
     commands = {"make repro": runs, "make repro-quick": runs[:1], "make nothing": ["lenet300/seed7/lobs"]}
     assert fill_readme(readme, tmp_path / "reports", commands)
     text = readme.read_text()
-    assert text.startswith(f"# Title\n\n{BEGIN}\n\n| test error")
+    assert text.startswith(f"# Title\n\n{BEGIN}\n\nTest errors on MNIST in percent")
     assert text.endswith(f"{END}\n\nThe rest.\n")
     assert "old" not in text
     assert "| LeNet-300-100, L-OBS | 7 | 1.70 ± 0.00 | 3.80 ± 0.71 | 3.10 | 1.85 ± 0.00 | 1.82 |" in text
