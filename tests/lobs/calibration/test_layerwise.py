@@ -183,3 +183,27 @@ def test_calls_are_counted_in_the_order_of_the_first_ones():
     model = Often().eval()
     counts = count_calls(model, [torch.randn(5, 4)], layers(model))
     assert list(counts.items()) == [("often", 3), ("first", 1)]
+
+
+def test_a_module_that_a_later_batch_calls_again_is_named():
+    """Two calls are enough; one that the first pass calls more often may be called as often as it likes."""
+
+    class Again(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.often, self.once = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.often(self.often(x))
+            for _ in range(2 if bool((x[:, 0] > 1e3).any()) else 1):
+                x = self.once(x)
+            return x
+
+    model = Again().eval()
+    with torch.no_grad():
+        model.often.weight.copy_(torch.eye(4))
+    quiet, loud = torch.zeros(2, 4), torch.full((2, 4), 1e4)
+    with pytest.raises(ValueError, match="'once' is called 2 times in a forward pass and once in the first one"):
+        LayerwisePasses(model, layers(model), [quiet, loud])
+    LayerwisePasses(model, layers(model), [loud, quiet])
+    LayerwisePasses(model, {"often": model.often}, [quiet, loud])

@@ -9,7 +9,7 @@ from torch import nn
 import lobs
 from helpers.moments import dense_moment
 from lobs.calibration.accumulator import CHUNK_SAMPLES
-from lobs.calibration.statistics import layer_error
+from lobs.calibration.statistics import check_fit, layer_error
 
 
 def test_many_float32_samples_lose_nothing_that_matters():
@@ -26,6 +26,7 @@ def test_save_and_load(tmp_path):
     statistics.save(tmp_path / "deep" / "statistics.safetensors")
     loaded = lobs.Statistics.load(tmp_path / "deep" / "statistics.safetensors")
     assert list(loaded) == ["0", "2"]
+    assert vars(loaded.calls) == vars(statistics.calls) and loaded.calls.network
     for name, layer in statistics.items():
         assert torch.equal(loaded[name].second_moment, layer.second_moment)
         assert torch.equal(loaded[name].zero_fraction, layer.zero_fraction)
@@ -115,3 +116,21 @@ def test_scaled_units_have_scaled_targets_and_curvature():
     torch.testing.assert_close(scaled.loss_curvature, curvature / scale[:, None].double() ** 2)
     assert scaled.target_power is None
     assert torch.equal(scaled.second_moment, layer.second_moment)
+
+
+def test_statistics_of_another_shape_do_not_fit_whatever_else_does():
+    def found(layer, *shape):
+        return lobs.collect_statistics(nn.Sequential(layer), [torch.randn(5, *shape)])["0"]
+
+    linear, grouped = nn.Linear(4, 6), nn.Conv2d(4, 6, 1, groups=2)
+    check_fit("0", linear, found(nn.Linear(4, 6), 4))
+    check_fit("0", grouped, found(nn.Conv2d(4, 6, 1, groups=2), 4, 3, 3))
+    for module, other in (
+        (linear, found(nn.Linear(5, 6), 5)),
+        (linear, found(nn.Linear(4, 7), 4)),
+        (grouped, found(nn.Conv2d(2, 6, 1), 2, 3, 3)),
+        (grouped, found(nn.Conv2d(4, 8, 1, groups=2), 4, 3, 3)),
+        (grouped, found(nn.Conv2d(8, 6, 1, groups=2), 8, 3, 3)),
+    ):
+        with pytest.raises(ValueError, match="does not fit statistics of"):
+            check_fit("0", module, other)
