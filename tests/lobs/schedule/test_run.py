@@ -14,7 +14,7 @@ from lobs.base.execution import Execution
 from lobs.base.notes import write_note
 from lobs.calibration.batches import CalibrationBatches
 from lobs.schedule.job import Job
-from lobs.schedule.run import no_worse_than_uniform, run
+from lobs.schedule.run import no_worse_than_uniform, refitted, run
 from lobs.solvers import make
 
 WORST = {"0": 511, "2": 300, "4": 0}
@@ -132,3 +132,14 @@ def test_nothing_is_compared_where_nothing_can_have_turned_round(monkeypatch, co
     task.decisions.append(decision)
     monkeypatch.setattr("lobs.schedule.run.run", None)
     assert no_worse_than_uniform(task, task.dense, "the result") == "the result"
+
+
+def test_left_open_a_refit_is_made_where_weights_were_lost_and_only_there():
+    task = job(refit=None)
+    everything = replace(task, sharing=replace(task.sharing, budget=Budget(density=1.0)))
+    whole = run(everything)
+    assert refitted(everything, whole) is whole
+    pruned = run(task)
+    assert refitted(replace(task, refit=False), pruned) is pruned
+    found = refitted(task, pruned)
+    assert found.refit is not None and found.before_refit
