@@ -194,11 +194,11 @@ KINDS = {
         "mixture of experts|depending on the data",
     ),
     "a layer called again where the data ask for it, in sequence": (
-        lambda: brought(again_if_positive(), [-X.abs(), X.abs()], **SEQUENCE, memory=1000),
+        lambda: brought(again_if_positive(), [-X.abs(), X.abs() + 1], **SEQUENCE, memory=1000),
         "layer 'a' is called 2 times in a forward pass and once in the first",
     ),
     "a layer called again where the data ask for it": (
-        lambda: brought(again_if_positive(), [-X.abs(), X.abs()]),
+        lambda: brought(again_if_positive(), [-X.abs(), X.abs() + 1]),
         None,
     ),
     "half precision": (lambda: brought(mlp().bfloat16(), [x.bfloat16() for x in X.split(64)], **SEQUENCE), None),

@@ -42,10 +42,15 @@ QUICK = ["retrain.iterations=0", "density_grid=[0.5]", "method=magnitude"]
 FAST = ["device=cpu", "threads=1", "data.size=16", "data.resize=20"]
 
 
+def commands():
+    """The overrides of the document's commands: of a network of torchvision, and of one's own."""
+    found = re.findall(r"```sh\n(lobs prune .*?)\n```", DOCUMENT.read_text(encoding="utf-8"))
+    return [shlex.split(command)[2:] for command in found]
+
+
 def example():
-    """The overrides of the document's command."""
-    (command,) = re.findall(r"```sh\n(lobs .*?)\n```", DOCUMENT.read_text(encoding="utf-8"))
-    return shlex.split(command)[2:]
+    """Those of the command for a network of one's own."""
+    return commands()[1]
 
 
 @pytest.fixture
@@ -215,3 +220,10 @@ def test_a_mistake_is_one_line(folder, capsys, word, expected):
     message = capsys.readouterr().err
     assert expected in message
     assert message.count("\n") == 1
+
+
+def test_a_network_of_torchvision_takes_the_same_words(folder, capsys):
+    theirs, own = commands()
+    assert [word.partition("=")[0] for word in theirs] == [word.partition("=")[0] for word in own]
+    assert main(["prune", *theirs, "--cfg"]) == 0
+    assert "_target_: torchvision.models.resnet18" in capsys.readouterr().out
