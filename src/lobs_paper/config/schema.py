@@ -254,7 +254,7 @@ class Config(Section):
     exclude: LayerNames
     methods: Settings
     part: Annotated[str, AfterValidator(_part), _text("2/4 for the second of four parts")]
-    density_grid: Annotated[list[Share], Field(min_length=1, description="a list of one density or more")] | None
+    density_grid: Annotated[list[Share], Field(min_length=1, description="a list of densities")] | None
     device: Annotated[str, _one_of(DEVICES)]
     devices: Annotated[int, _whole("a whole number of processes, 1 to 64", 1, 64)]
     threads: Annotated[int, _whole("a whole number, 1 to 1024", 1, 1024)]

@@ -45,7 +45,7 @@ def test_a_tolerance_takes_the_place_of_the_density():
         (["flops=2"], r"flops=2.0 is not accepted: the share of multiply-adds kept"),
         (["size=10000", "flops=0.1"], r"flops=0.1 and size=10000: give exactly one"),
         (["method.limits.fc3=0.1"], r"method.limits=\{'fc3': 0.1\} is not accepted: \[least, most\]"),
-        (["density_grid=[]"], r"density_grid=\[\] is not accepted: a list of one density or more, or null"),
+        (["density_grid=[]"], r"density_grid=\[\] is not accepted: a list of densities, or null"),
         (["method.correct=all"], r"method.correct='all' is not accepted: one of none, bias"),
         (["density=null"], r"no budget: give exactly one of density, tolerance, flops, size"),
         (["+method.foo=1"], r"unknown key method.foo=1: accepted: name, solver"),
