@@ -133,19 +133,15 @@ def best_of_all_supports(weight: np.ndarray, samples: np.ndarray, damping: float
 
 
 def best_single_swap(
-    weight: np.ndarray, samples: np.ndarray, kept: np.ndarray, damping: float, bias: bool, first: np.ndarray
+    weight: np.ndarray, samples: np.ndarray, kept: np.ndarray, damping: float, bias: bool
 ) -> tuple[float, float, tuple[int, int] | None]:
-    """One row: its error, the least error after one swap of a kept and a removed input, and that swap.
-
-    What was not kept at first does not come back where its input is always zero.
-    """
-    comes_back = samples.any(axis=0) | first
+    """One row: its error, the least error after one swap of a kept and a removed input, and that swap."""
     features = len(weight) - bias
     support = [int(j) for j in np.flatnonzero(kept)]
     error = best_on_support(weight, samples, support, damping)
     best, swap = np.inf, None
     for out in [j for j in support if j < features]:
-        for new in [j for j in range(features) if not kept[j] and comes_back[j]]:
+        for new in [j for j in range(features) if not kept[j]]:
             changed = sorted({*support, new} - {out})
             value = best_on_support(weight, samples, changed, damping)
             if value < best:

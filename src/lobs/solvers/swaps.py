@@ -16,8 +16,7 @@ LEAST_GAIN = 1e-9
 def refine(weight: Tensor, kept: Tensor, hessian: DampedHessian, swaps: int | None = None) -> Tensor:
     """A mask with as many weights per row and an error that is no larger: steepest descent over single swaps.
 
-    Weights that are zero already take no part: none comes back, none leaves for another. Nor does a removed weight of
-    an input that is always zero come back, although it would save lambda w^2.
+    Weights that are zero already take no part: none comes back, none leaves for another.
 
     With K a row's kept and S its removed inputs, w the best weights on K, G = H_KK^-1, B = G H_KS, and for every s in S
     the residual's gradient r_s = [H (w_trained - w)]_s and the Schur complement t_s = H_ss - H_sK B_s, removing q and
@@ -50,18 +49,17 @@ def refine(weight: Tensor, kept: Tensor, hessian: DampedHessian, swaps: int | No
 
     nonzero = with_bias_column(weight[:, : hessian.size - hessian.bias] != 0, hessian.bias)
     support = kept & nonzero
-    seen = torch.zeros_like(support)
-    seen[:, hessian.alive] = True
-    dead = support & ~seen
+    silent = nonzero.clone()
+    silent[:, hessian.alive] = False
     solved = solve_on_support(weight.double(), support, hessian)
-    if dead.any():  # a weight on an input that is always zero is worth swapping for any other
+    if silent.any():  # such a weight is worth swapping for any other, and saves lambda w^2 where it comes back
         hessian = hessian.with_dead_inputs()
     alive = hessian.alive
     matrix = hessian.correlation.double().cpu()
     scale = hessian.scale.cpu()
     trained = weight[:, alive].double().cpu() * scale
     solved = solved[:, alive].cpu() * scale
-    mask, candidates = support[:, alive].cpu(), (nonzero & (support | seen))[:, alive].cpu()
+    mask, candidates = support[:, alive].cpu(), nonzero[:, alive].cpu()
     free = len(alive) - int(hessian.bias)  # the bias is the last input
     limit = weight.shape[1] ** 2 if swaps is None else swaps
     refined = swap_rows(trained, solved, mask, candidates, matrix, free, limit, LEAST_GAIN)

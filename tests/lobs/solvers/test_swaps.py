@@ -47,7 +47,7 @@ def test_follows_the_best_swaps_to_their_end(features, bias, dead, seed, share):
         mask = kept[row].numpy().copy()
         while True:
             error, best, swap = oracles.best_single_swap(
-                weight[row].numpy(), samples.numpy(), mask, hessian.damping, bias, kept[row].numpy()
+                weight[row].numpy(), samples.numpy(), mask, hessian.damping, bias
             )
             if swap is None or best >= error * (1 - 1e-7):
                 break

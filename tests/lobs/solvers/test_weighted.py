@@ -146,7 +146,9 @@ def test_the_curve_of_many_units_is_read_from_their_own_without_measuring_again(
     assert not curve[: path.free + 1].any() and (curve.diff() >= 0).all()
     counts = (path.free + torch.linspace(0.2, 1, 12) * (path.total - path.free)).long()
     found = torch.tensor([weighted_error(weight, path.at(int(count))[0], inputs, g) for count in counts])
-    torch.testing.assert_close(curve[counts], found.double().cummax(0).values, rtol=0.15, atol=0)
+    expected = found.double().cummax(0).values
+    torch.testing.assert_close(curve[counts], expected, rtol=0.15, atol=0)
+    assert ((curve[counts] - expected).abs() / expected).median() < 0.05
 
 
 @pytest.mark.parametrize("kind", ["plain", "grouped"])
