@@ -47,7 +47,7 @@ REFERENCE_ROWS = 3
 COLUMNS = ("what", "seconds", "against", "seconds_against", "ratio", "aim")
 # name -> channels in and out, kernel, groups, height and width of the inputs, images, largest ratio wished for
 CONVOLUTIONS = {
-    "VGG-16 conv1_2": (64, 64, 3, 1, 224, 6, 0.45),
+    "VGG-16 conv1_2": (64, 64, 3, 1, 224, 16, 0.45),
     "VGG-16 conv3_2": (256, 256, 3, 1, 56, 16, 0.45),
     "VGG-16 conv5_1": (512, 512, 3, 1, 14, 64, 0.45),
     "ResNet-50 layer1 conv1": (256, 64, 1, 1, 56, 32, 2),
@@ -183,7 +183,7 @@ def collecting(options) -> Iterator[Row]:
 
     networks = {
         "ResNet-20, 500 images of 32 x 32": (ResNet20(), torch.randn(500, 3, 32, 32), 0.5),
-        "VGG-16, 6 images of 224 x 224": (vgg16(weights=None), torch.randn(6, 3, 224, 224), 0.4),
+        "VGG-16, 16 images of 224 x 224": (vgg16(weights=None), torch.randn(16, 3, 224, 224), 0.4),
     }
     for name, (network, pictures, aim) in networks.items():
         names = [key for key, layer in prunable_layers(network).items() if isinstance(layer, nn.Conv2d)]

@@ -32,7 +32,9 @@ from lobs.layers.convolution import Windows
 # Of output rows; below that the products row by row cost what is saved.
 FEWEST_ROWS = 4
 # Below that products of a difference each are too small: threads wait for each other.
-FEWEST_FEATURES = 64
+FEWEST_FEATURES = 32
+# Products of fewer features are too small for threads to share one.
+MANY_FEATURES = 256
 # So few features are summed one by one, which rounds more: their chunks are shorter.
 FEW_FEATURES, SHORT_CHUNK = 12, 256
 
@@ -257,8 +259,8 @@ def _unfolded(windows: Windows, axes: range, room: int) -> Tensor:
 def _products(pairs: Sequence[tuple[Tensor, Tensor]], lower_only: bool = False) -> list[Tensor]:
     """``first second^T`` of pairs, summed in float64 over chunks of columns; above the diagonal perhaps only some."""
     features, pixels = pairs[0][0].shape
-    if features < FEW_FEATURES:
-        return [_in_short_chunks(one, other) for one, other in pairs]
+    if features < MANY_FEATURES:
+        return [_at_once(one, other) for one, other in pairs]
     totals = [one.new_zeros(features, features, dtype=torch.float64) for one, _ in pairs]
     for start in range(0, pixels, CHUNK_SAMPLES):
         chunk = slice(start, start + CHUNK_SAMPLES)  # stays in the cache for all pairs
@@ -269,8 +271,11 @@ def _products(pairs: Sequence[tuple[Tensor, Tensor]], lower_only: bool = False) 
     return totals
 
 
-def _in_short_chunks(one: Tensor, other: Tensor) -> Tensor:
-    """A product of few features, all chunks of it in one call."""
-    whole = one.shape[1] // SHORT_CHUNK * SHORT_CHUNK
-    first, second = (part[:, :whole].unflatten(1, (-1, SHORT_CHUNK)).transpose(0, 1) for part in (one, other))
-    return (first @ second.mT).sum(0, dtype=torch.float64) + one[:, whole:] @ other[:, whole:].T
+def _at_once(one: Tensor, other: Tensor) -> Tensor:
+    """A product of few features, all chunks of it in one call: threads share the chunks, not a small product."""
+    pixels = one.shape[1]
+    chunks = max(2, -(-pixels // (SHORT_CHUNK if len(one) < FEW_FEATURES else CHUNK_SAMPLES)))
+    whole = pixels // chunks * chunks
+    first, second = (part[:, :whole].unflatten(1, (chunks, pixels // chunks)).transpose(0, 1) for part in (one, other))
+    total = (first @ second.mT).sum(0, dtype=torch.float64)
+    return total if whole == pixels else total + one[:, whole:] @ other[:, whole:].T

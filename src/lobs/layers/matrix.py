@@ -30,6 +30,8 @@ VIEWS: dict[type[nn.Module], View] = {
 _OF_TRANSFORMERS = TransposedLinearView()
 # An unfolded chunk of a convolution's input stays below this; larger chunks are no faster.
 CHUNK_BYTES = 64 * 2**20
+# Outputs whose zeros are counted at once.
+COUNTED_AT_ONCE = 2**20
 
 
 def register(kind: type[nn.Module], view: View) -> None:
@@ -140,7 +142,12 @@ def zero_counts(module: Prunable, outputs: Tensor) -> tuple[Tensor, int]:
     """How many of each unit's outputs a ReLU sets to zero, int64 ``[out]``, and of how many."""
     axis = outputs.dim() + view_of(module).unit_axis(outputs)
     others = [dim for dim in range(outputs.dim()) if dim != axis]
-    zeros = (outputs <= 0).sum(dim=others) if others else (outputs <= 0).long()
+    if not others:
+        return (outputs <= 0).long(), 1
+    # Parts that stay in the cache: several times faster than a mask of all.
+    images = max(1, COUNTED_AT_ONCE * len(outputs) // max(1, outputs.numel()))
+    parts = outputs.split(images) if axis else [outputs]
+    zeros = torch.stack([(part <= 0).sum(dim=others) for part in parts]).sum(0)
     return zeros, outputs.numel() // outputs.shape[axis]
 
 

@@ -120,7 +120,11 @@ class _Batch:
         pivot = current.gather(2, columns[:, None, :].expand(-1, self.block, -1))
         factor, info = torch.linalg.cholesky_ex(pivot)
         values = self.weight.gather(1, columns)
-        found = torch.linalg.solve_triangular(factor, torch.cat([current, values[:, :, None]], dim=2), upper=False)
+        found = torch.cat([current, values[:, :, None]], dim=2)
+        if self.block == 1:  # threads that share a batch of such small systems wait for each other
+            found /= factor
+        else:
+            found = torch.linalg.solve_triangular(factor, found, upper=False)
         found, steps = found[:, :, :width], found[:, :, width]
         # C has a unit diagonal, so no pivot of a principal submatrix's inverse is below 1.
         broken = (info != 0) | (factor.diagonal(dim1=1, dim2=2) ** 2 < 0.5).any(1)
