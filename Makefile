@@ -96,7 +96,7 @@ format: $(STAMP) ## rewrite the sources in the house format
 	ruff format
 
 bench: $(STAMP) ## measure what takes time, and compare with the committed ratios: reports/speed.md
-	python benchmarks/speed.py
+	env -u OMP_WAIT_POLICY python benchmarks/speed.py
 
 bench-gpu: $(STAMP) ## the same on a CUDA device: reports/gpu.md
 	@python benchmarks/gpu.py

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
+from common import machine
 from pandas import DataFrame
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ number is the median of {repeats} repeats with the smallest and the largest, eac
 these lie far apart, the machine was busy. About 1 means: nothing helps.
 
 The networks are pruned by `exact_obs`, `allocation="relative"`, without retraining; the wide one has random weights,
-of which random ones are zero. float32 on a CPU with {threads} threads, torch {torch}, onnxruntime
+of which random ones are zero. float32 on a CPU with {machine}, torch {torch}, onnxruntime
 {onnxruntime}{openvino}. Made by benchmarks/acceleration.py.
 """
 NO_OPENVINO = ". OpenVINO was not installed"
@@ -175,7 +176,7 @@ def page(table: DataFrame, options: argparse.Namespace) -> str:
         openvino = OPENVINO.format(version=package.__version__.split("-")[0])
     note = NOTE.format(
         repeats=options.repeats,
-        threads=options.threads,
+        machine=machine(),
         torch=torch.__version__.split("+")[0],
         onnxruntime=onnxruntime.__version__,
         openvino=openvino,

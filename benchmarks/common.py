@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,12 @@ def seconds(task: Callable[[], object], repeats: int = 3) -> float:
         task()
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def machine() -> str:
+    """The threads, and how they wait for each other: passively they slow layers of less than a millisecond down."""
+    waiting = os.environ.get("OMP_WAIT_POLICY", "")
+    return f"{torch.get_num_threads()} threads" + f" (OMP_WAIT_POLICY={waiting})" * bool(waiting)
 
 
 def matrix_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:

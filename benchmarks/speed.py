@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from common import arguments, load_layer, matrix_rate, seconds
+from common import arguments, load_layer, machine, matrix_rate, seconds
 from torch import nn
 
 import lobs
@@ -60,7 +60,7 @@ CONVOLUTIONS = {
 }
 NOTE = """
 Each row: seconds of what is measured, seconds of what it is compared with, and their ratio, taken in turns in one run
-on {threads} threads (PyTorch {version}). Made by benchmarks/speed.py.
+on {machine} (PyTorch {version}). Made by benchmarks/speed.py.
 """
 
 
@@ -120,7 +120,7 @@ def main() -> int:
         print(f"{row['what']}: {row['ratio']} times {row['against']}, committed {before[str(row['what'])]:.2f}")
     if not options.only:
         write_csv(store, rows, COLUMNS)
-        note = NOTE.strip().format(threads=torch.get_num_threads(), version=torch.__version__.partition("+")[0])
+        note = NOTE.strip().format(machine=machine(), version=torch.__version__.partition("+")[0])
         table = markdown(pd.DataFrame(rows, dtype=str), left=["what", "against"])
         write_text(options.out / "speed.md", f"# What takes time\n\n{note}\n\n{table}\n")
     return len(worse)
