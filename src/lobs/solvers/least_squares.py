@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lobs.solvers._kernels.rows import side_by_side
 from lobs.solvers.hessian import DampedHessian, SingularStatisticsError
 
-# Rows are solved together as long as their gathered systems stay below this.
-BATCH_BYTES = 256 * 2**20
+# Rows are solved at the same time as long as their gathered systems stay below this; by one thread, in its cache.
+BATCH_BYTES, CACHED_BYTES = 256 * 2**20, 8 * 2**20
+# Fewer operations are done before threads have started.
+FEWEST_OPERATIONS = 2**24
 
 
 def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Tensor:
@@ -45,11 +48,24 @@ def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Te
     # C_KS w_S for all rows at once: what the removed weights did, to be taken over by the kept ones.
     pulls = torch.zeros_like(scaled)
     pulls[direct] = _times(scaled[direct].masked_fill(mask[direct], 0.0), _of_rows(hessian.correlation, direct))
-    for rows in _batches(direct, counts, dtype.itemsize):
-        system = _of_rows(hessian.correlation, rows)
-        solved[rows] = _on_kept(scaled[rows], mask[rows], pulls[rows], system, hessian)
-    for rows in _batches(~direct, size - counts, dtype.itemsize):
-        solved[rows] = _on_removed(scaled[rows], mask[rows], _of_rows(hessian.inverse, rows), hessian)
+    inverse = hessian.correlation if direct.all() else hessian.inverse  # made once, before threads ask for it
+
+    def solve(rows: Tensor) -> None:
+        if direct[rows[0]]:
+            system = _of_rows(hessian.correlation, rows)
+            solved[rows] = _on_kept(scaled[rows], mask[rows], pulls[rows], system, hessian)
+        else:
+            solved[rows] = _on_removed(scaled[rows], mask[rows], _of_rows(inverse, rows), hessian)
+
+    sizes = torch.where(direct, counts, size - counts)
+    batches = [*_batches(direct, sizes, dtype.itemsize), *_batches(~direct, sizes, dtype.itemsize)]
+    at_once = torch.get_num_threads() * int(sizes.max()) ** 2 * dtype.itemsize if len(sizes) else 0
+    together = at_once > BATCH_BYTES or float(sizes.double().pow(3).sum()) < FEWEST_OPERATIONS
+    if weight.is_cuda or together:
+        for rows in batches:
+            solve(rows)
+    else:
+        side_by_side(solve, batches)
     result = torch.where(kept, weight, torch.zeros_like(weight))
     result[:, hessian.alive] = (solved / scale).to(weight.dtype)
     return result.masked_fill_(~kept, 0.0)
@@ -57,11 +73,13 @@ def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Te
 
 def _batches(chosen: Tensor, sizes: Tensor, itemsize: int) -> Iterator[Tensor]:
     """Indices of the chosen rows in batches whose systems fit the memory, rows of similar size together."""
+    limit = BATCH_BYTES if sizes.is_cuda else CACHED_BYTES
     rows = chosen.nonzero()[:, 0]
     rows = rows[torch.argsort(sizes[rows])]
+    most = len(rows) if sizes.is_cuda else -(-len(rows) // (4 * torch.get_num_threads()))
     while len(rows):
         width = max(1, int(sizes[rows[0]]))
-        batch = rows[: max(1, BATCH_BYTES // (width * width * itemsize))]
+        batch = rows[: max(1, min(most, limit // (width * width * itemsize)))]
         # Little of a batch may be padding.
         batch = batch[sizes[batch] <= max(width + 16, int(width * 1.15))]
         yield batch

@@ -7,13 +7,13 @@ from typing import Any
 from lobs.calibration.statistics import LayerStatistics
 from lobs_paper.data.splits import load_training_data, split_file
 from lobs_paper.files import write_json
+from lobs_paper.progress import first_process, progress
 from lobs_paper.stages.calibration import calibrate, calibration_batches, calibration_split, own_share
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import ceiling_bytes, prepare
 from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import load_network
 from lobs_paper.stages.partial_results import forget, partial_folder
-from lobs_paper.stages.progress import first_process, progress
 from lobs_paper.stages.stopwatch import Stopwatch
 
 

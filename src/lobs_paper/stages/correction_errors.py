@@ -10,7 +10,7 @@ from torch import nn
 from lobs.pruning import PruneResult
 from lobs.repair.correction import candidates, correct
 from lobs_paper.data.splits import Split
-from lobs_paper.stages.progress import progress
+from lobs_paper.progress import progress
 from lobs_paper.training.evaluation import errors
 
 

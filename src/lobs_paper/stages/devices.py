@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lobs_paper.progress import first_process
 from lobs_paper.stages.faults import is_user_error, machine_fault
-from lobs_paper.stages.progress import first_process
 
 # Greetings. Spawned processes import this module before they are given their group.
 for _name in ("lightning_fabric.utilities.distributed", "lightning_fabric.utilities.rank_zero"):

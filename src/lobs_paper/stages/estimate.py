@@ -26,9 +26,9 @@ from lobs_paper.config.choices import THRESHOLDS
 from lobs_paper.config.errors import ConfigError
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.networks.build import build
+from lobs_paper.progress import progress
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.printing import clock, print_table
-from lobs_paper.stages.progress import progress
 from lobs_paper.stages.prune import BUDGETS, CURVE_DENSITIES, CURVE_IMAGES
 from lobs_paper.training.evaluation import errors
 from lobs_paper.training.fit import Recipe, Training, fit

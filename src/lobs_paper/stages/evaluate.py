@@ -12,11 +12,11 @@ from lobs.bounds import error_bound
 from lobs.calibration.statistics import Statistics
 from lobs_paper.data.splits import load_training_data
 from lobs_paper.files import read_json, write_json
+from lobs_paper.progress import progress, waiting
 from lobs_paper.stages.calibration import calibration_split
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.folders import Folders
 from lobs_paper.stages.network_files import load_network
-from lobs_paper.stages.progress import progress, waiting
 from lobs_paper.stages.same_budget import require_same_budget
 from lobs_paper.stages.size_and_latency import latency, storage
 from lobs_paper.stages.stopwatch import Stopwatch

@@ -11,8 +11,8 @@ from typing import Any
 
 from lobs.layers.network import prunable_layers
 from lobs_paper.config.errors import ConfigError
+from lobs_paper.progress import progress
 from lobs_paper.stages.folders import Folders
-from lobs_paper.stages.progress import progress
 from lobs_paper.stages.prune import planned
 
 

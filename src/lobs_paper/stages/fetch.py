@@ -14,7 +14,7 @@ from lobs_paper.config.own_code import own_code
 from lobs_paper.data.sources import changed, noted_source
 from lobs_paper.data.splits import Fetched, load_tensors, source_file, split_file, split_fingerprint
 from lobs_paper.files import read_object, remove_abandoned, save_tensors, write_json
-from lobs_paper.stages.progress import waiting
+from lobs_paper.progress import waiting
 from lobs_paper.targets import import_target
 
 SPLITS = ("train", "test")

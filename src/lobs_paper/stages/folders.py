@@ -11,9 +11,9 @@ from lobs.base.atomic import replacing, sync_folder
 from lobs_paper.config.own_code import own_code
 from lobs_paper.config.typed import with_typed
 from lobs_paper.files import read_json, remove_abandoned, require, write_json
+from lobs_paper.progress import first_process
 from lobs_paper.results import CHECKSUM, DIGEST, FILES, MADE_FROM, MAIN, MARKER, checksum, file_checksum, say_once
 from lobs_paper.stages import provenance
-from lobs_paper.stages.progress import first_process
 
 # In the folder of a sweep's point: what was overridden there, and why it failed if it did.
 POINT = "point.json"

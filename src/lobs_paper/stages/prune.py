@@ -23,13 +23,13 @@ from lobs.solvers.recomputed import whole
 from lobs_paper.config.requested import excluded, needs_curvature, requested
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import save_tensors, write_csv, write_json
+from lobs_paper.progress import Phases, progress
 from lobs_paper.stages.calibration import inputs_for_pruning, with_curvature
 from lobs_paper.stages.correction_errors import corrections
 from lobs_paper.stages.environment import ceiling_bytes, prepare
 from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import load_network, save_network
 from lobs_paper.stages.partial_results import forget, partial_folder
-from lobs_paper.stages.progress import Phases, progress
 from lobs_paper.stages.stopwatch import Stopwatch
 from lobs_paper.stages.thresholds import threshold_densities
 from lobs_paper.training.evaluation import DenseOutputs, error_percent, errors

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lobs_paper.config.yaml_files import read_yaml
+from lobs_paper.progress import waiting
 from lobs_paper.report import write_report
 from lobs_paper.report.readme import fill_readme
 from lobs_paper.stages import track
-from lobs_paper.stages.progress import waiting
 
 MATRIX = Path("conf/matrix.yaml")
 # Targets of the Makefile, and the lists of the matrix that say what they run.

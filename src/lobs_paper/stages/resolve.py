@@ -23,7 +23,7 @@ from lobs_paper.config.folder import config_dir
 from lobs_paper.config.stage_parts import stage_config
 from lobs_paper.config.yaml_files import read_yaml
 from lobs_paper.files import write_text
-from lobs_paper.stages.progress import progress
+from lobs_paper.progress import progress
 
 MATRIX_FILE = "matrix.yaml"
 MATRIX = ("datasets", "experiments", "seeds", "runs")

@@ -17,13 +17,13 @@ from lobs.solvers import make
 from lobs_paper.config.requested import excluded
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import load_tensors, save_tensors, write_csv, write_json
+from lobs_paper.progress import first_process
 from lobs_paper.stages.calibration import calibrate, inputs_for_pruning
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import DIVERGED, check_finite, load_network, save_network
 from lobs_paper.stages.partial_results import forget, partial_folder
-from lobs_paper.stages.progress import first_process
 from lobs_paper.stages.same_budget import require_same_budget
 from lobs_paper.stages.stopwatch import Stopwatch
 from lobs_paper.training.evaluation import errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lobs_paper.stages.progress import progress
+from lobs_paper.progress import progress
 from lobs_paper.tracking.runs import sync
 
 

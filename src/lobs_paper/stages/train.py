@@ -12,12 +12,12 @@ from lobs.base.modes import without_training
 from lobs_paper.data.splits import Split, load_training_data
 from lobs_paper.files import write_csv, write_json
 from lobs_paper.networks.pretrained import load_weights, origin
+from lobs_paper.progress import first_process
 from lobs_paper.stages.devices import on_devices
 from lobs_paper.stages.environment import prepare
 from lobs_paper.stages.faults import is_user_error
 from lobs_paper.stages.folders import Folders, writable
 from lobs_paper.stages.network_files import DIVERGED, ORIGIN, check_finite, save_network
-from lobs_paper.stages.progress import first_process
 from lobs_paper.stages.stopwatch import Stopwatch
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch.nn import functional
 from lobs.base.distributed import rank_and_size, summed
 from lobs.base.modes import without_training
 from lobs_paper.data.splits import Split
+from lobs_paper.progress import Lines, on_terminal
 from lobs_paper.training.checkpoints import Checkpoints
 from lobs_paper.training.datamodule import InMemoryData
 from lobs_paper.training.evaluation import batch_size, wrong_answers
@@ -154,7 +154,7 @@ class ErrorCurve(pl.Callback):
 
 
 class Bar(pl.Callback):
-    """A progress bar over all iterations with the time that is left; Lightning's own knows one epoch at a time.
+    """Progress over all iterations with the time that is left; Lightning's own bar knows one epoch at a time.
 
     Args:
         iterations: minibatches in all.
@@ -163,16 +163,22 @@ class Bar(pl.Callback):
     def __init__(self, iterations: int) -> None:
         from rich.progress import Progress
 
-        self._progress = Progress(transient=True)
+        self._progress = Progress(transient=True, disable=not on_terminal())
         self._task = self._progress.add_task("training", total=iterations)
+        self._iterations = iterations
+        self._lines: Lines | None = None
 
-    def on_train_start(self, *_: object) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         """The bar appears."""
         self._progress.start()
+        if not on_terminal():
+            self._lines = Lines("training", self._iterations, trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """It moves."""
         self._progress.update(self._task, completed=trainer.global_step)
+        if self._lines:
+            self._lines.at(trainer.global_step)
 
     def on_train_end(self, *_: object) -> None:
         """It goes."""
@@ -250,7 +256,6 @@ def fit(
         return Fit(curve.points)
     rank, size = rank_and_size()
     kept = [Checkpoints(training.folder / "training.ckpt")] if training.folder else []
-    bar = [Bar(recipe.iterations)] if rank == 0 and sys.stdout.isatty() else []
     with _quiet_lightning():
         pl.seed_everything(seed + rank, verbose=False)
         trainer = pl.Trainer(
@@ -262,7 +267,7 @@ def fit(
             max_epochs=-1,
             max_steps=recipe.iterations,
             deterministic=True,
-            callbacks=[*callbacks, curve, *bar, *kept],
+            callbacks=[*callbacks, curve, Bar(recipe.iterations), *kept],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

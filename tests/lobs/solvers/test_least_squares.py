@@ -1,5 +1,8 @@
 """The best weights on a mask against lstsq on the samples."""
 
+from dataclasses import replace
+from threading import get_ident
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +11,8 @@ from hypothesis import strategies as st
 import lobs
 from helpers.oracles import constrained_least_squares
 from helpers.solver_layers import layer, make_layer
-from lobs.solvers.hessian import damp
+from lobs.solvers import least_squares
+from lobs.solvers.hessian import SingularStatisticsError, damp
 from lobs.solvers.least_squares import solve_on_support
 
 
@@ -32,12 +36,50 @@ def test_rows_in_small_batches_give_the_same_weights(monkeypatch, dead):
     kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 12)[:, None]
     together = solve_on_support(weight, kept, hessian)
     assert not together[~kept].any()
-    monkeypatch.setattr("lobs.solvers.least_squares.BATCH_BYTES", 1)
+    monkeypatch.setattr("lobs.solvers.least_squares.CACHED_BYTES", 1)
     torch.testing.assert_close(solve_on_support(weight, kept, hessian), together, rtol=1e-9, atol=1e-12)
     alive = samples.square().sum(0) > 0
     expected = constrained_least_squares(weight, samples, kept, hessian.damping)
     torch.testing.assert_close(together[:, alive], expected[:, alive], rtol=1e-6, atol=1e-8)
     assert torch.equal(together[:, ~alive], (weight * kept)[:, ~alive]), "an input that is always zero teaches nothing"
+
+
+@pytest.fixture
+def threads():
+    """Three threads, whatever the machine has; in the end as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("at_once", [0, 2**40])
+def test_rows_are_solved_side_by_side(monkeypatch, threads, at_once):
+    weight, _, statistics = make_layer(rows=50, features=30, count=100)
+    hessian = damp(statistics, 1e-2)
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 50)[:, None]
+    together = solve_on_support(weight, kept, hessian)
+    workers = set()
+    inner = least_squares._on_kept
+    monkeypatch.setattr(least_squares, "_on_kept", lambda *args: workers.add(get_ident()) or inner(*args))
+    monkeypatch.setattr(least_squares, "FEWEST_OPERATIONS", 0)
+    monkeypatch.setattr(least_squares, "BATCH_BYTES", at_once)
+    torch.testing.assert_close(solve_on_support(weight, kept, hessian), together, rtol=1e-9, atol=1e-12)
+    assert (get_ident() in workers) == (at_once == 0), "large systems are solved one by one, by all threads"
+    assert torch.get_num_threads() == threads
+    with torch.inference_mode():
+        torch.testing.assert_close(solve_on_support(weight, kept, hessian), together, rtol=1e-9, atol=1e-12)
+
+
+def test_a_row_that_cannot_be_solved_is_refused_from_any_thread(monkeypatch, threads):
+    weight, _, statistics = make_layer(rows=20, features=12, count=60)
+    hessian = damp(statistics, 1e-2)
+    broken = replace(hessian, correlation=torch.ones_like(hessian.correlation))
+    broken.__dict__["inverse"] = torch.ones_like(hessian.correlation)
+    monkeypatch.setattr(least_squares, "FEWEST_OPERATIONS", 0)
+    with pytest.raises(SingularStatisticsError, match="linearly dependent"):
+        solve_on_support(weight, torch.arange(weight.shape[1]).expand(weight.shape) % 2 == 0, broken)
+    assert torch.get_num_threads() == threads
 
 
 def test_a_mask_that_keeps_all_or_nothing():

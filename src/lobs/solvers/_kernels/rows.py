@@ -1,11 +1,12 @@
-"""Runs a compiled kernel over the rows of a layer on several threads."""
+"""Runs what concerns one row of a layer at a time over all rows, on several threads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 
 def over_rows(task: Callable[[slice], object], rows: int) -> None:
@@ -24,3 +25,23 @@ def over_rows(task: Callable[[slice], object], rows: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(task, slices):  # raises what a task raised
             pass
+
+
+def side_by_side(task: Callable[[Tensor], object], batches: Sequence[Tensor]) -> None:
+    """Call ``task`` on batches of rows, on as many threads as torch uses, each of which torch gives no further ones.
+
+    Torch factorises the matrices of a batch one after the other, and threads that share a small one wait for each
+    other: two can take several times as long as one. Fewer batches than threads get all threads, one after the other.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(batches) < threads:
+        for batch in batches:
+            task(batch)
+        return
+    mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad  # each thread has its own
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(mode()(task), batches):  # raises what a task raised
+                pass
+    finally:
+        torch.set_num_threads(threads)  # MKL has one number for all threads

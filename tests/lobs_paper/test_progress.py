@@ -1,4 +1,4 @@
-"""Bars with the time that is left on a terminal (a pseudo-terminal here), and nothing but tables anywhere else."""
+"""Bars with the time that is left on a terminal (a pseudo-terminal here), a line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import sys
 import pytest
 
 from helpers.stages import SMALL
+from lobs_paper.progress import Lines, progress
 
 COUNT = """
 import time
-from lobs_paper.stages.progress import progress, waiting
+from lobs_paper.progress import progress, waiting
 for _ in progress("layers")(range(6)):
     time.sleep(0.25)
 with waiting("a download"):
@@ -57,6 +58,29 @@ def test_a_bar_shows_the_time_that_is_left_on_a_terminal_only(tmp_path):
     assert re.search(rf"layers .*\d+% {CLOCK}", shown)
     assert re.search(rf"a download .*{CLOCK}", shown)
     assert elsewhere(words, tmp_path) == ("", 0)
+
+
+def test_elsewhere_a_line_says_now_and_then_how_far_it_is(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr("lobs_paper.progress.time.monotonic", lambda: next(clock))
+    assert list(progress("layers")(iter(range(8)), total=8)) == list(range(8))
+    assert list(progress("batches")(each for each in range(3))) == [0, 1, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["layers: 3 of 8 after 1 min, about 2 min left", "layers: 6 of 8 after 2 min, about 1 min left"]
+    assert lines[2:] == ["batches: 3 after 1 min"]
+
+
+def test_what_an_earlier_run_has_done_does_not_count_as_speed(monkeypatch, capsys):
+    clock = iter((0, 60, 61))
+    monkeypatch.setattr("lobs_paper.progress.time.monotonic", lambda: next(clock))
+    lines = Lines("training", 200, begun=90)
+    lines.at(100)
+    lines.at(101)
+    assert capsys.readouterr().err == "training: 100 of 200 after 1 min, about 10 min left\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("lobs_paper.progress.time.monotonic", lambda: 1000)
+    lines.at(150)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
