@@ -70,7 +70,8 @@ def powers_between(knots: Tensor, errors: Tensor, counts: Tensor, start: Tensor 
     power = torch.lerp(before.clamp_min(tiny).log(), after.clamp_min(tiny).log(), share).exp()
     power = power.clamp(torch.minimum(before, after), torch.maximum(before, after))
     floor = ROUNDING * errors.amax(-1, keepdim=True)
-    return torch.where((low > start) & (before > floor), power, linear)
+    between = torch.where((low > start) & (before > floor), power, linear)
+    return torch.where(counts == high, after, between)  # a knot's own error without rounding: level parts stay level
 
 
 def _share(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -35,6 +35,16 @@ def test_powers_are_found_again_and_nothing_is_lost_before_the_start():
     torch.testing.assert_close(found[12:], (counts[12:] - 10).double() ** 2.5)
 
 
+def test_a_knot_has_its_own_error_to_the_last_digit():
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.rand(200, generator=generator, dtype=torch.float64).sort().values * 1e5
+    errors[100:110] = errors[100]
+    knots = torch.arange(200) * 3
+    assert torch.equal(powers_between(knots, errors, knots, 6), errors)
+    level = powers_between(knots, errors, torch.arange(300, 328), 6)
+    assert (level == errors[100]).all(), "a level part stays level"
+
+
 def test_rows_have_knots_of_their_own_and_may_stand_still_or_fall():
     knots = torch.tensor([[0, 0, 4, 4, 8], [0, 2, 4, 6, 8]])
     errors = torch.tensor([[0.0, 0, 4, 4, 8], [0, 3, 1, 0, 5]]).double()
