@@ -194,7 +194,8 @@ def test_where_the_error_stands_still_the_loss_follows_the_count():
     torch.testing.assert_close(found[:21], 3.0 ** (torch.arange(21).double() / 20))
 
 
-def test_along_a_stretch_that_costs_nothing_at_first_the_loss_is_linear_in_the_error():
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_along_a_stretch_that_costs_nothing_at_first_the_loss_is_linear_in_the_error(scale):
     class Late:
         def curve_points(self, most):
             return torch.arange(26), None
@@ -203,7 +204,7 @@ def test_along_a_stretch_that_costs_nothing_at_first_the_loss_is_linear_in_the_e
             return max(0.0, (count - 10) / 10)
 
     knots, losses = torch.tensor([0, 5, 15, 25]), torch.tensor([0.0, 1.0, 2.0, 4.0], dtype=torch.float64)
-    found = along_errors((knots, losses), Late())[1]
+    found = along_errors((knots, scale * losses), Late())[1] / scale
     # The error is 0 up to 10 removals, 0.5 at 15 and 1.5 at 25: from there on L = 2 (E / 0.5)^b.
     expected = [1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
     assert found[10:16].tolist() == pytest.approx(expected)
@@ -432,3 +433,26 @@ def test_only_what_is_clearly_worse_on_enough_images_is_given_up(images, mean, a
     found = output_distance._better(parts, torch.full((images + 400,), 3.0).double())
     assert parts.asked == asked
     assert (found is None) == (asked == 1)
+
+
+def test_a_change_of_next_to_nothing_is_no_negative_distance():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(6, 5)).double(), torch.randn(200, 6, dtype=torch.float64)
+    measure = OutputDistance(model, [inputs])
+    with torch.no_grad():
+        measure.place("0", torch.cat([model[0].weight * (1 + 1e-9), model[0].bias[:, None]], 1))
+    distances = measure.by_image()
+    assert (distances >= 0).all() and (distances < 1e-12).all()
+
+
+def test_class_logits_that_are_the_same_for_all_images_are_compared_all_the_same():
+    model, inputs = nn.Sequential(nn.Linear(6, 3)), torch.randn(20, 6)
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    measure = OutputDistance(model, [inputs])
+    assert (measure.distance, measure.whole()) == ("kl", 0.0)
+    changed = torch.zeros(3, 7)
+    expected = model[0].bias.detach().log_softmax(0)
+    expected = float((expected.exp() * (expected + math.log(3))).sum())
+    assert measure.with_weights({"0": changed}) == pytest.approx(expected, rel=1e-5)
