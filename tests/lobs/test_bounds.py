@@ -258,3 +258,11 @@ def test_statistics_of_some_layers_leave_the_norms_of_the_others_in_the_terms():
     norms = float((pruned[2].weight.norm() * pruned[4].weight.norm()).detach())
     assert bound.layers == pytest.approx({"0": error * norms, "2": 0.0})
     assert list(bound.layers) == list(statistics)
+
+
+def test_statistics_of_another_network_of_the_same_sizes_are_refused():
+    torch.manual_seed(0)
+    model, other = (nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)) for _ in range(2))
+    statistics = lobs.collect_statistics(other, [torch.randn(5, 3)])
+    with pytest.raises(ValueError, match="collected from another network, or from this one before it changed"):
+        lobs.error_bound(model, model, statistics)
