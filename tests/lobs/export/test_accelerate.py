@@ -48,6 +48,8 @@ CALLS = [
     (nn.Conv2d(4, 6, (3, 2), dilation=2, padding="same", padding_mode="reflect"), (5, 4, 9, 8), {PATCHES}),
     (nn.Conv1d(4, 6, 3), (2, 4, 9), {PATCHES}),
     (nn.Conv3d(2, 3, 2, stride=(1, 2, 1)), (2, 2, 4, 5, 4), {PATCHES}),
+    (nn.Conv1d(4, 6, 3, padding=1), (4, 9), {PATCHES}),
+    (nn.Conv3d(2, 3, 2), (2, 4, 5, 4), {PATCHES}),
 ]
 
 

@@ -257,6 +257,9 @@ def test_a_buffer_of_torchs_sparse_kind_is_refused_in_a_sentence(tmp_path):
         ("bitmask", {"values": torch.ones(1), "bits": torch.tensor([0, 16], dtype=torch.uint8)}, "1 places for 1"),
         ("bitmask", {"values": torch.ones(3), "bits": torch.tensor([3, 0], dtype=torch.uint8)}, "2 places for 3"),
         ("blocks", {"values": torch.ones(1), "counts": torch.tensor([1, 0]), "offsets": torch.ones(1)}, "of 2 blocks"),
+        ("blocks", {"values": torch.ones(2), "counts": torch.tensor([1]), "offsets": torch.ones(1)}, "counts of 1 blo"),
+        ("blocks", {"values": torch.ones(1), "counts": torch.tensor([2]), "offsets": torch.ones(2)}, "counts of 1 blo"),
+        ("blocks", {"values": torch.ones(0), "counts": torch.ones(0), "offsets": torch.ones(0)}, "counts of 0 blocks"),
         ("dense", {"": torch.ones(4, 3)}, r"a dense tensor has shape \[4, 3\], not \[3, 4\]"),
     ],
 )
@@ -291,6 +294,15 @@ def test_an_index_that_describes_no_tensor_is_damage(tmp_path, entry):
     write_tensors(tmp_path / "net", stored, stored.__getitem__, {FORMAT: json.dumps({"weight": entry})})
     with pytest.raises(ValueError, match="net is damaged"):
         read_sparse(tmp_path / "net")
+
+
+@pytest.mark.parametrize("shape", [[2, -1], [-1], [True], [2.0, 2]], ids=str)
+def test_sizes_that_no_tensor_has_are_damage_whatever_the_network(tmp_path, shape):
+    stored = {"weight": torch.ones(2, 2)}
+    index = {FORMAT: json.dumps({"weight": {"layout": "dense", "shape": shape}})}
+    write_tensors(tmp_path / "net", stored, stored.__getitem__, index)
+    with pytest.raises(ValueError, match=r"net is damaged.*shapes that no tensor has"):
+        lobs.load_sparse(tmp_path / "net", into=nn.Linear(2, 2, bias=False))
 
 
 def test_dense_tensors_that_do_not_fit_into_memory_are_refused_and_those_that_just_do_are_read(tmp_path, monkeypatch):
