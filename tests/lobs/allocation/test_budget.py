@@ -216,3 +216,13 @@ def test_a_file_is_counted_with_all_that_is_in_it(paths):
     assert problem(paths, Budget(size=400), file).cost(counts) > 100, (
         "of the layers' weights alone it is another budget"
     )
+
+
+@pytest.mark.parametrize("kept", [1, 127, 249, 254, 492])
+def test_a_share_that_is_rounded_down_by_a_last_bit_still_buys_what_it_says(kept):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(29, 17, bias=False))
+    layers = lobs.layer_paths(model, lobs.collect_statistics(model, [torch.randn(50, 29)]), "magnitude")
+    for name in ("flops", "density"):
+        for allocation in ("uniform", "relative"):
+            assert allocate(layers, Budget(**{name: kept / 493}), allocation) == {"0": 493 - kept}
