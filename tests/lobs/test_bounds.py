@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lobs
+from lobs.bounds import not_covered
 
 
 def root_mean_square(difference):
@@ -165,3 +166,103 @@ def test_a_chain_has_no_caveat(recwarn):
     result = lobs.prune(network, statistics, "magnitude", density=0.5)
     assert lobs.error_bound(network, result.model, statistics).caveat is None
     assert not [warning for warning in recwarn if "bound" in str(warning.message)]
+
+
+CONTRACTING = [
+    *(nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(), nn.LeakyReLU(1.0), nn.ELU(), nn.ELU(0.5), nn.CELU(), nn.Hardtanh()),
+    *(nn.Tanh(), nn.Sigmoid(), nn.Softsign(), nn.Softmax(1), nn.LogSigmoid(), nn.Softplus(), nn.Softshrink()),
+    *(nn.Identity(), nn.Flatten(), nn.Unflatten(1, (2, 1)), nn.MaxPool2d(2), nn.MaxPool2d(2, 3), nn.AvgPool2d(3, 1, 1)),
+    *(nn.MaxPool2d((1, 2), (1, 3)), nn.AvgPool2d((2, 3), 1)),
+]
+WIDENING = [
+    *(nn.ELU(2.0), nn.LeakyReLU(1.5), nn.MaxPool2d(2, 1), nn.MaxPool2d((1, 2), 1), nn.MaxPool2d((2, 1), 1)),
+    *(nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, dilation=(1, 2)), nn.AvgPool2d(2, divisor_override=1)),
+]
+
+
+def stretch(module):
+    """By how much a map brings two points apart at most, of many and of points that differ in a place alone."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 2, 6, 6, dtype=torch.float64)
+    ends = x + 1e-3 * torch.randn_like(x), x + torch.randn_like(x), x.roll(1, 0), x.clone()
+    places = torch.randint(0, x[0].numel(), (400, 1))
+    ends[3].flatten(1).scatter_(1, places, 5.0)
+    far = [(module(x) - module(end)).flatten(1).norm(dim=1) / (x - end).flatten(1).norm(dim=1) for end in ends]
+    return float(torch.cat(far).max())
+
+
+@pytest.mark.parametrize("module", CONTRACTING, ids=str)
+def test_maps_that_bring_no_points_apart_are_covered(module):
+    assert stretch(module) <= 1 + 1e-9
+    assert not_covered(nn.Sequential(nn.Linear(6, 6), module)) is None
+
+
+@pytest.mark.parametrize("module", WIDENING, ids=str)
+def test_maps_that_bring_points_apart_are_not_covered(module):
+    assert stretch(module) > 1.001
+    said = f"{type(module).__name__} '1' is more than a chain of layers, each called once, and 1-Lipschitz maps"
+    assert not_covered(nn.Sequential(nn.Linear(6, 6), module)) == said
+
+
+def test_a_network_that_is_no_sequence_is_named_by_its_class():
+    assert not_covered(Residual(nn.Linear(8, 8))) == "Residual has a forward function of its own"
+    attention = nn.MultiheadAttention(8, 2)
+    assert not_covered(attention).startswith("MultiheadAttention is more than a chain")
+    assert not_covered(nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.GELU()))).startswith("GELU '0.1' is more")
+
+
+def test_networks_of_fewer_layers_or_other_sizes_are_refused():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    statistics = lobs.collect_statistics(model, [torch.randn(5, 3)])
+    with pytest.raises(ValueError, match="different layers: 1"):
+        lobs.error_bound(model, model[:1], statistics)
+    with pytest.raises(ValueError, match="layer '0'"):
+        lobs.error_bound(model, nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2)), statistics)
+    with pytest.raises(ValueError, match="layer '0'"):
+        lobs.error_bound(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2)), model, statistics)
+
+
+def test_a_convolutions_term_is_of_all_positions_and_its_norm_counts_for_every_window():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(1, 3, 2), nn.ReLU(), nn.Conv1d(3, 2, 3, stride=2, bias=False), nn.Flatten(), nn.Linear(6, 2)
+    ).double()
+    inputs = torch.randn(40, 1, 8, dtype=torch.float64)
+    statistics = lobs.collect_statistics(model, [inputs])
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        pruned[0].weight[:, :, 0] = 0
+        pruned[2].weight[0] = 0
+    bound = lobs.error_bound(model, pruned, statistics)
+    first = root_mean_square(pruned[0](inputs) - model[0](inputs))
+    hidden = model[:2](inputs)
+    second = root_mean_square(pruned[2](hidden) - model[2](hidden))
+    # Of a kernel of 3 by steps of 2, an input stands in 2 windows at most; the last layer's counts once.
+    third, last = (float(module.weight.detach().norm()) for module in (pruned[2], pruned[4]))
+    assert bound.layers == pytest.approx({"0": first * third * 2**0.5 * last, "2": second * last, "4": 0.0})
+    assert bound.total == pytest.approx(sum(bound.layers.values()))
+
+
+def test_statistics_of_some_layers_leave_the_norms_of_the_others_in_the_terms():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    inputs = torch.randn(40, 5, dtype=torch.float64)
+    statistics = lobs.collect_statistics(model, [inputs], layers=["2", "0"])
+    assert set(statistics) == {"0", "2"}
+    pruned = copy.deepcopy(model)
+    with torch.no_grad():
+        pruned[0].weight[:, 1] = 0
+        pruned[4].weight[0] = 0
+    bound = lobs.error_bound(model, pruned, statistics)
+    error = root_mean_square(pruned[0](inputs) - model[0](inputs))
+    norms = float((pruned[2].weight.norm() * pruned[4].weight.norm()).detach())
+    assert bound.layers == pytest.approx({"0": error * norms, "2": 0.0})
+    assert list(bound.layers) == list(statistics)
+
+
+def test_statistics_of_another_network_of_the_same_sizes_are_refused():
+    torch.manual_seed(0)
+    model, other = (nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)) for _ in range(2))
+    statistics = lobs.collect_statistics(other, [torch.randn(5, 3)])
+    with pytest.raises(ValueError, match="collected from another network, or from this one before it changed"):
+        lobs.error_bound(model, model, statistics)

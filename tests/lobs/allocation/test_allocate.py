@@ -11,7 +11,10 @@ from torch import nn
 import lobs
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget, problem
+from lobs.allocation.knapsack import dynamic_program, equal_slopes
 from lobs.allocation.loss_curves import loss_curves
+from lobs.allocation.output_distance import along_errors
+from lobs.export.sparse import file_costs
 from lobs.registry import ALLOCATIONS
 from lobs.solvers import make
 
@@ -185,3 +188,118 @@ def test_densities_name_every_layer_and_no_other():
         allocate(paths, Budget(densities={"layer0": 0.5, "layer2": 0.5, "head": 1.0}))
     with pytest.raises(ValueError, match=r"layer2; missing: layer1, layer2 \(layers=\[...\] leaves them dense\)"):
         allocate(paths, Budget(densities={"layer0": 0.5}))
+
+
+def test_global_looks_at_the_network_where_it_has_both_network_and_inputs_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 4))
+    batches = [torch.randn(60, 6)]
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "magnitude")
+    relative = allocate(paths, 0.3, "relative")
+    fisher = allocate(paths, 0.3, "fisher", model=model, batches=batches)
+    assert relative != fisher
+    assert allocate(paths, 0.3, "global", model=model, batches=batches) == fisher
+    assert allocate(paths, 0.3, "global", model=model) == relative
+    assert allocate(paths, 0.3, "global", batches=batches) == relative
+
+
+def test_a_tolerance_is_each_layers_own_and_leaves_it_one_weight():
+    paths = make_paths(2)
+    for rule in ("error", "sensitivity"):
+        for tolerance in (0.0, 0.01, 1.0, 100.0, 1e9):
+            counts = allocate(paths, Budget(tolerance=tolerance, tolerance_rule=rule))
+            for name, path in paths.items():
+                assert counts[name] == min(path.within(tolerance, rule), path.removable - 1)
+        assert counts == {"layer0": 11, "layer1": 5, "layer2": 7}
+    assert any(
+        path.within(10.0**k) != path.within(10.0**k, "sensitivity") for path in paths.values() for k in (-2, 0, 2)
+    )
+
+
+def test_nothing_may_be_left_where_a_density_of_nothing_is_asked_for():
+    paths = make_paths(4)
+    everything = {name: path.removable for name, path in paths.items()}
+    assert allocate(paths, 0.0) == allocate(paths, 0, "relative") == everything
+    assert allocate(paths, Budget(flops=0.0)) == everything
+    assert allocate(paths, Budget(densities=dict.fromkeys(paths, 0.0))) == everything
+
+
+def test_a_layer_that_would_lose_all_keeps_a_weight_at_the_others_cost():
+    paths = make_paths(1, shapes=((2, 2), (10, 20)))
+    # A tenth of four weights is none: the layer keeps one, and of the 20 weights of both 19 are left to the other.
+    counts = allocate(paths, 0.1)
+    assert counts == {"layer0": 3, "layer1": 181}
+    alone = {"layer0": paths["layer0"]}
+    assert allocate(alone, 0.1) == {"layer0": 3}
+    assert allocate(paths, 0.5) == {"layer0": 2, "layer1": 100}
+
+
+def test_uniform_takes_the_largest_density_that_fits_between_the_limits():
+    paths = make_paths(1, method="magnitude", shapes=((20, 30), (10, 20), (15, 10)))
+    counts = allocate(paths, Budget(density=0.4, limits={"layer0": (0.5, 1.0)}), "uniform")
+    # 300 of 600 weights stay, 80 are left for the two others: 46 of 200 and 34 of 150 are a density of 0.23 in both.
+    assert counts == {"layer0": 300, "layer1": 154, "layer2": 116}
+    most = allocate(paths, Budget(density=0.4, limits={"layer0": (0.0, 0.1)}), "uniform")
+    # 60 of 600 stay, so that 320 are left: 183 of 200 and 137 of 150, a density of 0.915.
+    kept = {name: path.removable - most[name] for name, path in paths.items()}
+    assert kept == {"layer0": 60, "layer1": 183, "layer2": 137}
+    assert allocate(paths, Budget(density=1.0, limits={"*": (0.0, 0.5)}), "uniform") == {
+        "layer0": 300,
+        "layer1": 100,
+        "layer2": 75,
+    }
+    assert allocate(paths, Budget(flops=1.0), "uniform") == dict.fromkeys(paths, 0)
+
+
+def test_bytes_of_a_file_are_counted_where_the_network_is_known():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 20), nn.BatchNorm1d(20), nn.Linear(20, 10)).eval()
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, [torch.randn(50, 30)]), "magnitude")
+    budget, file = Budget(size=2500), file_costs(model, list(paths))
+    for allocation in ("uniform", "relative"):
+        task = problem(paths, budget, file)
+        counts = allocate(paths, budget, allocation, model=model)
+        assert task.bound - 60 < task.cost(counts) <= task.bound
+        assert problem(paths, budget).cost(allocate(paths, budget, allocation)) > task.cost(counts) + 1000
+
+
+def test_measured_losses_are_carried_along_the_errors_and_shared_out_point_by_point():
+    paths = make_paths(6)
+    coarse = {}
+    for name, path in paths.items():
+        knots = torch.tensor([0, path.total // 2, path.total])
+        coarse[name] = knots, path.layer_error()[knots] ** 1.5
+    task = problem(paths, Budget(density=0.4))
+    dense = {name: along_errors(curve, paths[name]) for name, curve in coarse.items()}
+    assert allocate(paths, 0.4, "measured", losses=coarse) == dynamic_program(dense, task)
+    assert allocate(paths, 0.4, "fisher", losses=coarse) == equal_slopes(coarse, task)
+
+
+def test_curves_that_begin_later_or_have_other_numbers_of_losses_are_named():
+    paths = make_paths(0)
+    curves = {name: path.curve_points() for name, path in paths.items()}
+    counts, losses = curves["layer1"]
+    for wrong, said in (
+        ((counts[1:], losses[1:]), "got 6 losses from 1 to 6"),
+        ((counts, losses[:-1]), "got 6 losses"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"layer 'layer1': losses must go from 0 to the path's 6 removals, .*{said}"
+        ):
+            allocate(paths, 0.5, "fisher", losses={**curves, "layer1": wrong})
+    holes = (counts, torch.where(counts == 3, torch.nan, losses))
+    with pytest.raises(ValueError, match="layer 'layer1': its losses hold NaN"):
+        allocate(paths, 0.5, "fisher", losses={**curves, "layer1": holes})
+    with pytest.raises(ValueError, match=r"layers layer0, layer1, layer2; got those of layer0, layer1, layer2, head"):
+        allocate(paths, 0.5, "fisher", losses={**curves, "head": holes})
+
+
+def test_a_density_that_a_layer_cannot_have_names_the_layer():
+    paths = make_paths(0)
+    with pytest.raises(
+        ValueError, match="layer 'layer1': density is the share of weights kept, between 0 and 1; got 2"
+    ):
+        allocate(paths, Budget(densities={"layer0": 0.5, "layer1": 2.0, "layer2": 0.5}))
+    halves = make("magnitude", pattern="2:4")(paths["layer0"].weight, paths["layer0"].statistics)
+    with pytest.raises(ValueError, match=r"layer 'layer0': density 0.4 is below the 0.5 that this path's pattern ends"):
+        allocate({"layer0": halves}, 0.4)

@@ -1,5 +1,6 @@
 """Equal slopes and dynamic programming against brute force over all splits."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -132,3 +133,95 @@ def test_a_free_step_is_taken_first_and_ties_keep_their_order():
     for bound, counts in ((4.0, (1, 1)), (3.0, (2, 1)), (2.0, (3, 1)), (0.0, (3, 3))):
         problem = Problem(Budget(density=0.5), costs, bound, dict.fromkeys("ab", 3), dict.fromkeys("ab", (0, 3)))
         assert tuple(equal_slopes({"a": flat, "b": flat}, problem).values()) == counts
+
+
+def two_layers(first, second, bound, costs=(1, 1)):
+    """Two layers' losses after no, one, two, ... removals, and a bound on what is left of them."""
+    curves = {
+        name: (torch.arange(len(losses)), torch.tensor(losses).double())
+        for name, losses in zip("ab", (first, second), strict=True)
+    }
+    removable = {name: len(losses) - 1 for name, (_, losses) in curves.items()}
+    each = {name: lambda kept, cost=cost: kept.double() * cost for name, cost in zip("ab", costs, strict=True)}
+    return curves, Problem(
+        Budget(density=0.5), each, bound, removable, {name: (0, most) for name, most in removable.items()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("costs", "bound", "expected"),
+    # A weight of a saves a loss of 3 and then of 5, one of b of 2 and then of 1.
+    [((1, 1), 1.0, (1, 2)), ((1, 1), 3.0, (0, 1)), ((2, 1), 1.0, (2, 1)), ((2, 1), 2.0, (2, 0)), ((2, 1), 3.0, (1, 1))],
+)
+def test_what_is_left_goes_where_a_unit_of_cost_saves_most(costs, bound, expected):
+    curves, problem = two_layers([0, 5, 8], [0, 1, 3], bound, costs)
+    given = give_back({"a": 2, "b": 2}, curves, problem)
+    assert tuple(given.values()) == expected
+    assert problem.cost(given) <= bound
+
+
+def test_only_the_next_point_of_a_curve_tells_what_giving_back_saves():
+    curves, problem = two_layers([0, 0, 8], [0, 5, 9], 1.0)
+    assert give_back({"a": 2, "b": 2}, curves, problem) == {"a": 1, "b": 2}
+    assert give_back({"a": 2, "b": 2}, curves, replace(problem, bound=2.0)) == {"a": 1, "b": 1}
+    assert give_back({"a": 1, "b": 0}, curves, replace(problem, bound=2.0)) == {"a": 1, "b": 0}
+
+
+def test_the_last_segment_is_taken_in_part_although_its_curve_bends():
+    points = torch.tensor([0, 5, 10])
+    curves, problem = two_layers([0.0] * 11, [0.0] * 11, 7.0)
+    curves = {
+        "a": (points, torch.tensor([0.0, 8.0, 10.0]).double()),
+        "b": (points[[0, 2]], torch.tensor([0.0, 5.0]).double()),
+    }
+    # The hull of a rises by 1 a weight, that of b by half of one: b goes, and three weights of a.
+    assert equal_slopes(curves, problem) == {"a": 3, "b": 10}
+
+
+def test_segments_are_taken_until_the_bound_is_met_and_no_further():
+    curves, problem = two_layers([0, 1, 2, 30], [0, 2, 4, 40], 4.0)
+    assert equal_slopes(curves, problem) == {"a": 2, "b": 0}
+    for bound, expected in ((6.0, (0, 0)), (5.0, (1, 0)), (3.0, (2, 1)), (2.0, (2, 2)), (1.0, (3, 2)), (0.0, (3, 3))):
+        for method in (equal_slopes, dynamic_program):
+            _, problem = two_layers([0, 1, 2, 30], [0, 2, 4, 40], bound)
+            assert tuple(method(curves, problem).values()) == expected
+
+
+def test_limits_hold_where_the_other_layer_is_far_more_expensive():
+    curves, problem = two_layers([0, 1, 2, 3, 4, 5], [0, 100, 200, 300, 400, 500], 6.0)
+    limited = replace(problem, ranges={"a": (1, 2), "b": (0, 4)})
+    for method in (equal_slopes, dynamic_program):
+        assert method(curves, limited) == {"a": 2, "b": 2}
+        assert method(curves, replace(limited, bound=100.0)) == {"a": 1, "b": 0}
+        assert method(curves, replace(limited, bound=4.0)) == {"a": 2, "b": 4}
+
+
+def test_units_of_a_coarse_budget_are_rounded_up():
+    """Four removals of a layer that saves one unit of three weights only where all three are gone."""
+    curves, problem = two_layers([0, 1, 1, 1, 10, 11, 12], [0, 6, 6, 6, 6, 6, 6], 6.0)
+    assert dynamic_program(curves, problem) == {"a": 0, "b": 6}
+    coarse = dynamic_program(curves, problem, bins=2)
+    assert coarse == {"a": 0, "b": 6}
+    assert dynamic_program(curves, replace(problem, bound=7.0), bins=2) == {"a": 0, "b": 5}
+
+
+@pytest.mark.parametrize(
+    ("losses", "vertices"),
+    [
+        ([0, 1, 2, 3], [0, 3]),
+        ([0, 2, 3, 3], [0, 3]),
+        ([0, 0, 1, 3], [0, 1, 2, 3]),
+        ([0, 5, 1, 3], [0, 2, 3]),
+        ([3, 1, 0, 0], [0, 1, 2, 3]),
+        ([2], [0]),
+        ([2, 7], [0, 1]),
+    ],
+)
+def test_the_lower_hull_has_the_corners_of_the_convex_curve_below(losses, vertices):
+    assert lower_hull(range(len(losses)), losses) == vertices
+
+
+def test_a_curve_is_linear_between_its_points():
+    curve = torch.tensor([0, 4, 6]), torch.tensor([1.0, 3.0, 9.0]).double()
+    assert interpolate(curve, torch.arange(7)).tolist() == [1.0, 1.5, 2.0, 2.5, 3.0, 6.0, 9.0]
+    assert interpolate((torch.tensor([0]), torch.tensor([2.0])), torch.tensor([0, 0])).tolist() == [2.0, 2.0]

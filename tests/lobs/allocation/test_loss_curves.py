@@ -7,7 +7,7 @@ from torch import nn
 import lobs
 from helpers.networks import Normalised, X
 from lobs.allocation.allocate import allocate
-from lobs.allocation.loss_curves import fisher, fisher_units, loss_curves, relative, theorem
+from lobs.allocation.loss_curves import fisher, fisher_units, loss_curves, relative, resolved, theorem
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.solvers import make
 
@@ -116,3 +116,53 @@ def test_inputs_that_do_not_count_are_said():
     paths = lobs.layer_paths(model, lobs.collect_statistics(model, [inputs]), "magnitude")
     with pytest.warns(UserWarning, match="the gradients of 1 inputs are NaN or infinite at layer '0'"):
         loss_curves(paths, "fisher", model=model, batches=[inputs])
+
+
+def test_a_layer_whose_loss_is_nothing_has_no_relative_loss():
+    torch.manual_seed(0)
+    samples = torch.randn(50, 6, dtype=torch.float64)
+    path = make("magnitude")(torch.zeros(4, 6, dtype=torch.float64), lobs.LayerStatistics.from_samples(samples))
+    counts, losses = relative({"zero": path})["zero"]
+    assert int(counts[-1]) == path.total and not losses.any()
+
+
+def test_theorem_counts_a_later_convolution_as_often_as_an_input_stands_in_its_patches():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Conv2d(3, 2, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    ).double()
+    inputs = torch.randn(30, 1, 6, 6, dtype=torch.float64)
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, [inputs]), "magnitude")
+    curves = theorem(paths, model)
+    second, third = (float(model[index].weight.detach().norm()) for index in (2, 5))
+    # 25 positions of the first layer and 4 of the second an image; a kernel of 3 by steps of 2 overlaps twice each way.
+    for name, positions, growth in (("0", 25, second * 2 * third), ("2", 4, third), ("5", 1, 1.0)):
+        counts, losses = curves[name]
+        errors = paths[name].curve_points()[1]
+        torch.testing.assert_close(losses, growth * (positions * errors).sqrt())
+        assert int(counts[-1]) == paths[name].total
+    assert list(curves) == ["0", "2", "5"]
+
+
+@pytest.mark.parametrize("measurable", [False, True])
+def test_only_global_is_an_alias(measurable):
+    assert resolved("global", measurable) == ("fisher" if measurable else "relative")
+    for name in ("uniform", "relative", "theorem", "measured", "even"):
+        assert resolved(name, measurable) == name
+
+
+def test_what_an_allocation_needs_is_said_before_anything_is_measured(pruned):
+    model, _, paths = pruned
+    batches = [torch.randn(4, 1, 6, 6)]
+    for name in ("theorem", "fisher", "fisher_summed", "fisher_units", "measured", "measured_joint"):
+        with pytest.raises(ValueError, match=f"allocation '{name}' needs the dense network: give model="):
+            loss_curves(paths, name, batches=batches)
+        if name != "theorem":
+            with pytest.raises(ValueError, match=f"allocation '{name}' needs calibration images: give batches="):
+                loss_curves(paths, name, model=model)
+    for curve, expected in zip(
+        loss_curves(paths, "theorem", model=model).values(), theorem(paths, model).values(), strict=True
+    ):
+        assert all(torch.equal(one, other) for one, other in zip(curve, expected, strict=True))
+    joint, start = (loss_curves(paths, name, model=model, batches=batches) for name in ("measured_joint", "fisher"))
+    assert all(torch.equal(joint[name][1], start[name][1]) for name in paths)

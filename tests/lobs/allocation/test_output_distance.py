@@ -1,6 +1,7 @@
 """Measured losses against a plain loop, their interpolation, and the joint descent."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -191,3 +192,267 @@ def test_where_the_error_stands_still_the_loss_follows_the_count():
     counts, found = along_errors((knots, losses), Still())
     assert counts.tolist() == list(range(41))
     torch.testing.assert_close(found[:21], 3.0 ** (torch.arange(21).double() / 20))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_along_a_stretch_that_costs_nothing_at_first_the_loss_is_linear_in_the_error(scale):
+    class Late:
+        def curve_points(self, most):
+            return torch.arange(26), None
+
+        def layer_error(self, count):
+            return max(0.0, (count - 10) / 10)
+
+    knots, losses = torch.tensor([0, 5, 15, 25]), torch.tensor([0.0, 1.0, 2.0, 4.0], dtype=torch.float64)
+    found = along_errors((knots, scale * losses), Late())[1] / scale
+    # The error is 0 up to 10 removals, 0.5 at 15 and 1.5 at 25: from there on L = 2 (E / 0.5)^b.
+    expected = [1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
+    assert found[10:16].tolist() == pytest.approx(expected)
+    power = math.log(4 / 2) / math.log(1.5 / 0.5)
+    assert found[15:].tolist() == pytest.approx([2 * ((count - 10) / 5) ** power for count in range(15, 26)])
+    assert found[:6].tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), "the error stands still at 0"
+
+
+def test_a_layer_that_can_lose_nothing_has_one_point():
+    model, batches = chain(), [torch.randn(40, 6)]
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, batches), "apoz")
+    curves = measured_losses(model, paths, batches)
+    assert paths["5"].total == 0
+    assert [part.tolist() for part in curves["5"]] == [[0], [0.0]]
+    assert [part.tolist() for part in along_errors(curves["5"], paths["5"])] == [[0], [0.0]]
+
+
+def test_a_grid_of_two_has_the_highest_and_the_lowest_density():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(100, 20)), torch.randn(50, 100)
+    paths = lobs.layer_paths(model, lobs.collect_statistics(model, [inputs]), "magnitude")
+    shown = []
+    curves = measured_losses(model, paths, [inputs], grid=2, progress=lambda names: (shown.append(names), names)[1])
+    assert curves["0"][0].tolist() == [0, 800, 1994, 2000]
+    assert shown == [["0"]]
+
+
+class Answers(nn.Module):
+    """A network whose answer is made of a layer's outputs."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.layer, self.made = nn.Linear(6, 4), made
+
+    def forward(self, inputs):
+        return self.made(self.layer(inputs))
+
+
+def masked(outputs):
+    return outputs.masked_fill(torch.tensor([False, True, False, False]), float("-inf"))
+
+
+@torch.no_grad()
+def test_masked_classes_add_nothing_and_what_is_undefined_is_as_far_as_can_be():
+    torch.manual_seed(0)
+    model, inputs = Answers(masked).double(), torch.randn(30, 6, dtype=torch.float64)
+    weight = torch.cat([torch.randn(4, 6), model.layer.bias.detach()[:, None]], 1).double()
+    bare = OutputDistance(model, [inputs[:20], inputs[20:]])
+    assert (bare.distance, bare.whole()) == ("kl", 0.0)
+    changed = inputs @ weight[:, :-1].T + weight[:, -1]
+    one, other = (part[:, [0, 2, 3]].log_softmax(1) for part in (model.layer(inputs), changed))
+    expected = functional.kl_div(other, one, reduction="batchmean", log_target=True)
+    assert bare.with_weights({"layer": weight}) == pytest.approx(float(expected), rel=1e-6)
+    assert bare.whole() == 0.0, "the dense weights are back"
+    squares = OutputDistance(model, [inputs], "squared").with_weights({"layer": weight})
+    assert squares == pytest.approx(
+        float((changed - model.layer(inputs))[:, [0, 2, 3]].square().sum(1).mean()), rel=1e-6
+    )
+    for distance in ("kl", "squared"):
+        weight[0, 0] = float("nan")
+        assert OutputDistance(model, [inputs], distance).with_weights({"layer": weight}) == float("inf")
+
+
+@torch.no_grad()
+def test_several_outputs_count_by_their_own_spread_and_one_that_never_changes_not_at_all():
+    def made(outputs):
+        return {"wide": 100 * outputs, "narrow": outputs[:, :1], "same": torch.ones(len(outputs), 2), "kind": "pair"}
+
+    torch.manual_seed(0)
+    model, inputs = Answers(made), torch.randn(30, 6)
+    weight = torch.cat([torch.randn(4, 6), model.layer.bias[:, None]], 1)
+    measure = OutputDistance(model, [inputs[:20], inputs[20:]])
+    assert measure.distance == "relative"
+    dense, changed = model.layer(inputs).double(), (inputs @ weight[:, :-1].T + weight[:, -1]).double()
+    expected = 0.0
+    for columns in (slice(0, 4), slice(0, 1)):
+        own = dense[:, columns]
+        spread = (own - own.mean(0)).square().sum(1).mean()
+        expected += float((changed[:, columns] - own).square().sum(1).mean() / spread)
+    assert measure.with_weights({"layer": weight}) == pytest.approx(expected, rel=1e-5)
+    assert measure.by_image().shape == (30,)
+
+
+def test_another_network_is_compared_and_must_answer_in_the_same_shape():
+    torch.manual_seed(0)
+    model, other, inputs = chain().double(), chain().double(), torch.randn(30, 6, dtype=torch.float64)
+    found = OutputDistance(model, [inputs], "squared").of_network(other)
+    with torch.no_grad():
+        assert found == pytest.approx(float((other.eval()(inputs) - model.eval()(inputs)).square().sum(1).mean()))
+    with pytest.raises(ValueError, match=r"outputs have shapes \[\(30, 8\)\], the dense one's \[\(30, 4\)\]: outputs"):
+        OutputDistance(model, [inputs], "squared").of_network(other[:-1])
+
+
+class Scripted:
+    """Stands for the measured network: its distance is a function of the factors that the losses were given."""
+
+    def __init__(self, monkeypatch, names, distance, fixed=()):
+        self.layers, self.paths = ({name: kind() for name in names} for kind in (nn.Identity, Looked))
+        self.curves = {name: (torch.arange(2), torch.tensor([0.0, 1.0]).double()) for name in names}
+        self.distance, self.fixed = distance, fixed
+        self.tried, self.placed = [], {}
+        monkeypatch.setattr(output_distance, "equal_slopes", self.share)
+
+    def share(self, curves, problem):
+        """Thousandths of the factor's power of two, for what is not fixed."""
+        return {
+            name: 0 if name in self.fixed else round(1000 * math.log2(losses[-1]))
+            for name, (_, losses) in curves.items()
+        }
+
+    def place(self, name, count):
+        self.placed[name] = count
+
+    def by_batch(self):
+        powers = {name: round(count / 1000, 2) for name, count in self.placed.items()}
+        self.tried.append(tuple(powers.values()))
+        yield torch.full((8,), float(self.distance(powers)), dtype=torch.float64)
+
+    def by_image(self):
+        return torch.cat(list(self.by_batch()))
+
+    def refined(self, **options):
+        return refine_jointly(self, self.paths, self.curves, None, **options)
+
+
+class Looked:
+    """A path that gives the count itself in the place of a weight."""
+
+    def at(self, count):
+        return count, None
+
+
+def around(*steps, names=2):
+    """One factor at a time up and down by powers of two, about 1."""
+    return [
+        tuple(sign * step if name == moved else 0.0 for name in range(names))
+        for step in steps
+        for moved in range(names)
+        for sign in (1, -1)
+    ]
+
+
+def test_where_nothing_helps_every_factor_goes_up_and_down_once_by_each_step(monkeypatch):
+    script = Scripted(monkeypatch, "ab", lambda powers: sum(abs(power) for power in powers.values()))
+    found = script.refined()
+    assert script.tried == [(0.0, 0.0), *around(2, 1, 0.5)]
+    assert (found.counts, found.before, found.after, found.trials) == ({"a": 0, "b": 0}, 0.0, 0.0, 13)
+    again = Scripted(monkeypatch, "ab", script.distance)
+    assert again.refined(smallest_step=2.0).trials == 9, "the smallest step is one of them"
+    assert again.tried == [(0.0, 0.0), *around(2, 1)]
+
+
+def test_what_helps_stays_and_is_built_upon(monkeypatch):
+    script = Scripted(monkeypatch, "ab", lambda powers: (powers["a"] - 2) ** 2 + (powers["b"] + 3) ** 2)
+    found = script.refined()
+    assert (found.counts, found.before, found.after) == ({"a": 2000, "b": -3000}, 13.0, 0.0)
+    assert script.tried[:5] == [(0, 0), (2, 0), (0, 0), (2, 2), (2, -2)]
+    # The step stays 4 as long as it helps; 2 finds the best, and then no step does any better.
+    moves = [(2, 0), (-2, 0), (0, 2), (0, -2), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    assert script.tried[5:13] == [(2 + a, -2 + b) for a, b in moves]
+    best = [
+        (0, sign * step) if moved else (sign * step, 0) for step in (1, 0.5) for moved in (0, 1) for sign in (1, -1)
+    ]
+    assert script.tried[13:] == [(2 + a, -3 + b) for a, b in best]
+    assert found.trials == len(script.tried) == 21
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5, 13, 14])
+def test_no_more_networks_are_measured_than_asked_for(monkeypatch, trials):
+    script = Scripted(monkeypatch, "ab", lambda powers: sum(abs(power) for power in powers.values()))
+    assert script.refined(trials=trials).trials == len(script.tried) == min(trials, 13)
+
+
+def test_factors_that_move_no_count_are_passed_over_and_put_back(monkeypatch):
+    script = Scripted(monkeypatch, "abc", lambda powers: sum(abs(power) for power in powers.values()), fixed="ac")
+    given, share = [], script.share
+
+    def watched(curves, problem):
+        given.append(tuple(float(losses[-1]) for _, losses in curves.values()))
+        return share(curves, problem)
+
+    monkeypatch.setattr(output_distance, "equal_slopes", watched)
+    assert script.refined().trials == 7
+    assert script.tried == [(0.0, step, 0.0) for step in (0.0, 2, -2, 1, -1, 0.5, -0.5)]
+    powers = [(0, 0, 0), *around(2, 1, 0.5, names=3)]
+    assert torch.tensor(given).log2().tolist() == [pytest.approx(row) for row in powers]
+
+
+@pytest.mark.parametrize(("layers", "most"), [(2, 60), (7, 60), (8, 64), (20, 160)])
+def test_so_many_trials_are_announced_as_there_are_rounds_over_the_layers(monkeypatch, layers, most):
+    script = Scripted(monkeypatch, [f"layer{index}" for index in range(layers)], lambda powers: 0.0)
+    shown = []
+    found = script.refined(progress=lambda trials: (shown.append(len(trials)), trials)[1])
+    assert shown == [most]
+    assert found.trials == min(most, 1 + 6 * layers)
+
+
+class Parts:
+    """Distances batch by batch, and how many were asked for."""
+
+    def __init__(self, *parts):
+        self.parts, self.asked = parts, 0
+
+    def by_batch(self):
+        for part in self.parts:
+            self.asked += 1
+            yield torch.tensor(part, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("mean", "better"), [(0.52, True), (0.48, False), (-0.52, False)])
+def test_a_change_stays_where_it_is_better_by_a_standard_error(mean, better):
+    """Of four gains that spread by 1 around their mean, the mean has a standard error of a half."""
+    gains = [mean + 1, mean - 1, mean + 1, mean - 1]
+    found = output_distance._better(Parts([3 - gain for gain in gains]), torch.full((4,), 3.0).double())
+    assert (found is not None) == better
+    assert found is None or found.tolist() == pytest.approx([3 - gain for gain in gains])
+
+
+@pytest.mark.parametrize(
+    ("images", "mean", "asked"), [(50, -0.29, 1), (50, -0.27, 2), (48, -0.6, 2), (50, 0.29, 2), (100, -0.21, 1)]
+)
+def test_only_what_is_clearly_worse_on_enough_images_is_given_up(images, mean, asked):
+    """Of 50 gains that spread by 1 the mean has a standard error of 0.141: twice that is 0.283."""
+    first = [3 - mean - sign for sign in (1, -1) for _ in range(images // 2)]
+    parts = Parts(first, [2.0] * 400)
+    found = output_distance._better(parts, torch.full((images + 400,), 3.0).double())
+    assert parts.asked == asked
+    assert (found is None) == (asked == 1)
+
+
+def test_a_change_of_next_to_nothing_is_no_negative_distance():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(6, 5)).double(), torch.randn(200, 6, dtype=torch.float64)
+    measure = OutputDistance(model, [inputs])
+    with torch.no_grad():
+        measure.place("0", torch.cat([model[0].weight * (1 + 1e-9), model[0].bias[:, None]], 1))
+    distances = measure.by_image()
+    assert (distances >= 0).all() and (distances < 1e-12).all()
+
+
+def test_class_logits_that_are_the_same_for_all_images_are_compared_all_the_same():
+    model, inputs = nn.Sequential(nn.Linear(6, 3)), torch.randn(20, 6)
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    measure = OutputDistance(model, [inputs])
+    assert (measure.distance, measure.whole()) == ("kl", 0.0)
+    changed = torch.zeros(3, 7)
+    expected = model[0].bias.detach().log_softmax(0)
+    expected = float((expected.exp() * (expected + math.log(3))).sum())
+    assert measure.with_weights({"0": changed}) == pytest.approx(expected, rel=1e-5)

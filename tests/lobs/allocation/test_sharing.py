@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 import lobs
-from helpers.networks import Normalised, X, conv, mlp, no_grad_trunk
+from helpers.networks import Normalised, X, conv, mlp, net, no_grad_trunk
 from lobs.allocation import sharing as sharing_module
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget
 from lobs.allocation.loss_curves import fisher, fisher_units, loss_curves
 from lobs.allocation.output_distance import OutputDistance
-from lobs.allocation.sharing import Decision, Sharing, solved
+from lobs.allocation.sharing import Decision, Sharing, fallback_note, outputs_distance, solved
 from lobs.allocation.unit_budget import unit_counts
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.output_fisher import output_sensitivity
@@ -426,3 +426,62 @@ def test_candidates_that_are_all_infinitely_far_are_not_told_apart(case, monkeyp
     model, batches, paths = case
     found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
     assert found.note.startswith("allocation='global' took 'fisher' unseen: every candidate's outputs")
+
+
+@pytest.mark.parametrize("name", ["even", ["global"], None, 3])
+def test_an_allocation_that_is_not_known_is_named(name):
+    with pytest.raises(ValueError, match=r"unknown allocation .*: accepted are uniform, global"):
+        Sharing(Budget(density=0.3), name)
+
+
+def test_half_of_uniforms_distance_is_not_doubtful_yet():
+    compared = {"relative": 0.1, "fisher": 1.0, "uniform": 2.0}
+    assert not Decision({}, "fisher", "kl", compared=compared).doubtful
+    assert Decision({}, "uniform", "kl", compared=compared).doubtful
+    assert Decision({}, "fisher", "kl", compared={**compared, "fisher": 1.001}).doubtful
+
+
+def test_decisions_are_the_same_where_counts_and_order_are():
+    one = Decision({"a": 1}, "fisher", unit_weights={"a": [1.0]})
+    assert one.same_as(Decision({"a": 1}, "uniform", "kl", {"a": [1.0]}, note="said"))
+    assert not one.same_as(Decision({"a": 2}, "fisher", unit_weights={"a": [1.0]}))
+    assert not one.same_as(Decision({"a": 1}, "fisher"))
+    assert not one.same_as(Decision({"a": 1}, "fisher", unit_weights={"a": [2.0]}))
+
+
+def test_a_distance_that_gives_way_is_said_with_uniforms():
+    expected = "allocation='global' gave way to 'uniform': distance of the outputs 1.23, with uniform 0.0456"
+    assert fallback_note(1.2345, 0.045612) == expected
+
+
+def test_uniform_counts_are_kept_beside_what_was_chosen(case, monkeypatch):
+    model, batches, paths = case
+    even = Sharing(Budget(density=0.3)).decision(model, paths, {})
+    found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
+    assert found.uniform == even.counts
+    assert even.uniform == {}
+    monkeypatch.setattr(OutputDistance, "with_weights", lambda self, weights: next(given))
+    given = iter([4.0, 3.5, 2.25])  # fisher and fisher_summed remove the same
+    found = Sharing(Budget(density=0.3), "global", batches).decision(model, paths, {})
+    assert found.compared == {"fisher": 4.0, "fisher_summed": 4.0, "fisher_units": 3.5, "uniform": 2.25}
+    assert found.gave_way and found.note == fallback_note(3.5, 2.25)
+
+
+def test_progress_is_shown_of_what_is_measured(case):
+    model, batches, paths = case
+    shown = []
+    sharing = Sharing(Budget(density=0.3), "measured", batches)
+    sharing.decision(model, paths, {}, lambda items: (shown.append(list(items)), items)[1])
+    assert shown == [list(paths)]
+
+
+@pytest.mark.parametrize(("answer", "distance"), [("logits", "kl"), ("pair", "relative"), ("column", "relative")])
+def test_the_distance_is_what_fits_the_outputs(answer, distance):
+    made = {
+        "logits": lambda self, x: self.layer(x),
+        "pair": lambda self, x: (self.layer(x), x),
+        "column": lambda self, x: self.layer(x)[:, :1],
+    }
+    model = net(made[answer], layer=nn.Linear(16, 4)).train()
+    assert outputs_distance(model, CalibrationBatches(list(X.split(64)))) == distance
+    assert model.training

@@ -96,3 +96,22 @@ def test_the_least_density_is_that_of_one_unit_in_every_layer():
     assert sum(unit_counts(paths, links, least + 1e-6).values()) > 0
     with pytest.raises(ValueError, match=f"density .* is below {least:.4g}, which one unit in every layer takes"):
         unit_counts(paths, links, least - 1e-6)
+
+
+def test_a_density_of_all_weights_removes_nothing():
+    model = perceptron([5, 8, 6, 3])
+    paths, links = unit_paths(model, torch.randn(40, 5)), consumers_of(prunable_layers(model))
+    assert unit_counts(paths, links, 1.0) == dict.fromkeys(paths, 0)
+    # One weight less, and the wider layer of the two that can lose a unit does.
+    total = sum(path.removable for path in paths.values())
+    assert unit_counts(paths, links, 1 - 1 / total) == {"0": 5, "2": 8, "4": 0}
+
+
+def test_equal_shares_of_units_are_counted_with_the_inputs_that_leave():
+    model = perceptron([6, 10, 4])
+    paths, links = unit_paths(model, torch.randn(40, 6)), consumers_of(prunable_layers(model))
+    for units in range(1, 11):  # each has 6 weights in its own row and is read by 4
+        assert unit_counts(paths, links, units * 10 / 100) == {"0": 6 * (10 - units), "2": 0}
+        assert unit_counts(paths, links, (units * 10 + 9) / 100) == {"0": 6 * (10 - units), "2": 0}
+    with pytest.raises(ValueError, match=r"density 0.09 is below 0.1, which one unit in every layer takes"):
+        unit_counts(paths, links, 0.09)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.calibration.calling import Calling, called
 from lobs.export import accelerate as module
 from lobs.export.kernels import COLUMNS, CSR, PATCHES, PIXELS, SEMI_STRUCTURED, alternatives
 
@@ -47,6 +48,8 @@ CALLS = [
     (nn.Conv2d(4, 6, (3, 2), dilation=2, padding="same", padding_mode="reflect"), (5, 4, 9, 8), {PATCHES}),
     (nn.Conv1d(4, 6, 3), (2, 4, 9), {PATCHES}),
     (nn.Conv3d(2, 3, 2, stride=(1, 2, 1)), (2, 2, 4, 5, 4), {PATCHES}),
+    (nn.Conv1d(4, 6, 3, padding=1), (4, 9), {PATCHES}),
+    (nn.Conv3d(2, 3, 2), (2, 4, 5, 4), {PATCHES}),
 ]
 
 
@@ -258,3 +261,306 @@ def test_the_race_gives_medians_and_leaves_out_what_is_slower(monkeypatch):
     times = module.race({name: runner(name, s) for name, s in {"first": 2e-3, "slow": 5e-3, "fast": 1e-3}.items()})
     assert times == pytest.approx({"first": 2.0, "slow": 5.0, "fast": 1.0})
     assert calls["slow"] == module.WARM_UPS + 2 * module.FEWEST_ROUNDS < calls["fast"] == calls["first"]
+
+
+def test_a_race_of_two_ends_where_the_other_is_slower_and_a_lone_run_goes_on_for_its_time(monkeypatch):
+    clock, calls = [0.0], {"first": 0, "slow": 0}
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+
+    def runner(name, seconds):
+        def run():
+            calls[name] += 1
+            clock[0] += seconds
+
+        return run
+
+    def raced(**seconds):
+        calls.update(dict.fromkeys(calls, 0))
+        return module.race({name: runner(name, each) for name, each in seconds.items()})
+
+    assert raced(first=2e-3, slow=3e-3) == pytest.approx({"first": 2.0, "slow": 3.0})
+    assert calls == dict.fromkeys(calls, module.WARM_UPS + 2 * module.FEWEST_ROUNDS)
+    raced(first=0.03)  # each round takes twice that: 0.5 seconds are over in the ninth
+    assert calls["first"] == module.WARM_UPS + 2 * 9
+    raced(first=1.0)  # slow as it is, it is timed a few times
+    assert calls["first"] == module.WARM_UPS + 2 * module.FEWEST_ROUNDS
+    raced(first=1e-6)
+    assert calls["first"] == module.WARM_UPS + 2 * module.MOST_ROUNDS
+    raced(first=2e-3, slow=2e-3)  # none is slower than the first, and none faster
+    assert calls["slow"] == module.WARM_UPS + 2 * module.FEWEST_ROUNDS
+
+
+def test_the_race_takes_the_median_of_what_it_timed(monkeypatch):
+    ticks = iter([5.0, 1.0, 2.0, 30.0, 4.0])
+    monkeypatch.setattr(module, "MOST_ROUNDS", 5)
+    monkeypatch.setattr(module, "_milliseconds", lambda run: next(ticks))
+    assert module.race({"only": lambda: None}) == {"only": 4.0}
+
+
+@pytest.mark.parametrize(("spent", "kernel"), [(8.99, CSR), (9.0, "dense"), (9.5, "dense")])
+def test_a_kernel_takes_a_layer_below_nine_tenths_of_its_time_alone(timer, spent, kernel):
+    timer.update({CSR: spent, WHOLE: 5.0})
+    found = lobs.accelerate(pruned(nn.Sequential(nn.Linear(8, 4)), 0.5), torch.randn(3, 8))
+    assert [row.kernel for row in found.layers] == [kernel]
+    assert (found.layers[0].milliseconds_before, found.milliseconds_after) == (10.0, 5.0 if kernel == CSR else 10.0)
+    assert ("no other kernel is faster" in found.notes) == (kernel == "dense")
+
+
+@pytest.mark.parametrize(
+    ("given", "compacted", "whole", "chosen"),
+    [
+        (10.0, 11.0, 20.0, "compacted"),
+        (10.0, 11.2, 20.0, "given"),
+        (10.0, 8.0, 7.9, WHOLE),
+        (10.0, 8.0, 8.0, "compacted"),
+        (4.0, 6.0, 5.0, "given"),
+        (6.0, 4.0, 5.0, "compacted"),
+        (10.0, 11.2, 10.5, "given"),
+    ],
+)
+def test_the_fastest_whole_network_is_taken(timer, given, compacted, whole, chosen):
+    model, inputs = network(), torch.randn(5, 3, 4, 4)
+    with torch.no_grad():
+        model[4].weight[:, 3] = 0
+    timer.update({CSR: 1.0, "given": given, "compacted": compacted, WHOLE: whole})
+    found = lobs.accelerate(model, inputs)
+    times = {"given": given, "compacted": compacted, WHOLE: whole}
+    assert (found.milliseconds_before, found.milliseconds_after) == (given, times[chosen])
+    assert (found.model[2].out_features < 32) == (chosen != "given")
+    assert any(row.kernel == CSR for row in found.layers) == (chosen == WHOLE)
+    assert all(row.milliseconds_after == 10.0 for row in found.layers) or chosen == WHOLE
+    assert any("which is kept" in note for note in found.notes) == (chosen == "given")
+    assert any("taken back: the whole" in note for note in found.notes) == (chosen != WHOLE)
+    assert not any(parameter.requires_grad for parameter in found.model.parameters())
+    assert not any(each.training for each in found.model.modules())
+    torch.testing.assert_close(found.model(inputs), model(inputs).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_stays_what_it_is_took_as_long_as_before(timer):
+    timer.update({"given": 12.0, "compacted": 7.0})
+    found = lobs.accelerate(network(), torch.randn(5, 3, 4, 4))
+    assert (found.milliseconds_before, found.milliseconds_after) == (12.0, 12.0)
+    assert found.notes == ["nothing to compact: no unit is dead", "no other kernel is faster"]
+
+
+def test_what_was_compacted_is_counted_and_flags_that_are_fixed_are_said(timer):
+    class Flagged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x, double=False):
+            hidden = self.one(x).relu()
+            return self.two(2 * hidden if double else hidden)
+
+    model, inputs = pruned(Flagged(), 0.9), torch.randn(3, 4)
+    with torch.no_grad():
+        model.two.weight[:, 1:] = 1.0
+        model.two.weight[:, 0] = 0.0
+    # One hidden unit of six leaves, with four weights and a bias before it and two weights behind.
+    for given, double in ((inputs, False), ({"x": inputs, "double": True}, True)):
+        (note, _) = lobs.accelerate(model, given).notes
+        assert note == f"compacted: 37 of 44 parameters are left, for calls with double={double} alone"
+    (note, _) = lobs.accelerate(nn.Sequential(model.one, nn.ReLU(), model.two), inputs).notes
+    assert note == "compacted: 37 of 44 parameters are left"
+
+
+def test_layers_that_cannot_be_measured_say_why(timer):
+    class Uncalled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.called, self.functional, self.up = nn.Linear(6, 6), nn.Linear(6, 6), nn.ConvTranspose1d(1, 1, 2)
+            self.hooked, self.computed = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.watched, self.empty = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            x = nn.functional.linear(self.called(x), self.functional.weight)
+            x = self.computed(self.watched(self.hooked(x)))
+            return self.up(x[:, None])[:, 0, :6] + self.empty(x[:0]).sum()
+
+    model = pruned(Uncalled(), 0.5)
+    model.hooked.register_forward_hook(lambda *_: None)
+    model.watched.register_forward_pre_hook(lambda *_: None)
+    nn.utils.parametrizations.weight_norm(model.computed)
+    timer.update({CSR: 1.0, WHOLE: 5.0})
+    found = lobs.accelerate(model, torch.randn(3, 6))
+    rows = {row.name: row for row in found.layers}
+    uncalled, hooks = "not called as a module of its own with these inputs", "it has hooks, which another module"
+    assert rows["functional"].note == rows["empty"].note == uncalled
+    assert hooks in rows["hooked"].note and hooks in rows["watched"].note
+    assert rows["computed"].note == "its weight is computed from other tensors"
+    assert rows["up"].note == "no other kernel for a ConvTranspose1d"
+    assert {name for name, row in rows.items() if row.kernel == CSR} == {"called"}
+    for name, row in rows.items():
+        times = (10.0, 1.0) if name == "called" else (None, None)
+        assert (row.milliseconds_before, row.milliseconds_after) == times
+        assert row.density == float((getattr(model, name).weight != 0).double().mean())
+    (line,) = (line for line in found.table().splitlines() if line.startswith("functional"))
+    assert line.split()[2:5] == ["dense", "-", "-"] and f"{rows['functional'].density:.2%}" in line
+
+
+def scaled(factor, dtype=torch.float32):
+    layer = nn.Linear(6, 4, bias=False).to(dtype).requires_grad_(False)
+    layer.weight.fill_(factor)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change", "accepted"),
+    [
+        (torch.float32, 0.9e-4, True),
+        (torch.float32, 1.2e-4, False),
+        (torch.float64, 0.9e-4, True),
+        (torch.float64, 1.2e-4, False),
+        # 16 epsilons are an eighth in bfloat16, and a sixty-fourth in float16.
+        (torch.bfloat16, 0.109375, True),
+        (torch.bfloat16, 0.15625, False),
+        (torch.float16, 0.0146484375, True),
+        (torch.float16, 0.017578125, False),
+    ],
+)
+def test_outputs_may_differ_by_what_rounding_explains(dtype, change, accepted):
+    given = called(torch.ones(2, 6, dtype=dtype), Calling()).inputs()
+    found = module._difference(scaled(1.0, dtype), scaled(1.0 + change, dtype), given)
+    assert found == "" if accepted else found.startswith("an output would change by 0.")
+
+
+def test_outputs_that_are_zero_or_have_another_shape_or_fail_are_told_apart():
+    given = called(torch.ones(2, 6), Calling()).inputs()
+    assert module._difference(scaled(0.0), scaled(0.0), given) == ""
+    assert module._difference(scaled(0.0), scaled(1.0), given) == "an output would change by inf of its size"
+    assert module._difference(scaled(1.0), scaled(1.5), given) == "an output would change by 0.5 of its size"
+    assert module._difference(scaled(1.0), scaled(float("nan")), given) == "an output would change by nan of its size"
+    flat = nn.Sequential(scaled(1.0), nn.Flatten(0))
+    assert module._difference(scaled(1.0), flat, given) == "an output's shape (2, 4) would become (8,)"
+    found = module._difference(scaled(1.0), nn.Linear(5, 4), given)
+    assert found.startswith("the network fails with them: mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_a_kernel_that_fails_in_one_call_is_not_taken_and_is_named_once(timer, monkeypatch):
+    def fails(self, inputs):
+        raise RuntimeError("no\n   such product " + "x" * 300)
+
+    class Joins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.fc = nn.Linear(8, 8), nn.Linear(8, 6)
+
+        def forward(self, x):
+            return self.fc(self.first(x)).view(-1)
+
+    model = pruned(Joins(), 0.5)
+    with torch.no_grad():
+        model.first.weight[:, 2] = 0
+    monkeypatch.setattr("lobs.export.kernels.ReadColumns.forward", fails)
+    timer.update({CSR: 1.0, WHOLE: 5.0})
+    found = lobs.accelerate(model, torch.randn(4, 8))
+    assert [row.kernel for row in found.layers] == [CSR, CSR]
+    assert [note for note in found.notes if "no dense" in note] == [
+        f"layer 'first': no {COLUMNS}: no such product {'x' * 184}"
+    ]
+    assert any("outputs of sparse rows are copied" in note for note in found.notes)
+
+
+def test_want_of_memory_is_no_reason_to_try_again(timer, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(module, "_swapped", full)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        lobs.accelerate(network(), torch.randn(5, 3, 4, 4))
+
+
+def test_sparse_rows_show_their_matrix_and_follow_a_change_of_type():
+    layer = pruned(nn.Linear(7, 5), 0.5)
+    other, inputs = alternatives(layer)[CSR], torch.randn(3, 7)
+    assert torch.equal(other.weight.to_dense(), layer.weight)
+    assert (other.out_features, other.in_features, other.contiguous) == (5, 7, False)
+    assert other.extra_repr() == f"5 x 7, {int((layer.weight != 0).sum())} weights"
+    assert other.crow_indices.dtype == other.col_indices.dtype == torch.int32
+    with torch.no_grad():
+        torch.testing.assert_close(other(inputs), layer(inputs))
+        torch.testing.assert_close(other.double()(inputs.double()), layer.double()(inputs.double()))
+        for shape in ((3, 7), (2, 3, 7)):
+            given = torch.randn(shape, dtype=torch.float64)
+            other.contiguous = True
+            assert other(given).is_contiguous()
+            torch.testing.assert_close(other(given), layer(given))
+    assert not list(other.parameters()) and not other.training
+
+
+def test_unread_inputs_are_left_out_and_only_where_there_are_some():
+    layer = pruned(nn.Linear(7, 5), 0.5)
+    with torch.no_grad():
+        layer.weight[0] = 1.0
+        assert set(alternatives(layer)) == {CSR}
+        layer.weight[:, [1, 4]] = 0.0
+    other = alternatives(layer)[COLUMNS]
+    assert other.read.tolist() == [0, 2, 3, 5, 6]
+    assert torch.equal(other.weight, layer.weight[:, other.read])
+    assert (other.out_features, other.in_features, other.training) == (5, 7, False)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_of_no_images_or_of_any_number_of_them_is_computed(groups, monkeypatch):
+    layer = pruned(nn.Conv2d(4, 6, 3, padding=1, groups=groups))
+    (other,) = alternatives(layer).values()
+    with torch.no_grad():
+        for images in (0, 1, 7):
+            inputs = torch.randn(images, 4, 9, 8)
+            for most in (1, 2**12, 2**20):
+                monkeypatch.setattr("lobs.export.kernels.PATCH_BYTES", most)
+                torch.testing.assert_close(other(inputs), layer(inputs))
+
+
+def test_classes_of_convolutions_that_compute_otherwise_have_no_kernel():
+    class Own(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    class Named(nn.Conv2d):
+        """The same computation under another name."""
+
+    assert alternatives(pruned(Own(2, 2, 3))) == {}
+    assert set(alternatives(pruned(Named(2, 2, 3)))) == {PATCHES}
+    assert set(alternatives(pruned(nn.Conv2d(2, 2, (1, 3))))) == {PATCHES}
+
+
+def test_what_is_once_faster_than_the_firsts_median_goes_on(monkeypatch):
+    given = {"first": [2.0, 1.0], "once": [1.5, 9.0, 9.0], "never": [2.0]}
+    rounds = dict.fromkeys(given, 0)
+
+    def timed(run):
+        name = run()
+        rounds[name] += 1
+        return (
+            given[name][min(rounds[name], len(given[name])) - 1]
+            if name != "first"
+            else 1.0
+            if rounds[name] == 2
+            else 2.0
+        )
+
+    monkeypatch.setattr(module, "_milliseconds", timed)
+    monkeypatch.setattr(module, "MOST_ROUNDS", 8)
+    monkeypatch.setattr(module, "SECONDS", 1e9)
+    times = module.race({name: lambda name=name: name for name in given})
+    assert times == {"first": 2.0, "once": 9.0, "never": 2.0}
+    assert rounds == {"first": 8, "once": 8, "never": module.FEWEST_ROUNDS}
+
+
+def test_a_network_that_writes_into_its_inputs_leaves_the_given_ones_alone(timer):
+    timer.update({CSR: 1.0, WHOLE: 5.0})
+    model, inputs = pruned(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 4)), 0.5), torch.randn(3, 8)
+    before = inputs.clone()
+    found = lobs.accelerate(model, inputs)
+    assert torch.equal(inputs, before)
+    assert [row.kernel for row in found.layers] == [CSR]
+    torch.testing.assert_close(found.model(inputs.clone()), model(inputs.clone()).detach())
+
+
+def test_no_kernel_for_sparse_tensor_cores_where_there_are_none():
+    layer = nn.Linear(64, 64).half()
+    with torch.no_grad():
+        layer.weight[:, ::2] = 0
+    assert SEMI_STRUCTURED not in alternatives(layer)

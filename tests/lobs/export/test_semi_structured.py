@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import lobs
+from lobs.export.kernels import SEMI_STRUCTURED, alternatives
 from lobs.export.semi_structured import misfit
 
 
@@ -67,3 +68,77 @@ def test_the_copy_computes_the_same_on_a_gpu():
     x = torch.randn(32, 128, device="cuda", dtype=torch.half)
     with torch.no_grad():
         torch.testing.assert_close(found.model(x), model(x), rtol=1e-2, atol=1e-2)
+
+
+@pytest.fixture
+def as_if_on_a_gpu(monkeypatch):
+    """What is in half precision says that it is on a GPU; what torch would make sparse is negated."""
+
+    def negated(weight):
+        assert weight.is_contiguous() and not weight.requires_grad
+        return -weight
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.dtype is torch.half))
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", negated)
+
+
+def halved(layer):
+    """Every other weight of a layer taken away."""
+    with torch.no_grad():
+        layer.weight[:, ::2] = 0
+    return layer
+
+
+def test_the_layers_that_fit_are_converted_and_the_others_say_why(as_if_on_a_gpu):
+    first, twin = halved(nn.Linear(64, 64)), nn.Linear(64, 64)
+    twin.weight = first.weight
+    model = nn.Sequential(first, twin, nn.Linear(64, 64), halved(nn.Linear(64, 64)), nn.Conv1d(64, 64, 1))
+    model.half()
+    twin.weight = first.weight
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = lobs.semi_structured(model)
+    assert found.converted == ["0", "3"]
+    assert list(found.dense) == ["2", "4"]
+    assert found.dense["2"].endswith('keep more than 2: prune it with pattern="2:4"')
+    assert found.dense["4"].endswith("this is a Conv1d")
+    assert found.model[0].weight is found.model[1].weight
+    for name in ("0", "3"):
+        converted = found.model.get_submodule(name).weight
+        assert torch.equal(converted, -before[f"{name}.weight"]) and not converted.requires_grad
+    for name in ("2", "4"):
+        assert torch.equal(found.model.get_submodule(name).weight, before[f"{name}.weight"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_parts_of_a_weight_stay_dense(as_if_on_a_gpu):
+    model = nn.MultiheadAttention(64, 2)
+    halved(model.out_proj)
+    with torch.no_grad():
+        model.in_proj_weight[:, ::2] = 0
+    found = lobs.semi_structured(model.half())
+    assert found.converted == ["out_proj"]
+    assert found.dense == dict.fromkeys(["q_proj", "k_proj", "v_proj"], "its weight is a part of another module's")
+
+
+def test_a_network_that_lies_on_the_cpu_in_part_is_refused(as_if_on_a_gpu):
+    model = nn.Sequential(halved(nn.Linear(64, 64)).half(), halved(nn.Linear(64, 64)))
+    with pytest.raises(ValueError, match="sparse tensor cores are a GPU's"):
+        lobs.semi_structured(model)
+
+
+def test_the_kernel_for_sparse_tensor_cores_is_there_where_the_layer_fits_alone(as_if_on_a_gpu):
+    model = nn.Sequential(halved(nn.Linear(64, 64)), nn.Linear(64, 64), halved(nn.Linear(64, 64)))
+    assert SEMI_STRUCTURED not in alternatives(model[2])
+    model.half()
+    assert SEMI_STRUCTURED not in alternatives(model[1])
+    found = alternatives(model[0])[SEMI_STRUCTURED]
+    assert found is not model[0] and torch.equal(found.weight, -model[0].weight)
+    assert not any(parameter.requires_grad for parameter in found.parameters())
+    assert all(parameter.requires_grad for parameter in model[0].parameters())
+
+
+def test_a_layer_without_weights_does_not_fit():
+    layer = nn.Linear(64, 64).half()
+    layer.weight = nn.Parameter(layer.weight[:, :0].detach())
+    assert "(64, 0) is not made of blocks" in misfit(layer)
+    assert misfit(halved(nn.Linear(64, 64)).half()) is None

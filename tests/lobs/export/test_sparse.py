@@ -1,6 +1,7 @@
 """Sparse files: every bit comes back, the size is the one that a budget counts, and nothing else is read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import lobs
 from lobs.allocation.allocate import allocate
 from lobs.allocation.budget import Budget, problem
 from lobs.base.tensor_files import TensorFile, write_tensors
-from lobs.export.sparse import FORMAT, decode, encode, read_sparse
+from lobs.export import sparse
+from lobs.export.sparse import FORMAT, decode, encode, file_costs, read_sparse
 from lobs.export.sparse_layout import layout_bytes, sparse_bytes
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.complex64]
@@ -242,3 +244,183 @@ def test_a_buffer_of_torchs_sparse_kind_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="a sparse tensor"):
         lobs.save_sparse(model, tmp_path / "net.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layout", "parts", "message"),
+    [
+        ("positions", {"values": torch.ones(1), "positions": torch.tensor([-1])}, "1 places for 1 of 12 weights"),
+        ("positions", {"values": torch.ones(1), "positions": torch.tensor([12])}, "1 places for 1 of 12 weights"),
+        ("positions", {"values": torch.ones(2), "positions": torch.tensor([5, 5])}, "2 places for 2 of 12 weights"),
+        ("positions", {"values": torch.ones(2), "positions": torch.tensor([5, 4])}, "out of order"),
+        ("positions", {"values": torch.ones(1), "positions": torch.tensor([4, 5])}, "2 places for 1 of 12 weights"),
+        ("bitmask", {"values": torch.ones(1), "bits": torch.tensor([0, 16], dtype=torch.uint8)}, "1 places for 1"),
+        ("bitmask", {"values": torch.ones(3), "bits": torch.tensor([3, 0], dtype=torch.uint8)}, "2 places for 3"),
+        ("blocks", {"values": torch.ones(1), "counts": torch.tensor([1, 0]), "offsets": torch.ones(1)}, "of 2 blocks"),
+        ("blocks", {"values": torch.ones(2), "counts": torch.tensor([1]), "offsets": torch.ones(1)}, "counts of 1 blo"),
+        ("blocks", {"values": torch.ones(1), "counts": torch.tensor([2]), "offsets": torch.ones(2)}, "counts of 1 blo"),
+        ("blocks", {"values": torch.ones(0), "counts": torch.ones(0), "offsets": torch.ones(0)}, "counts of 0 blocks"),
+        ("dense", {"": torch.ones(4, 3)}, r"a dense tensor has shape \[4, 3\], not \[3, 4\]"),
+    ],
+)
+def test_places_and_shapes_that_are_off_by_one_are_refused(layout, parts, message):
+    with pytest.raises(ValueError, match=message):
+        decode(layout, parts, [3, 4])
+
+
+def test_the_first_and_the_last_place_are_inside():
+    expected = torch.zeros(3, 4)
+    expected[0, 0], expected[2, 3] = 1.0, 2.0
+    values = torch.tensor([1.0, 2.0])
+    for layout, parts in (
+        ("positions", {"positions": torch.tensor([0, 11], dtype=torch.uint8)}),
+        ("bitmask", {"bits": torch.tensor([1, 8], dtype=torch.uint8)}),
+        ("blocks", {"counts": torch.tensor([2], dtype=torch.uint16), "offsets": torch.tensor([0, 11]).byte()}),
+    ):
+        assert torch.equal(decode(layout, {"values": values, **parts}, [3, 4]), expected)
+    places = {"counts": torch.tensor([1, 2]).to(torch.uint16), "offsets": torch.tensor([255, 0, 1], dtype=torch.uint8)}
+    found = decode("blocks", {"values": torch.tensor([1.0, 2.0, 3.0]), **places}, [2, 129])
+    assert found.flatten().nonzero()[:, 0].tolist() == [255, 256, 257]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"layout": "zip", "shape": [2, 2]}, {"shape": [2, 2]}, {"layout": "dense"}, "dense", 3, None]
+    + [{"layout": "dense", "shape": shape} for shape in ([2, -2], [True, 4], [2, 2.0], 4, ["2"])],
+    ids=str,
+)
+def test_an_index_that_describes_no_tensor_is_damage(tmp_path, entry):
+    stored = {"weight": torch.ones(2, 2)}
+    write_tensors(tmp_path / "net", stored, stored.__getitem__, {FORMAT: json.dumps({"weight": entry})})
+    with pytest.raises(ValueError, match="net is damaged"):
+        read_sparse(tmp_path / "net")
+
+
+@pytest.mark.parametrize("shape", [[2, -1], [-1], [True], [2.0, 2]], ids=str)
+def test_sizes_that_no_tensor_has_are_damage_whatever_the_network(tmp_path, shape):
+    stored = {"weight": torch.ones(2, 2)}
+    index = {FORMAT: json.dumps({"weight": {"layout": "dense", "shape": shape}})}
+    write_tensors(tmp_path / "net", stored, stored.__getitem__, index)
+    with pytest.raises(ValueError, match=r"net is damaged.*shapes that no tensor has"):
+        lobs.load_sparse(tmp_path / "net", into=nn.Linear(2, 2, bias=False))
+
+
+def test_dense_tensors_that_do_not_fit_into_memory_are_refused_and_those_that_just_do_are_read(tmp_path, monkeypatch):
+    model = nn.Linear(64, 32, bias=False)
+    with torch.no_grad():
+        model.weight[:, 1:] = 0
+    lobs.save_sparse(model, tmp_path / "net")
+    monkeypatch.setattr(sparse, "available_bytes", lambda: 64 * 32 * 4)
+    assert torch.equal(read_sparse(tmp_path / "net")["weight"], model.weight)
+    monkeypatch.setattr(sparse, "available_bytes", lambda: 64 * 32 * 4 - 1)
+    with pytest.raises(ValueError, match=r"net holds 7.63e-06 GiB of dense tensors, of memory 7.63e-06 GiB are avail"):
+        read_sparse(tmp_path / "net")
+    monkeypatch.setattr(sparse, "available_bytes", lambda: 2**12)
+    with pytest.raises(ValueError, match=r"net holds 7.63e-06 GiB of dense tensors, of memory 3.81e-06 GiB are avail"):
+        read_sparse(tmp_path / "net")
+
+
+class Twice(nn.Module):
+    """Two names for one memory where that is asked for, and two buffers without any."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 5), nn.Linear(6, 5)
+        self.register_buffer("none", torch.zeros(0, 3))
+        self.register_buffer("nothing", torch.zeros(0, 2))
+        if shared:
+            self.second.weight = self.first.weight
+
+
+def test_different_values_do_not_go_into_shared_memory(tmp_path):
+    torch.manual_seed(0)
+    apart, shared = Twice(shared=False), Twice(shared=True)
+    lobs.save_sparse(apart, tmp_path / "apart")
+    before = {name: tensor.clone() for name, tensor in shared.state_dict().items()}
+    with pytest.raises(ValueError, match=r"'first.weight' and 'second.weight' share their memory there, and the file"):
+        lobs.load_sparse(tmp_path / "apart", into=shared)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in shared.state_dict().items())
+    with torch.no_grad():
+        apart.second.weight.copy_(apart.first.weight)
+    lobs.save_sparse(apart, tmp_path / "alike")
+    lobs.load_sparse(tmp_path / "alike", into=shared)
+    for name, tensor in shared.state_dict().items():
+        assert torch.equal(tensor, apart.state_dict()[name])
+    assert shared.second.weight is shared.first.weight
+
+
+def kept_alone(model, names, share):
+    """The network with so many of some layers' weights left."""
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name in names:
+            weight = modules[name].weight
+            weight.copy_(torch.where(torch.rand(weight.shape) < share, weight, 0).to(weight.dtype))
+    return {name: int((modules[name].weight != 0).sum()) for name in names}
+
+
+def left_over(path, tensors):
+    """Bytes of a file's header that longer numbers and names of types would take: all that is unknown before it."""
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header.pop("__metadata__")
+    digits = len(str(sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())))
+    left = 0
+    for key, entry in header.items():
+        left += len("BF16") - len(entry["dtype"]) + sum(digits - len(str(offset)) for offset in entry["data_offsets"])
+        if "#" in key:
+            left += len(str(tensors[key.split("#")[0]].numel())) - len(str(entry["shape"][0]))
+    return left
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.1, 0.01])
+@pytest.mark.parametrize("names", [[], ["0"], ["2", "0"]], ids=str)
+def test_a_file_is_as_large_as_its_costs_say_or_a_little_smaller(tmp_path, names, share):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(50, 40), nn.BatchNorm1d(40), nn.Linear(40, 30).double(), nn.Linear(30, 9).half())
+    with torch.no_grad():
+        model[3].weight[:, 2:] = 0.0  # small, though it is none of the layers
+    costs = file_costs(model, names)
+    assert costs.copies == dict.fromkeys(names, 1)
+    assert costs.value_bytes == {name: {"0": 4, "2": 8}[name] for name in names}
+    kept = kept_alone(model, names, share)
+    weights = sum(
+        float(sparse_bytes(torch.tensor(count), {"0": 2000, "2": 1200}[name], costs.value_bytes[name]))
+        for name, count in kept.items()
+    )
+    lobs.save_sparse(model, tmp_path / "net")
+    left = costs.fixed + weights - (tmp_path / "net").stat().st_size
+    assert left >= 0
+    if share == 0.1 or not names:  # in blocks, which have the longest names
+        state = model.state_dict()
+        # Brackets, quotes and spaces: three a tensor, and a few bytes around all of them.
+        assert 0 <= left - left_over(tmp_path / "net", state) - 3 * len(state) <= 24
+
+
+def test_a_weight_that_is_written_twice_costs_twice(tmp_path):
+    torch.manual_seed(0)
+    model = Twice(shared=True)
+    costs = file_costs(model, ["first"])
+    assert (costs.copies, costs.value_bytes) == ({"first": 2}, {"first": 4})
+    task = problem(
+        lobs.layer_paths(model.first, lobs.collect_statistics(model.first, [torch.randn(9, 6)]), "magnitude"),
+        Budget(size=2000),
+        replace(costs, copies={"": 2}, value_bytes={"": 4}),
+    )
+    assert task.cost({"": 0}) == 2 * 4 * 30 and task.bound == pytest.approx(2000 - costs.fixed)
+    assert task.cost({"": 28}) == 2 * (2 * (1 + 4))
+
+
+def test_a_part_of_a_weight_has_no_bytes_of_its_own():
+    model = nn.TransformerEncoderLayer(8, 2, 8)
+    assert file_costs(model, ["linear1"]).copies == {"linear1": 1}
+    with pytest.raises(ValueError, match=r"layer 'self_attn.q_proj' is a part of .* exclude=\['self_attn.q_proj'\]"):
+        file_costs(model, ["linear1", "self_attn.q_proj"])
+
+
+def test_tensors_of_one_dimension_and_none_are_stored_as_they_are():
+    for tensor in (torch.zeros(1000), torch.tensor(0.0), torch.zeros(0, 5), torch.zeros(5, 0)):
+        layout, parts = encode(tensor)
+        assert (layout, list(parts)) == ("dense", [""])
+        assert torch.equal(parts[""], tensor) and (parts[""] is not tensor)
+    assert encode(torch.zeros(100, 2))[0] == "positions"
