@@ -23,6 +23,8 @@ LIPSCHITZ = {
 }
 # A largest input counts in every window that it is in; a mean does not exceed its inputs however windows overlap.
 MAXIMA = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
+# Where Softplus goes over to the identity earlier than torch has it by default, it jumps.
+SMOOTH = 20
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,11 @@ def _lipschitz(module: nn.Module) -> bool:
         sizes = (module.kernel_size, module.stride, module.dilation)
         kernel, stride, dilation = (torch.tensor(size) for size in sizes)
         return bool((kernel <= stride).all() and (dilation == 1).all())
-    slope = max(getattr(module, "negative_slope", 0.0), getattr(module, "alpha", 0.0))
+    if kind is nn.CELU:  # exp(x / alpha) below zero
+        return module.alpha > 0
+    if kind is nn.Softplus and module.threshold < SMOOTH:
+        return False
+    slope = max(abs(getattr(module, "negative_slope", 0.0)), abs(getattr(module, "alpha", 0.0)))
     divided = getattr(module, "divisor_override", None) is None and getattr(module, "count_include_pad", True)
     return kind in LIPSCHITZ and slope <= 1 and divided
 

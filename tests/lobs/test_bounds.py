@@ -173,10 +173,12 @@ CONTRACTING = [
     *(nn.Tanh(), nn.Sigmoid(), nn.Softsign(), nn.Softmax(1), nn.LogSigmoid(), nn.Softplus(), nn.Softshrink()),
     *(nn.Identity(), nn.Flatten(), nn.Unflatten(1, (2, 1)), nn.MaxPool2d(2), nn.MaxPool2d(2, 3), nn.AvgPool2d(3, 1, 1)),
     *(nn.MaxPool2d((1, 2), (1, 3)), nn.AvgPool2d((2, 3), 1)),
+    *(nn.LeakyReLU(-1.0), nn.ELU(-0.5), nn.CELU(2.0), nn.CELU(0.1), nn.Softplus(3.0)),
 ]
 WIDENING = [
     *(nn.ELU(2.0), nn.LeakyReLU(1.5), nn.MaxPool2d(2, 1), nn.MaxPool2d((1, 2), 1), nn.MaxPool2d((2, 1), 1)),
     *(nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(2, dilation=(1, 2)), nn.AvgPool2d(2, divisor_override=1)),
+    *(nn.LeakyReLU(-3.0), nn.ELU(-3.0), nn.CELU(-1.0), nn.Softplus(threshold=-5)),
 ]
 
 

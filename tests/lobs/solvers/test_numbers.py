@@ -1,7 +1,7 @@
 """Every solver on random layers of all sorts: no NaN, exact counts, and errors that are what they are said to be.
 
 `LOBS_RANDOM_LAYERS` sets how many layers every row of solver and options gets, each layer its own; with 80 these are
-2,000 layers in four minutes.
+2,000 layers in a minute.
 """
 
 import os
