@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lobs.calibration import accumulator, products
-from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined
+from lobs.calibration.accumulator import InputSums, Reservoir, ResidualSums, combined, widened
+from lobs.layers.matrix import input_samples, unit_outputs, weight_matrix
 
 
 @pytest.fixture(autouse=True)
@@ -159,3 +160,70 @@ def test_processes_that_called_other_layers_are_named(monkeypatch):
     monkeypatch.setattr(accumulator, "gathered", lambda names: [names, ["stem", "left"], ["stem"]])
     with pytest.raises(ValueError, match="process 2 called the layers stem, process 0 left, stem: statistics can only"):
         combined({"left": InputSums(bias=False), "stem": InputSums(bias=False)})
+
+
+@pytest.mark.parametrize("keep", [0, 8])
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(4, 6), nn.Conv2d(4, 6, 2, groups=2), nn.Conv2d(4, 6, 3, padding=1, bias=False)],
+    ids=["linear", "grouped", "convolution"],
+)
+def test_residuals_go_with_their_samples_call_by_call(module, keep):
+    """Chunk by chunk (every image of a grouped convolution is one), against all patches at once."""
+    torch.manual_seed(0)
+    module = module.double()
+    bias, groups = module.bias is not None, getattr(module, "groups", 1)
+    sums, inputs = ResidualSums(bias, keep), InputSums(bias, keep)
+    rows, wanted = [], []
+    for count in (3, 2):
+        images = torch.randn(count, 4, dtype=torch.float64)
+        images = images if isinstance(module, nn.Linear) else torch.randn(count, 4, 9, 8, dtype=torch.float64)
+        produced = module(images).detach()
+        target = torch.randn_like(produced)
+        sums.add_call(module, images, target - produced, target)
+        inputs.add_call(module, images)
+        rows.append(torch.cat(list(input_samples(module, images)), 1))
+        wanted.append(unit_outputs(module, target))
+    x, z = with_ones(torch.cat(rows, 1), bias), torch.cat(wanted)
+    assert sums.samples == inputs.samples == len(z)
+    moment, power = sums.target(weight_matrix(module), x.mT @ x / len(z))
+    expected = torch.cat([t.T @ own for t, own in zip(z.chunk(groups, 1), x, strict=True)]) / len(z)
+    torch.testing.assert_close(moment, expected)
+    assert power == pytest.approx(float(z.square().sum() / len(z)))
+    if keep:
+        sample = inputs.sample() if groups > 1 else inputs.sample()[None]
+        places = (x[0][None] == sample[0][:, None]).all(2).double().argmax(1)
+        assert torch.equal(sums.reservoir.rows(), z[places])
+    else:
+        assert inputs.sample() is sums.reservoir.rows() is None
+
+
+def test_images_without_a_batch_and_images_of_other_sizes_add_up():
+    torch.manual_seed(0)
+    module = nn.Conv2d(2, 3, 3, padding=1).double()
+    calls = [
+        torch.randn(*shape, dtype=torch.float64) for shape in ((3, 2, 9, 8), (2, 9, 8), (2, 2, 4, 5), (1, 2, 12, 3))
+    ]
+    sums = InputSums(bias=True)
+    for images in calls:
+        sums.add_call(module, images)
+    x = with_ones(torch.cat([part for images in calls for part in input_samples(module, images)], 1), True)
+    assert sums.samples == x.shape[1] == 3 * 72 + 72 + 2 * 20 + 36
+    torch.testing.assert_close(sums.second_moment("any"), x.mT @ x / x.shape[1])
+
+
+def test_zeros_add_up_over_calls():
+    sums = InputSums(bias=False)
+    sums.add_zeros(torch.tensor([1, 0]), 4)
+    sums.add_zeros(torch.tensor([2, 3]), 5)
+    assert (sums.zeros.tolist(), sums.outputs) == ([3, 3], 9)
+
+
+def test_half_precision_is_widened_and_nothing_else():
+    for dtype, wide in (
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ):
+        assert widened(torch.ones(2, dtype=dtype)).dtype == wide

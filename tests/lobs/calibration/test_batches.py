@@ -13,7 +13,7 @@ from torch import nn
 
 import lobs
 from helpers.networks import X, mlp
-from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches
+from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches, whole_where_dependent
 
 
 def test_batches_are_read_once():
@@ -294,3 +294,61 @@ def test_the_fingerprint_covers_all_that_a_batch_holds_and_how_it_is_called():
     assert found == [of(batch) for batch in given] + found[len(given) :]
     again = of(X, output=lambda y: y[0])
     assert again == found[11]
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(160, True), (159, False), (96, False)])
+def test_batches_are_kept_up_to_the_last_byte(memory, kept):
+    batches = CalibrationBatches(Parts([4, 4, 2]), memory)  # (4 * 3 + 4) * 4 bytes, twice, and half of it
+    assert same(batches, list(Parts([4, 4, 2])))
+    assert batches.kept == kept
+
+
+def test_fewer_than_48_inputs_are_not_divided_and_no_more_than_5000_are_held_out_whole():
+    assert CalibrationBatches([torch.zeros(47, 1)]).divided() is None
+    assert [part.input_counts() for part in CalibrationBatches([torch.zeros(48, 1)]).divided()] == [[40], [8]]
+    learned, others = CalibrationBatches(Parts([5000] * 12), memory=0).divided()
+    assert (len(learned.input_counts()), others.input_counts()) == (11, [5000])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_inputs_that_belong_together_are_left_together(kept):
+    recurrent, rows = nn.RNN(3, 2).eval(), nn.Linear(3, 2)
+    source = list(torch.randn(60, 3).split(10))
+
+    def batches():
+        return CalibrationBatches(source if kept else Loader(source), None if kept else 0)
+
+    plain = batches()
+    assert whole_where_dependent(plain, rows) is plain
+    assert not plain.whole
+    empty = CalibrationBatches([])
+    assert whole_where_dependent(empty, recurrent) is empty
+    assert not empty.whole
+    found = whole_where_dependent(batches(), recurrent)
+    assert found.whole and found.kept == kept
+    assert whole_where_dependent(found, recurrent) is found
+    for _ in range(2):
+        assert all(torch.equal(one.content, other) for one, other in zip(found, source, strict=True))
+    learned, others = found.divided()
+    assert (learned.input_counts(), others.input_counts()) == ([10] * 5, [10])
+    assert learned.whole
+
+
+class Loader:
+    """Batches of an iterable that starts anew each time."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_parts_of_parts_and_first_images_hold_what_they_say(memory):
+    batches = CalibrationBatches(Parts([4, 4, 2, 5]), memory)
+    expected = list(Parts([4, 4, 2, 5]))
+    assert same(batches.part(1, 4).part(1, 2), expected[2:3])
+    assert same(batches.first_images(8), expected[:2])
+    assert same(batches.first_images(9), expected[:3])
+    assert list(batches.part(2, 2)) == []

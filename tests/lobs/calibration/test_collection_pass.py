@@ -1,5 +1,6 @@
 """One pass over the batches: every call of every layer is a part of its sums."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -53,3 +54,47 @@ def test_training_flags_come_back_and_targets_are_ignored():
     batches = [(torch.randn(4, 3), torch.zeros(4))]
     lobs.collect_statistics(model, batches)
     assert [module.training for module in model] == [True, False, True] and model.training
+
+
+@pytest.mark.parametrize("larger", [True, False])
+def test_a_later_call_with_another_output_size_is_refused(larger):
+    """The first call is compared with its samples' products; of all calls the numbers of positions are."""
+
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose1d(2, 3, 2, stride=2, output_padding=0 if larger else 1)
+
+        def forward(self, x):
+            usual = 2 * x.shape[2] + self.up.output_padding[0]
+            return self.up(x, output_size=[usual] if len(x) == 4 else [usual + (1 if larger else -1)])
+
+    statistics = lobs.collect_statistics(Sized(), [torch.randn(4, 2, 5), torch.randn(4, 2, 6)])
+    assert statistics["up"].samples == 4 * (2 * 5 + 2 * 6 + (0 if larger else 2))
+    gave = 3 * (11 if larger else 10)
+    message = rf"layer 'up' was given {3 * (10 if larger else 11)} samples and gave {gave} in one call \(output_size="
+    with pytest.raises(ValueError, match=message):
+        lobs.collect_statistics(Sized(), [torch.randn(4, 2, 5), torch.randn(3, 2, 5)])
+
+
+def test_inputs_are_those_of_the_batches_that_reach_a_layer():
+    """Up to the last call: batches before it count, those behind it do not; empty calls are none."""
+
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.always, self.some = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            x = self.always(x)
+            return self.some(self.some(x) if len(x) == 5 else x[:0])
+
+    model = Sometimes()
+    batches = [torch.randn(count, 3) for count in (4, 5, 2)]
+    statistics = lobs.collect_statistics(model, batches)
+    assert (statistics["always"].samples, statistics["always"].inputs) == (11, 11)
+    assert (statistics["some"].samples, statistics["some"].inputs) == (10, 9)
+    assert statistics.calls.called == ["always", "some"]
+    assert statistics.calls.empty == []
+    without = lobs.collect_statistics(model, batches[:1])
+    assert (without.calls.called, without.calls.empty) == (["always"], ["some"])

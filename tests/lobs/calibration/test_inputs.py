@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lobs.calibration.batches import called_batches
+from lobs.calibration.calling import called
 from lobs.calibration.inputs import (
     answer,
     check_batches,
@@ -285,3 +286,144 @@ def test_an_empty_batch_cannot_be_tried_out():
 )
 def test_inputs_that_depend_on_each_other_are_found(network, count, expected):
     assert inputs_depend(network.eval(), network_input(torch.randn(count, 4), network)) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "refused"),
+    [
+        (torch.zeros(4, 3, dtype=torch.int64), True),
+        (torch.zeros(4), True),
+        (torch.zeros(4, 3), False),
+        (torch.zeros(3, dtype=torch.int64), False),
+        ("cat", False),
+    ],
+)
+def test_a_pair_of_an_input_and_a_target_is_told_from_two_batches(target, refused):
+    if refused:
+        with pytest.raises(TypeError, match="got one pair of an input"):
+            check_batches((INPUTS, target))
+    else:
+        check_batches((INPUTS, target))
+    check_batches([INPUTS, target])
+    check_batches((INPUTS, target, target))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.eye(3).to_sparse(), "sparse tensor"),
+        (torch.zeros(2, 3, device="meta"), "tensor on the meta device, which has no values"),
+        (torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)]), "nested tensor"),
+        (torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8), r"quantized tensor \(torch.qint8\)"),
+    ],
+)
+def test_tensors_that_can_be_neither_copied_nor_cut_are_refused(tensor, kind):
+    for batch in (tensor, (INPUTS, {"graph": tensor})):
+        with pytest.raises(TypeError, match=f"a batch holds a {kind}"):
+            input_count(batch)
+
+
+@pytest.mark.parametrize(
+    ("batch", "count"),
+    [
+        ("text", 1),
+        ({"scale": torch.tensor(2.0)}, 1),
+        ({"scale": torch.tensor(2.0), "x": INPUTS}, 4),
+        ([INPUTS[:2], INPUTS], 2),
+        (("a", {"scale": torch.tensor(2.0), "x": INPUTS[:3]}), 3),
+    ],
+)
+def test_what_a_call_is_given_holds_as_many_inputs_as_its_first_rows(batch, count):
+    (batch,) = called_batches([batch], nn.ReLU(), lambda model, batch: batch)
+    assert input_count(batch) == count
+
+
+@pytest.mark.parametrize(
+    ("batch", "target"),
+    [
+        (INPUTS, None),
+        ((INPUTS,), None),
+        ([INPUTS, "cat", 3], "cat"),
+        ({"x": INPUTS, "labels": "dog"}, "dog"),
+        ({"x": INPUTS}, None),
+    ],
+)
+def test_a_target_stands_second_or_has_a_name(batch, target):
+    assert called(batch).target() == target
+
+
+def test_numbers_of_another_type_than_the_networks_are_pointed_out():
+    with pytest.raises(ValueError, match=r"torch\.float32: .*; its parameters are torch\.float64$"):
+        answer(nn.Linear(3, 2).double(), INPUTS, "a batch")
+    for model, inputs in ((nn.Linear(5, 2), INPUTS), (nn.Linear(5, 2), network_input(INPUTS, nn.ReLU()))):
+        with pytest.raises(ValueError, match="shapes cannot be multiplied") as error:
+            answer(model, inputs, "a batch")
+        assert "its parameters are" not in str(error.value)
+    both = nn.Sequential(nn.Linear(5, 2), nn.Linear(2, 2, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"; its parameters are torch\.float32 and torch\.float64$"):
+        answer(both, network_input(INPUTS.half(), nn.ReLU()), "a batch")
+
+
+class Rows(nn.Module):
+    """Answers of a kind that is given, to every batch."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def forward(self, x):
+        return self.answers(x)
+
+
+def together(share):
+    """Every answer moves with the batch's mean by such a share of itself."""
+    return lambda x: torch.ones_like(x) * (1 + share * (len(x) > 2))
+
+
+def failing(x):
+    if len(x) < 3:
+        raise RuntimeError("too few")
+    return x
+
+
+DEPEND = {
+    "a little": (together(0.9e-3), False),
+    "more than a thousandth": (together(1.1e-3), True),
+    "a little in half precision": (lambda x: together(0.03)(x).half(), False),
+    "much in half precision": (lambda x: together(0.07)(x).half(), True),
+    "two rows of each": (lambda x: x.repeat_interleave(2, 0), False),
+    "two rows in another order": (lambda x: torch.cat([x, x]), True),
+    "another number of rows": (lambda x: x[1:], True),
+    "some more rows": (lambda x: torch.cat([x, x[:1]]), True),
+    "a loss": (lambda x: x.sum(), False),
+    "a constant": (lambda x: torch.ones(5, 2), False),
+    "a loss beside rows": (lambda x: (x.sum(), x.cumsum(0)), True),
+    "other numbers of answers": (lambda x: [x.cumsum(0)] * len(x), False),
+    "two alone cannot be run": (failing, True),
+}
+
+
+@pytest.mark.parametrize("case", DEPEND)
+def test_answers_to_two_inputs_are_compared_with_those_among_the_others(case):
+    answers, expected = DEPEND[case]
+    inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    assert inputs_depend(Rows(answers), network_input(inputs, nn.ReLU())) is expected
+
+
+@pytest.mark.parametrize(("count", "expected"), [(2, False), (3, True), (4, True)])
+def test_from_three_inputs_on_dependence_can_be_told(count, expected):
+    model = Rows(lambda x: x + 10 * x.sum(0))
+    assert inputs_depend(model, network_input(torch.ones(count, 3), model)) is expected
+    (batch,) = called_batches([torch.ones(count, 3)], model, lambda model, batch: model(batch))
+    assert inputs_depend(model, network_input(batch, model)) is False, "a call's batch cannot be divided"
+
+
+def test_two_inputs_are_tried_out_and_all_where_two_cannot_be_run():
+    seen = []
+    few = probe_determinism(Rows(lambda x: seen.append(len(x)) or x), network_input(INPUTS, nn.ReLU()))
+    assert (seen, len(few)) == ([2, 2], 2)
+    assert torch.equal(few.alone, INPUTS[:2])
+    few = probe_determinism(Rows(failing), network_input(INPUTS, nn.ReLU()))
+    assert torch.equal(few.alone, INPUTS)
+    with pytest.raises(ValueError, match="too few"):
+        probe_determinism(Rows(failing), network_input(INPUTS[:2], nn.ReLU()))

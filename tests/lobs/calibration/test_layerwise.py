@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 import lobs
+from helpers.networks import tied
 from lobs.calibration import layerwise, lockstep
-from lobs.calibration.layerwise import LayerwisePasses, count_calls
+from lobs.calibration.batches import CalibrationBatches
+from lobs.calibration.layerwise import LayerwisePasses, count_calls, first_input, require_repeatable, run_until
 from lobs.calibration.lockstep import LockstepPasses, lockstep_possible
 
 
@@ -207,3 +209,87 @@ def test_a_module_that_a_later_batch_calls_again_is_named():
         LayerwisePasses(model, layers(model), [quiet, loud])
     LayerwisePasses(model, layers(model), [loud, quiet])
     LayerwisePasses(model, {"often": model.often}, [quiet, loud])
+
+
+def test_a_pass_that_does_not_call_a_layer_is_refused():
+    model = nn.ModuleDict({"used": nn.Linear(3, 2), "spare": nn.Linear(3, 2)})
+    model.forward = lambda x: model["used"](x)
+    seen = []
+    run_until(model, [model["used"]], 1, torch.randn(4, 3), lambda x, z: seen.append((tuple(x.shape), tuple(z.shape))))
+    assert seen == [((4, 3), (4, 2))]
+    for calls in (1, 2):
+        with pytest.raises(ValueError, match=r"layer 'spare' is not called in a forward pass and was in the first one"):
+            run_until(model, [model["spare"]], calls, torch.randn(4, 3), lambda *_: None)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class Loader:
+    """Batches that are made anew on every reading."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_a_walk_from_the_start_says_so_where_more_memory_would_spare_it(model, images):
+    from_the_start = "do not fit into memory layer by layer: every layer is reached from the network's start"
+    kept = list(images.split(6))
+    own = 2 * 6 * 6 * 4
+    needed = 20 * (own + lockstep.ALIVE * own)
+    for batches, together, memory, noted in (
+        (kept, 1, needed, False),
+        (kept, 1, needed - 1, True),
+        (kept, 2, needed, True),
+        (kept, 2, 2 * needed, False),
+        (CalibrationBatches(Loader(kept), memory=0), 1, None, True),
+    ):
+        with LayerwisePasses(model, layers(model), batches, together, memory) as walk:
+            assert (walk.note is not None) == noted
+            assert not noted or from_the_start in walk.note
+            found = {name: [calls[0][0].clone() for calls in walk.visits(name)] for name in walk.calls}
+        assert [len(inputs) for inputs in found.values()] == [4] * 4
+        assert torch.equal(torch.cat(found["stem"]), images)
+    shared = Shared().eval()
+    assert LayerwisePasses(shared, layers(shared), [torch.randn(3, 4)]).note is None, "no memory would do"
+    loaded = LayerwisePasses(shared, layers(shared), CalibrationBatches(Loader([torch.randn(3, 4)]), memory=0))
+    assert from_the_start in loaded.note
+
+
+def test_walks_need_batches_that_can_be_read_again():
+    with pytest.raises(ValueError, match="refit=True needs batches=, the calibration inputs, and got none"):
+        require_repeatable(None, "refit=True")
+    with pytest.raises(ValueError, match="refit=True reads batches several times, and the list_iterator given is used"):
+        require_repeatable(iter([torch.ones(2, 4)]), "refit=True")
+    batches = require_repeatable(Loader([torch.ones(2, 4)] * 3), "refit=True", memory=0)
+    assert [len(list(batches)), len(list(batches)), batches.kept] == [3, 3, False]
+    assert require_repeatable(batches, "refit=True") is batches
+    for empty in ([], CalibrationBatches([]), Loader([])):
+        with pytest.raises(ValueError, match="batches is empty: there is no calibration batch"):
+            first_input(nn.Linear(4, 2), empty)
+
+
+def test_modules_that_share_a_weight_are_counted_and_seen_together():
+    model = tied(bias=True)
+    inputs = torch.randn(5, 16)
+    assert count_calls(model, [inputs], {"a": model.a}) == {"a": 2}
+    with LayerwisePasses(model, {"a": model.a}, [inputs[:3], inputs[3:]]) as walk:
+        calls = list(walk.visits("a"))
+    hidden = model.a(inputs).relu()
+    for (first, second), part in zip(calls, (slice(0, 3), slice(3, 5)), strict=True):
+        torch.testing.assert_close(first, (inputs[part], model.a(inputs[part])))
+        torch.testing.assert_close(second, (hidden[part], model.b(hidden[part])))
+
+
+def test_what_a_network_overwrites_later_is_seen_as_it_was(model, images, monkeypatch):
+    """From the start every call is copied: the ReLU that follows a layer is in place."""
+    monkeypatch.setattr(layerwise, "lockstep_possible", lambda *_: False)
+    twice = nn.Sequential(model.stem, model.relu, model.inside, model.stem)
+    twice[3] = nn.Conv2d(4, 2, 1)
+    twice.append(model.relu)
+    with LayerwisePasses(twice, {"0": twice[0]}, [images]) as walk, torch.no_grad():
+        ((given, output),) = next(iter(walk.visits("0")))
+    assert torch.equal(given, images)
+    torch.testing.assert_close(output, model.stem(images))
+    assert (output < 0).any()

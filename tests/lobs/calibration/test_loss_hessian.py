@@ -164,3 +164,14 @@ def test_the_loss_changes_nothing_else_that_is_collected():
         assert (curved[name].samples, curved[name].inputs) == (layer.samples, layer.inputs) == (64, 64)
         assert torch.equal(curved[name].second_moment, layer.second_moment)
         assert torch.equal(curved[name].zero_fraction, layer.zero_fraction)
+
+
+@pytest.mark.parametrize(("labels", "refused"), [([0, 3], False), ([1, 4], True), ([-1, 3], True)])
+def test_labels_are_those_of_the_networks_outputs(labels, refused):
+    curvature = LossCurvature(mlp(), "cross_entropy", ["4"])
+    if refused:
+        with pytest.raises(ValueError, match=rf"labels from {labels[0]} to {labels[1]}, the network has 4 outputs"):
+            curvature.add(torch.randn(2, 16), torch.tensor(labels))
+        return
+    curvature.add(torch.randn(2, 16), torch.tensor(labels))
+    assert curvature.result()["4"].shape == (4, 25)

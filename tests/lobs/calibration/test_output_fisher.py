@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.networks import Normalised
-from lobs.calibration.output_fisher import Sensitivity, mixed_gradient, output_sensitivity
+from lobs.calibration.output_fisher import Sensitivity, _Sums, mixed_gradient, output_sensitivity, sensitivity_note
 from lobs.layers.matrix import unit_outputs
 from lobs.layers.network import prunable_layers
 
@@ -254,3 +254,89 @@ def test_an_input_without_a_finite_gradient_does_not_count_and_is_counted():
     assert torch.allclose(found["0"].apart, plain["0"].apart)
     with pytest.raises(ValueError, match=r"layer '0': its gradient .* is NaN or infinite for every input"):
         output_sensitivity(model, [torch.zeros(3, 6, dtype=torch.float64)])
+
+
+def test_where_outputs_are_no_logits_the_squared_distance_over_their_spread_is_taken():
+    """Its curvature is 2 / spread in every output, exactly, whatever the signs; spreads are those of all batches."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (2, 2))).double()
+    inputs = torch.randn(9, 3, dtype=torch.float64)
+    outputs = model(inputs).detach()
+    spread = float((outputs - outputs.mean(0)).square().sum()) / 9
+    for seed in (0, 1):
+        (found,) = output_sensitivity(model, inputs.split(4), seed=seed).values()
+        expected = torch.full((4,), 2 / spread, dtype=torch.float64)
+        torch.testing.assert_close(found.together, expected)
+        torch.testing.assert_close(found.apart, expected)
+
+
+class Branch(nn.Module):
+    """A layer whose second call is not looked at, one that only numbers without a gradient come from, and a third."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.cut, self.first, self.chosen, self.head = cut, nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 4)
+
+    def forward(self, x):
+        index = self.first(2 * x).argmax(1)
+        hidden = self.first(x) + index[:, None]
+        return self.head(hidden + (self.chosen(hidden).detach() if self.cut else self.chosen(hidden)))
+
+
+def test_a_call_that_is_not_looked_at_counts_nothing_and_a_layer_that_no_gradient_reaches_is_named():
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 3)
+    model = Branch(False)
+    found = output_sensitivity(model, [inputs])
+
+    class Once(Branch):
+        def forward(self, x):
+            with torch.no_grad():
+                index = nn.functional.linear(2 * x, self.first.weight, self.first.bias).argmax(1)
+            hidden = self.first(x) + index[:, None]
+            return self.head(hidden + self.chosen(hidden))
+
+    once = Once(False)
+    once.load_state_dict(model.state_dict())
+    same(found, output_sensitivity(once, [inputs]))
+    message = r"layer 'chosen': no gradient reaches it from the network's outputs .*on the way\), so that its sensitiv"
+    with pytest.raises(ValueError, match=message):
+        output_sensitivity(Branch(True), [inputs])
+    with pytest.raises(ValueError, match=r"layer '0': no gradient .*on the way, the outputs have no graph\), so that"):
+        output_sensitivity(nn.Sequential(nn.Linear(3, 4), Detached()), [inputs])
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+def sensitivity(*together, left_out=0):
+    return Sensitivity(torch.tensor(together), torch.tensor(together), left_out)
+
+
+def test_what_does_not_count_is_noted():
+    fine = {"a": sensitivity(1.0, 0.0), "b": sensitivity(2e-10, 0.0)}
+    assert sensitivity_note(fine) is None
+    left_out = sensitivity_note({"a": sensitivity(1.0, left_out=2), "b": sensitivity(1.0, left_out=3)})
+    assert left_out.startswith("the gradients of 3 inputs are NaN or infinite at layer 'b'")
+    blind = sensitivity_note({"a": sensitivity(0.0, 2.0), "b": sensitivity(1e-10, 0.0), "c": sensitivity(3e-10)})
+    assert blind.startswith("nothing that layer 'b' does changes what is compared")
+    three = {"a": sensitivity(1.0), **{name: sensitivity(0.0) for name in "bcd"}}
+    assert sensitivity_note(three).startswith("nothing that layer 'b', 'c', 'd' does")
+    four = sensitivity_note({**three, "e": sensitivity(0.0, left_out=1)})
+    assert four.startswith("the gradients of 1 inputs are")
+    assert "; nothing that layer 'b', 'c', 'd' and others does" in four
+
+
+def test_rows_of_no_image_in_particular_are_left_out_together():
+    """Three rows of two images: where one is not finite, none of the batch's images counts."""
+    sums = _Sums()
+    sums.add([torch.tensor([[1.0], [2.0], [3.0]]).double()], 2)
+    sums.add([torch.tensor([[1.0], [torch.nan], [3.0]]).double()], 2)
+    sums.add([torch.tensor([[1.0], [torch.inf], [3.0], [4.0]]).double()], 2)
+    found = sums.means("any")
+    assert found.left_out == 3
+    # 1 + 4 + 9 of two images, and 9 + 16, or (3 + 4)^2 where rows belong to an image, of one.
+    assert found.apart.tolist() == [(14 + 25) / 3]
+    assert found.together.tolist() == [(14 + 49) / 3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.networks import Answer
-from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, spreads
+from lobs.calibration.outputs import class_logits, fitting_distance, output_tensors, per_input, spreads
 
 A, B, WHOLE = torch.randn(5, 3), torch.randn(5, 2, 2), torch.arange(5)
 Named = namedtuple("Named", "first second")
@@ -94,3 +94,46 @@ def test_infinite_logits_do_not_count_and_parts_of_other_shapes_are_taken_as_the
     assert spreads([(masked,)], 5) == pytest.approx(spreads([(A[:, 1:],)], 5))
     ragged = [(torch.ones(2, 3),), (torch.ones(3, 4),)]  # no mean over images of unequal lengths
     assert spreads(ragged, 5) == pytest.approx([(6 + 12) / 5])
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (torch.tensor([[1.5, -0.5, 0.0]]).expand(5, 3), "relative"),  # adds up to one, and is no probability
+        (SOFT * (1 + 0.9e-3), "kl"),
+        (SOFT * (1 + 1.1e-3), "relative"),
+        (SOFT * (1 - 1.1e-3), "relative"),
+        (torch.tensor([[1.0, 0.0, 0.0]]).expand(5, 3), "kl"),
+        (torch.randn(5), "kl"),
+        (torch.randn(5, 3).long(), "kl"),
+        ("text", "kl"),
+    ],
+)
+def test_soft_labels_are_probabilities(target, expected):
+    assert fitting_distance(A, (A, target)) == expected
+    assert fitting_distance(A, {"x": A, "labels": target}) == expected
+
+
+def test_columns_that_are_all_alike_are_no_logits():
+    assert fitting_distance(A[:, :1].expand(5, 3), A) == "relative"
+    nearly = A[:, :1].repeat(1, 3)
+    nearly[4, 2] += 1
+    assert fitting_distance(nearly, A) == "kl"
+    assert fitting_distance(A[:, :2], A) == "kl"
+
+
+def test_what_has_an_axis_of_inputs_is_summed_for_each_and_the_rest_shared_out():
+    assert torch.equal(per_input(B, 5), B.flatten(1).sum(1))
+    assert torch.equal(per_input(A[:, 0], 5), A[:, 0])
+    for values in (A, torch.tensor(6.0)):
+        torch.testing.assert_close(per_input(values, 4), torch.full((4,), float(values.sum()) / 4))
+
+
+def test_spreads_need_the_same_tensors_in_every_batch():
+    with pytest.raises(ValueError, match="hold other numbers of tensors for other batches"):
+        spreads([(A, A), (A,)], 10)
+    losses = [(torch.tensor(3.0),), (torch.tensor(4.0),)]  # no axis of images: as they are
+    assert spreads(losses, 4) == pytest.approx([25 / 4])
+    assert spreads([(A[:1],), (A[1:],)], 5) == pytest.approx([float((A - A.mean(0)).square().sum()) / 5], rel=1e-5)
+    far = 1e4 + torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    assert spreads([(far,)], 2) == pytest.approx([1.0])

@@ -134,3 +134,134 @@ def test_statistics_of_another_shape_do_not_fit_whatever_else_does():
     ):
         with pytest.raises(ValueError, match="does not fit statistics of"):
             check_fit("0", module, other)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_errors_and_floors_are_those_of_the_samples(groups, bias):
+    """E||W x - z||^2 and the least of it, group by group, with an input that is always zero."""
+    torch.manual_seed(0)
+    x = torch.randn(groups, 60, 5, dtype=torch.float64)
+    x[:, :, 2] = 0
+    z, weight = torch.randn(60, 3 * groups, dtype=torch.float64), torch.randn(3 * groups, 5 + bias, dtype=torch.float64)
+    x = torch.cat([x, x.new_ones(groups, 60, int(bias))], 2)
+    targets = z.chunk(groups, 1)
+    moments = x.mT @ x / 60
+    layer = lobs.LayerStatistics(
+        moments if groups > 1 else moments[0],
+        60,
+        60,
+        bias,
+        target_moment=torch.cat([t.T @ own for t, own in zip(targets, x, strict=True)]) / 60,
+        target_power=float(z.square().sum() / 60),
+    )
+    produced = [own @ w.T for own, w in zip(x, weight.chunk(groups), strict=True)]
+    left = sum(float((y - t).square().sum() / 60) for y, t in zip(produced, targets, strict=True))
+    assert layer.target_error(weight) == pytest.approx(left)
+    best = [own @ torch.linalg.lstsq(own, t, driver="gelsd").solution for own, t in zip(x, targets, strict=True)]
+    floor = sum(float((y - t).square().sum() / 60) for y, t in zip(best, targets, strict=True))
+    assert layer.target_floor() == pytest.approx(floor)
+    assert (layer.features, layer.groups, layer.kept_samples) == (5, groups, 0)
+
+
+def test_one_group_is_a_layer_of_its_own():
+    layer = lobs.LayerStatistics(
+        torch.arange(2.0 * 9).view(2, 3, 3),
+        8,
+        4,
+        True,
+        zero_fraction=torch.arange(4.0),
+        loss_curvature=torch.arange(12.0).view(4, 3),
+        inputs_sample=torch.arange(2.0 * 5 * 3).view(2, 5, 3),
+        target_moment=-torch.arange(12.0).view(4, 3),
+        target_power=3.0,
+        target_sample=torch.arange(20.0).view(5, 4),
+    )
+    assert (layer.features, layer.groups, layer.kept_samples) == (2, 2, 5)
+    own = layer.group(1)
+    assert torch.equal(own.second_moment, layer.second_moment[1])
+    assert own.zero_fraction.tolist() == [2, 3]
+    assert own.loss_curvature.tolist() == [[6, 7, 8], [9, 10, 11]]
+    assert own.target_moment.tolist() == [[-6, -7, -8], [-9, -10, -11]]
+    assert torch.equal(own.inputs_sample, layer.inputs_sample[1])
+    assert torch.equal(own.target_sample, layer.target_sample[:, 2:])
+    assert (own.target_power, own.samples, own.inputs, own.bias, own.groups, own.kept_samples) == (
+        None,
+        8,
+        4,
+        True,
+        1,
+        5,
+    )
+    assert own.group(0) is own
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"samples": 0},
+        {"samples": 9.0},
+        {"inputs": 0},
+        {"inputs": -1},
+        {"inputs": True},
+        {"bias": 1},
+        {"last": None},
+        {"second_moment": torch.ones(4)},
+        {"second_moment": torch.ones(1, 1, 4, 4)},
+        {"second_moment": torch.ones(3, 4)},
+        {"second_moment": torch.ones(2, 3, 4)},
+        {"inputs_sample": torch.ones(5, 3)},
+        {"loss_curvature": torch.ones(2, 3)},
+        {"target_moment": torch.ones(2, 5)},
+        {"zero_fraction": torch.ones(3)},
+        {"zero_fraction": torch.tensor(1.0)},
+        {"target_moment": torch.ones(3, 4)},
+    ],
+    ids=lambda damage: " ".join(
+        f"{k} {tuple(v.shape) if isinstance(v, torch.Tensor) else v}" for k, v in damage.items()
+    ),
+)
+def test_a_file_of_what_no_layer_has_is_damaged(tmp_path, damage):
+    layer = lobs.LayerStatistics.from_samples(torch.randn(9, 3), bias=True)
+    layer = replace(layer, zero_fraction=torch.ones(2), loss_curvature=torch.ones(2, 4), inputs_sample=torch.ones(5, 4))
+    path = tmp_path / "s.safetensors"
+    lobs.Statistics({"a": layer}).save(path)
+    assert lobs.Statistics.load(path)["a"].samples == 9
+    lobs.Statistics({"a": replace(layer, **damage)}).save(path)
+    with pytest.raises(
+        ValueError, match=r"damaged .*layer 'a': TypeError tensors and numbers that do not belong together"
+    ):
+        lobs.Statistics.load(path)
+
+
+def test_statistics_are_a_mapping_that_says_what_it_holds():
+    layers = {
+        "a": lobs.LayerStatistics.from_samples(torch.randn(9, 3)),
+        "b": lobs.LayerStatistics.from_samples(torch.randn(7, 4), bias=True),
+    }
+    statistics = lobs.Statistics(layers)
+    assert repr(statistics) == "Statistics(a: 9 samples of 3; b: 7 samples of 4 + bias)"
+    assert (len(statistics), list(statistics), "a" in statistics, "c" in statistics) == (2, ["a", "b"], True, False)
+    assert statistics["b"] is layers["b"]
+    assert statistics.calls.called == ["a", "b"]
+    with pytest.raises(KeyError, match="no statistics of layer 'c'; there are those of a, b"):
+        statistics["c"]
+
+
+def test_samples_are_a_matrix_with_rows():
+    for samples in (torch.randn(9), torch.randn(2, 9, 3), torch.randn(0, 3)):
+        with pytest.raises(ValueError, match=r"samples must be \[n, features\] with n >= 1, got"):
+            lobs.LayerStatistics.from_samples(samples)
+    one = lobs.LayerStatistics.from_samples(torch.tensor([[2.0, 3.0]]), bias=True)
+    assert (one.samples, one.inputs, one.second_moment.tolist()) == (1, 1, [[4, 6, 2], [6, 9, 3], [2, 3, 1]])
+
+
+def test_an_error_is_never_negative():
+    """Rounding may make a second moment indefinite."""
+    assert layer_error(torch.ones(1, 1), -torch.ones(1, 1)) == 0
+    layer = replace(
+        lobs.LayerStatistics.from_samples(torch.ones(4, 1)),
+        target_moment=torch.full((1, 1), 2.0).double(),
+        target_power=3.9,
+    )
+    assert layer.target_error(torch.full((1, 1), 2.0)) == layer.target_floor() == 0

@@ -1,16 +1,31 @@
 """Layers are what their weights say, by dtype and shape; what is not is refused in one sentence."""
 
+import copy
 import threading
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers.networks import X, mlp, tied
-from lobs.layers.checks import check_layers, check_owners, check_plain, check_product, independent_copy, read_back
+import lobs
+from helpers.networks import X, mlp, tied, tied_by_data
+from lobs.layers.checks import (
+    CHECKED_SAMPLES,
+    check_changeable,
+    check_filled,
+    check_layers,
+    check_owners,
+    check_plain,
+    check_product,
+    independent_copy,
+    lost_any,
+    read_back,
+)
 from lobs.layers.linear import CHECKED_ROWS
+from lobs.layers.matrix import VIEWS
 
 KINDS = {
     "rows": (lambda: nn.Linear(6, 4), (9, 6)),
@@ -150,3 +165,231 @@ def test_wide_layers_in_half_precision_are_checked_too(features):
         for wrong in (2 * output, torch.zeros_like(output), 1.3 * output):
             with pytest.raises(ValueError, match="does not give its weight times its inputs"):
                 check_product("l", module, inputs, wrong)
+
+
+class Placed(lobs.layers.View):
+    """Of a weight ``[out, in]``, with a matrix and a way back that are given."""
+
+    def __init__(self, there, back):
+        self.there, self.back = there, back
+
+    def matrix(self, module, values):
+        return self.there(values)
+
+    def shaped(self, module, matrix):
+        return self.back(matrix)
+
+    def samples(self, module, inputs, chunk_bytes):
+        yield inputs[None]
+
+    def unit_axis(self, outputs):
+        return -1
+
+    def part(self, inputs, outputs):
+        return inputs, outputs
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "right"),
+    [
+        (lambda values: values.flip(0), lambda matrix: matrix.flip(0), True),
+        (lambda values: values.flip(0), lambda matrix: matrix, False),
+        (lambda values: values, lambda matrix: matrix.flip(1), False),
+        (lambda values: values.T, lambda matrix: matrix, False),
+        (lambda values: values, lambda matrix: matrix.flatten(), False),
+    ],
+    ids=["undone", "matrix alone", "shaped alone", "another shape", "no shape"],
+)
+def test_a_view_that_does_not_put_weights_back_is_refused(there, back, right, monkeypatch):
+    class Own(nn.Linear):
+        pass
+
+    monkeypatch.setitem(VIEWS, Own, Placed(there, back))
+    if right:
+        check_plain({"a": Own(3, 2)})
+        return
+    with pytest.raises(ValueError, match=r"layer 'a': Placed of Own does not undo its matrix\(\) in shaped\(\)"):
+        check_plain({"a": Own(3, 2)})
+
+
+class Adapter(nn.Linear):
+    """Merges something into its weight in one of its modes, and forgets to take it out again if so told."""
+
+    forgets = False
+
+    def train(self, mode=True):
+        if mode != self.training and not (mode and self.forgets):
+            with torch.no_grad():
+                self.weight += 1.0 if mode else -1.0
+        return super().train(mode)
+
+
+class Forgetful(Adapter):
+    forgets = True
+
+
+class Harmless(nn.Linear):
+    def train(self, mode=True):
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [Adapter, Forgetful])
+def test_a_layer_whose_weight_changes_with_its_mode_is_refused(kind, training):
+    layer = kind(3, 2)
+    layer.training = training
+    before = layer.weight.clone()
+    if kind is Forgetful and not training:  # to train it changes nothing, and back it does
+        assert torch.equal(copy.deepcopy(layer).train().weight, before)
+    with pytest.raises(ValueError, match=rf"layer 'a': train\(\) or eval\(\) of {kind.__name__} changes its weight"):
+        check_plain({"a": layer})
+    assert torch.equal(layer.weight, before)
+    assert layer.training == training
+    check_plain({"a": Harmless(3, 2)})
+
+
+def pruned_by_torch(layer):
+    return torch.nn.utils.prune.random_unstructured(layer, "weight", amount=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "call"),
+    [
+        (pruned_by_torch, r"call torch\.nn\.utils\.prune\.remove\(module, 'weight'\) first"),
+        (torch.nn.utils.weight_norm, r"call torch\.nn\.utils\.remove_weight_norm\(module, 'weight'\) first"),
+        (torch.nn.utils.spectral_norm, r"call torch\.nn\.utils\.remove_spectral_norm\(module, 'weight'\) first"),
+        (
+            torch.nn.utils.parametrizations.orthogonal,
+            r"call torch\.nn\.utils\.parametrize\.remove_parametrizations\(module, 'weight'\) first",
+        ),
+    ],
+    ids=["pruned", "weight norm", "spectral norm", "parametrized"],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_makes_a_computed_weight_plain_again_is_said(change, call):
+    with pytest.raises(ValueError, match=f"layer 'a': its weight is computed from other tensors.*{call}, or leave"):
+        check_plain({"a": change(nn.Linear(3, 3))})
+
+
+def test_weights_and_biases_of_other_numbers_are_refused():
+    check_plain({"a": nn.Linear(3, 2), "b": nn.Linear(3, 2, bias=False, dtype=torch.float16)})
+    with pytest.raises(ValueError, match=r"layer 'b': its weight is torch.complex64, and real floating-point numbers"):
+        check_plain({"a": nn.Linear(3, 2), "b": nn.Linear(3, 2, dtype=torch.complex64)})
+    layer = nn.Linear(3, 2)
+    layer.bias = nn.Parameter(torch.zeros(2, dtype=torch.int64), requires_grad=False)
+    with pytest.raises(ValueError, match=r"layer 'c': its bias is torch.int64"):
+        check_plain({"c": layer})
+
+
+def test_layers_without_weights_or_with_weights_that_are_no_numbers_are_refused():
+    check_filled({"a": nn.Linear(1, 1), "meta": nn.Linear(3, 2, device="meta")})
+    for width in (0, 3):
+        with pytest.raises(ValueError, match=rf"layer 'b' has a weight of shape \({3 - width}, {width}\), in which"):
+            check_filled({"a": nn.Linear(1, 1), "b": nn.Linear(width, 3 - width)})
+    for value in (float("nan"), float("inf")):
+        layer = nn.Linear(3, 2)
+        with torch.no_grad():
+            layer.weight[1, 2] = value
+        with pytest.raises(ValueError, match="layer 'c': its weight holds NaN or infinite values"):
+            check_filled({"c": layer})
+
+
+def test_networks_made_in_inference_mode_cannot_be_changed():
+    check_changeable(mlp())
+    with torch.inference_mode():
+        last = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"model was made in torch.inference_mode"):
+        check_changeable(nn.Sequential(nn.Linear(2, 2), last))
+
+
+@pytest.mark.parametrize(("start", "shared"), [(0, False), (1, True), (6, True), (11, True), (12, False)])
+def test_weights_that_overlap_in_memory_are_found_and_neighbours_are_not(start, shared):
+    """A weight in the middle, of six numbers, and an embedding that ends before it, within it, or behind it."""
+    flat = torch.randn(24)
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Embedding(2, 3))
+    model[0].weight.data = flat[6:12].view(2, 3)
+    model[1].weight.data = flat[start : start + 6].view(2, 3)
+    if not shared:
+        check_owners(model, ["0"])
+        return
+    with pytest.raises(ValueError, match=r"layer '0' shares its weight with 'weight' of '1' \(Embedding\)"):
+        check_owners(model, ["0"])
+
+
+@pytest.mark.parametrize(("share", "passes"), [(7.5, True), (8.5, False)])
+def test_eight_units_of_rounding_are_what_cancelling_products_may_leave(share, passes):
+    """Rounding is relative to ||W|| ||y|| / sqrt(features): here 4 * 4 / 2 over one sample of four features."""
+    module, inputs = nn.Linear(4, 4, bias=False), torch.full((1, 4), 2.0)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([1.0, -1.0, 1.0, -1.0]).expand(4, 4))
+    assert not module(inputs).any()
+    wrong = torch.zeros(1, 4)
+    wrong[0, 2] = share * torch.finfo(torch.float32).eps * 4 * 4 / 2
+    if passes:
+        check_product("fc", module, inputs, wrong)
+        return
+    with pytest.raises(ValueError, match="does not give its weight times its inputs"):
+        check_product("fc", module, inputs, wrong)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-3), (torch.float32, 1e-3), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)],
+)
+def test_outputs_may_differ_by_so_much_of_their_size(dtype, tolerance):
+    """W y = 1 for one sample of one feature: the coarsest of the dtypes decides, here the weight's."""
+    module, inputs = nn.Linear(1, 1, bias=False).to(dtype), torch.ones(1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.fill_(1)
+    rounding = 8 * torch.finfo(dtype).eps
+    for share, passes in ((0.98, True), (1.02, False)):
+        # |1 - z| = tolerance |z| + rounding at z = (1 + rounding) / (1 - tolerance)
+        output = (torch.ones(1, 1) + share * ((1 + rounding) / (1 - tolerance) - 1)).double()
+        if passes:
+            check_product("fc", module, inputs, output)
+        else:
+            with pytest.raises(ValueError, match="does not give its weight times its inputs"):
+                check_product("fc", module, inputs, output)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_of_many_positions_the_first_and_the_last_are_looked_at(place):
+    torch.manual_seed(0)
+    module, inputs = nn.Conv1d(2, 3, 3).double(), torch.randn(1, 2, CHECKED_SAMPLES + 900, dtype=torch.float64)
+    output = module(inputs).detach()
+    check_product("conv", module, inputs, output)
+    output[0, 1, place] += 1e3
+    with pytest.raises(ValueError, match="does not give its weight times its inputs"):
+        check_product("conv", module, inputs, output)
+
+
+def test_weights_are_lost_where_a_mask_removes_one_that_was_not_zero():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 0.0, 2.0], [0.0, 0.0, 3.0]]))
+        model[1].weight.fill_(1)
+    zeros = model[0].weight == 0
+    assert not lost_any(model, {})
+    assert not lost_any(model, {"0": ~zeros, "1": torch.ones(2, 2).bool()})
+    assert lost_any(model, {"0": ~zeros, "1": torch.eye(2).bool()})
+    assert lost_any(model, {"0": zeros, "1": torch.ones(2, 2).bool()})
+
+
+def test_parameters_that_share_their_memory_alone_share_it_in_a_copy_too():
+    model = nn.Sequential(tied_by_data(), nn.Linear(16, 16))
+    copied = independent_copy(model)
+    pairs = [(each[0].a.weight, each[0].b.weight) for each in (model, copied)]
+    assert all(one is not other and one.data_ptr() == other.data_ptr() for one, other in pairs)
+    assert copied[0].a.weight.data_ptr() != model[0].a.weight.data_ptr() != copied[1].weight.data_ptr()
+    for one, other in zip(model.parameters(), copied.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_tensor_with_a_graph_is_named_where_a_network_cannot_be_copied():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].plain = torch.ones(2)
+    independent_copy(model)
+    model[1].memory = model[1].weight.sum(0)
+    message = r"Sequential cannot be copied: 'memory' of its module '1' is a tensor that autograd computed: detach it"
+    with pytest.raises(ValueError, match=message):
+        independent_copy(model)

@@ -11,6 +11,7 @@ from helpers.chains import IMAGES, fed, grouped_chain
 from lobs.layers.consumers import consumers_of, drop_columns
 from lobs.layers.matrix import set_weight_matrix, weight_matrix
 from lobs.layers.network import prunable_layers
+from lobs.layers.parts import parts_of
 
 
 def test_a_unit_feeds_the_inputs_that_move_with_it():
@@ -84,3 +85,10 @@ def test_units_of_a_branching_network_are_refused():
     statistics = lobs.collect_statistics(model, [torch.randn(9, 4)])
     with pytest.raises(ValueError, match=r"'right' with 4 inputs .* does not simply follow layer 'left' with 3 units"):
         lobs.prune(model, statistics, "apoz", density=0.5)
+
+
+@pytest.mark.parametrize("names", [("fc", "part"), ("part", "fc")])
+def test_units_of_parts_and_what_parts_read_are_refused(names):
+    modules = {"fc": nn.Linear(8, 8), "part": parts_of(nn.MultiheadAttention(8, 2))["q_proj"]}
+    with pytest.raises(ValueError, match=rf"layer '{names[1]}' .* does not simply follow layer '{names[0]}'"):
+        consumers_of({name: modules[name] for name in names})

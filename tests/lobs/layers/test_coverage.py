@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from helpers.networks import X, embedding, experts, mlp, net, tied
+from lobs.base.fingerprint import network_digest
 from lobs.layers.coverage import Calls, Unpruned, functional_uses, shown, unpruned_weights, weight_count
 from lobs.layers.evaluation import evaluation_mode
 
@@ -121,3 +122,57 @@ def test_a_call_that_fails_leaves_nothing_behind():
     assert functional_uses(model, X[:2]) == {"a": "mm"}, "the failed call is over"
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         functional_uses(mlp(), X[:2, :5])
+
+
+def test_calls_know_whose_they_are():
+    model = mlp()
+    assert not Calls().of_another(model)
+    own = Calls(network=network_digest(model))
+    assert not own.of_another(model)
+    with torch.no_grad():
+        model[0].weight[0, 0] += 1
+    assert own.of_another(model)
+
+
+class OwnAttention(nn.MultiheadAttention):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+class OwnMemory(nn.GRU):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (nn.EmbeddingBag(3, 2), "its rows are looked up, not multiplied with"),
+        (nn.LSTMCell(3, 2), "a single cell, which is called step by step: LSTM, GRU and RNN are covered"),
+        (nn.Bilinear(3, 2, 2), "a product of two inputs, not of one with a matrix"),
+        (OwnAttention(4, 2), "its class has a forward of its own, or its weights are computed from others"),
+        (OwnMemory(3, 2), "its class has a forward of its own, or its weights are computed from others"),
+        (nn.PReLU(), None),
+        (nn.LayerNorm((3, 2)), "class not covered"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_kinds_that_are_not_covered_say_why(module, reason):
+    model = nn.ModuleDict({"own": module})
+    found = [entry for entry in unpruned_weights(model, [], [], Calls()) if entry.name == "own"]
+    own = sum(p.numel() for p in module.parameters(recurse=False) if p.dim() > 1)
+    assert [(entry.reason, entry.weights) for entry in found] == ([] if reason is None else [(reason, own)])
+
+
+def test_keys_and_values_of_attentions_own_are_accounted_for():
+    model = nn.ModuleDict({"attend": nn.MultiheadAttention(6, 2, add_bias_kv=True)})
+    parts = [f"attend.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    assert unpruned_weights(model, parts, [], Calls(parts)) == [
+        Unpruned("attend", "MultiheadAttention", 12, "keys and values of its own are no matrix")
+    ]
+
+
+def test_sparse_tensors_on_the_way_are_no_use_of_a_weight():
+    graph = torch.eye(2).to_sparse()
+    model = a(lambda self, x: torch.sparse.mm(graph, self.a(x)) @ self.a.weight)
+    assert functional_uses(model, X[:2]) == {"a": "mm"}

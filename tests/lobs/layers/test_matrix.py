@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from lobs.layers.matrix import set_weight_matrix, weight_matrix, zero_counts
+from lobs.layers.linear import LinearView
+from lobs.layers.matrix import VIEWS, call_input, find_view, set_weight_matrix, weight_matrix, zero_counts
 
 
 @pytest.mark.parametrize("module", [nn.Linear(6, 3), nn.Linear(6, 3, bias=False), nn.Conv2d(4, 6, 3, groups=2)])
@@ -29,3 +30,61 @@ def test_zeros_are_counted_for_every_unit(module, shape, of):
     zeros, count = zero_counts(module, outputs)
     assert zeros.tolist() == [0, min(2, of), 0]
     assert count == of
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 100, 10**6])
+def test_zeros_of_many_outputs_are_counted_part_by_part(at_once, monkeypatch):
+    monkeypatch.setattr("lobs.layers.matrix.COUNTED_AT_ONCE", at_once)
+    outputs = torch.randn(5, 3, 2, 7, generator=torch.Generator().manual_seed(0))
+    zeros, count = zero_counts(nn.Conv2d(4, 3, 1), outputs)
+    assert zeros.tolist() == (outputs <= 0).sum((0, 2, 3)).tolist()
+    assert count == 5 * 2 * 7
+    one = zero_counts(nn.Conv2d(4, 3, 1), outputs[0])
+    assert (one[0].tolist(), one[1]) == ((outputs[0] <= 0).sum((1, 2)).tolist(), 14)
+    nothing = zero_counts(nn.Linear(6, 3), torch.zeros(0, 3))
+    assert (nothing[0].tolist(), nothing[1]) == ([0, 0, 0], 0)
+
+
+def test_a_bias_that_is_no_column_stays_as_it_is():
+    module = nn.Linear(6, 3)
+    bias, matrix = module.bias.clone(), torch.randn(3, 6)
+    set_weight_matrix(module, matrix, bias=False)
+    assert torch.equal(module.weight, matrix)
+    assert torch.equal(module.bias, bias)
+    assert torch.equal(weight_matrix(module, bias=False), matrix)
+    assert torch.equal(weight_matrix(module, bias=True), torch.cat([matrix, bias[:, None]], 1))
+    with pytest.raises(ValueError, match=r"a matrix of shape \(3, 7\) does not fit .*: expected \(3, 6\)"):
+        set_weight_matrix(module, weight_matrix(module), bias=False)
+
+
+def test_a_weight_matrix_is_a_copy():
+    for module in (nn.Linear(6, 3), nn.Linear(6, 3, bias=False), nn.ConvTranspose1d(2, 3, 2, bias=False)):
+        before = module.weight.clone()
+        weight_matrix(module).zero_()
+        weight_matrix(module, bias=False).zero_()
+        assert torch.equal(module.weight, before)
+        assert weight_matrix(module).is_contiguous()
+
+
+def test_a_calls_input_is_its_first_argument_or_the_one_of_that_name():
+    one, other = torch.ones(1), torch.ones(2)
+    assert call_input((one, other), {"input": other}) is one
+    assert call_input((), {"other": other, "input": one}) is one
+    assert call_input((), {"x": one, "y": other}) is one
+    for args, kwargs in (((), {}), (([one],), {"input": one}), ((), {"x": "text", "y": one}), ((None,), {})):
+        assert call_input(args, kwargs) is None
+
+
+def test_every_class_has_the_view_of_its_nearest_registered_one(monkeypatch):
+    class First(nn.Linear):
+        pass
+
+    class Second(First):
+        pass
+
+    own = LinearView()
+    assert find_view(Second(2, 2)) is VIEWS[nn.Linear]
+    monkeypatch.setitem(VIEWS, First, own)
+    assert find_view(Second(2, 2)) is find_view(First(2, 2)) is own
+    assert find_view(nn.Linear(2, 2)) is VIEWS[nn.Linear]
+    assert find_view(nn.ReLU()) is None

@@ -1,14 +1,18 @@
 """Attention and recurrent modules in parts, against torch's own forward passes."""
 
 import copy
+import sys
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import lobs
 from helpers.networks import net
+from lobs.layers import window_attention
 from lobs.layers.checks import independent_copy
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.parts import parts_of
@@ -270,3 +274,97 @@ def test_torchvisions_window_attention_calls_its_layers(version, layers, sequent
     assert {entry.name: entry.reason.split(" (")[0] for entry in result.unpruned if entry.kind == "Linear"} == (
         {} if "qkv" in layers else {"qkv": "used by a function"}
     )
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_modules_go_on_from_given_states(kind, bidirectional):
+    """Sequences of several lengths in any order, a single sequence, and one of a single step."""
+    torch.manual_seed(0)
+    module = kind(5, 4, num_layers=2, bidirectional=bidirectional).double()
+    layers = 4 if bidirectional else 2
+
+    def first(*rows):
+        return (rand(layers, *rows, 4), rand(layers, *rows, 4)) if kind is nn.LSTM else rand(layers, *rows, 4)
+
+    for lengths, ordered in (([6, 4, 1], True), ([2, 6, 3], False), ([5, 5, 5], True), ([1, 1, 1], True)):
+        steps = rand(max(lengths), len(lengths), 5)
+        packed = pack_padded_sequence(steps, torch.tensor(lengths), enforce_sorted=ordered)
+        states = first(len(lengths))
+        expected = module(packed, states)
+        with evaluation_mode(module):
+            found = module(packed, states)
+        close(tuple(found[0])[:2], tuple(expected[0])[:2])
+        close(found[1], expected[1])
+    agrees(module, rand(6, 5), first())
+    agrees(module, rand(1, 3, 5), first(3))
+    agrees(module, rand(1, 3, 5))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_transformer_layers_fast_path_does_not_go_past_its_parts(enabled):
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    before, calls = torch.backends.mha.get_fastpath_enabled(), []
+    handle = parts_of(model.self_attn)["q_proj"].register_forward_hook(lambda *_: calls.append("q_proj"))
+    inputs = torch.randn(3, 5, 8)
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    try:
+        with torch.no_grad():
+            expected = model(inputs)
+            assert not calls
+            with evaluation_mode(model):
+                found = model(inputs)
+            assert torch.backends.mha.get_fastpath_enabled() is enabled
+            with evaluation_mode(nn.Linear(2, 2)):
+                assert torch.backends.mha.get_fastpath_enabled() is enabled, "nothing here needs it off"
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+        handle.remove()
+    assert calls == ["q_proj"]
+    close(found, expected)
+
+
+def test_a_forward_that_an_object_has_for_itself_stays():
+    def forward(self, query, key, value):
+        return query, None
+
+    for own in (forward, lambda query, key, value: (query, None)):
+        model = nn.Sequential(nn.MultiheadAttention(8, 2))
+        model[0].forward = MethodType(own, model[0]) if own is forward else own
+        with evaluation_mode(model):
+            assert vars(model[0])["forward"] == model[0].forward
+            copied = independent_copy(model)
+            query = torch.randn(3, 2, 8)
+            assert model[0](query, query, query)[0] is query
+        assert "forward" in vars(model[0])
+        assert "forward" in vars(copied[0])
+
+
+class ByKeyword(nn.Module):
+    """Hands its layers' weights to torch's function by name, and one with another bias than its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = functional.linear(input=x, weight=self.qkv.weight, bias=2 * self.qkv.bias)
+        x = functional.linear(x, bias=None, weight=self.qkv.weight)
+        return functional.linear(functional.relu(x), self.proj.weight, bias=self.proj.bias)
+
+
+def test_products_with_a_layers_own_weight_and_bias_are_its_calls_however_they_are_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "swin_of_the_tests", SimpleNamespace(ByKeyword=ByKeyword))
+    monkeypatch.setattr(window_attention, "CLASSES", {"swin_of_the_tests": ("ByKeyword", "Missing"), "none": ("A",)})
+    assert window_attention.WindowAttention().kinds == (ByKeyword,)
+    torch.manual_seed(0)
+    model, inputs, calls = ByKeyword().eval(), torch.randn(3, 6), []
+    expected = model(inputs)
+    for name, layer in model.named_children():
+        layer.register_forward_hook(lambda *_, name=name: calls.append(name))
+    with evaluation_mode(model):
+        close(model(inputs), expected)
+    assert calls == ["proj"]
+    assert torch.equal(model(inputs), expected)
+    assert calls == ["proj"]

@@ -176,3 +176,16 @@ def test_a_class_is_registered():
         from lobs.layers.matrix import VIEWS
 
         del VIEWS[Scale]
+
+
+@pytest.mark.parametrize("missing", ["samples", "unit_axis", "part"])
+def test_a_view_has_to_tell_samples_units_and_a_part(missing):
+    def told(self, *args):
+        return args
+
+    methods = dict.fromkeys(("samples", "unit_axis", "part"), told)
+    whole = type("Whole", (lobs.layers.View,), methods)()
+    assert (whole.groups(None), whole.overlap(None)) == (1, 1)
+    del methods[missing]
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        type("Half", (lobs.layers.View,), methods)()

@@ -1,8 +1,10 @@
 """All layers at once: each is its path at its count, one path is in memory at a time, and every layer is timed."""
 
 import gc
+import itertools
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from lobs.allocation.budget import Budget
 from lobs.allocation.sharing import Sharing
 from lobs.base.execution import Execution
 from lobs.layers.matrix import weight_matrix
+from lobs.schedule import one_shot
 from lobs.schedule.job import Job
 from lobs.schedule.one_shot import prune_at_once
 from lobs.solvers import make
@@ -81,3 +84,14 @@ def test_whole_units_leave_with_what_reads_them():
     assert dead.any()
     assert not task.pruned[2].weight[:, dead].any()
     assert not task.pruned[0].bias[dead].any()
+
+
+@pytest.mark.parametrize(("allocation", "seconds"), [("uniform", 1), ("relative", 2)])
+def test_every_layers_time_is_its_own(allocation, seconds, monkeypatch):
+    """By a clock that goes on by one at every look; where shares depend on each other, paths come before the steps."""
+    monkeypatch.setattr(one_shot, "time", SimpleNamespace(perf_counter=itertools.count(10).__next__))
+    steps = list(prune_at_once(job(sharing=Sharing(Budget(density=0.3), allocation))))
+    assert [step.seconds for step in steps] == [seconds] * 3
+    task = job()
+    given = replace(task, paths=lobs.layer_paths(task.dense, task.statistics, "magnitude"))
+    assert [step.seconds for step in prune_at_once(given)] == [1, 1, 1]

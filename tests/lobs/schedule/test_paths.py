@@ -6,12 +6,13 @@ from torch import nn
 
 import lobs
 from lobs.base.execution import Execution
+from lobs.layers.coverage import Calls
 from lobs.layers.matrix import weight_matrix
 from lobs.registry import METHODS
-from lobs.schedule.paths import PathMaker, for_layer, layers_with_statistics
+from lobs.schedule.paths import PathMaker, check_network, for_layer, layers_with_statistics, selected
 from lobs.solvers import make
 from lobs.solvers.ranking import Pattern
-from lobs.solvers.recomputed import RecomputedPath
+from lobs.solvers.recomputed import RecomputedPath, path_bytes
 
 
 @pytest.mark.parametrize("method", ["lobs", "exact_obs", "sparsegpt", "apoz"])
@@ -165,3 +166,77 @@ def test_linear_and_pointwise_layers_have_consecutive_inputs_and_odd_channels_ar
         lobs.prune(model, batches=[torch.randn(4, 6, 5, 5)], method=solver, density=0.5)
     grouped = make("exact_obs", pattern=Pattern(2, 4, 9), group_size="auto")
     assert grouped._sized(10**9, lobs.LayerStatistics.from_samples(torch.randn(9, 720))).group_size == 504
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_paths_are_kept_up_to_the_last_byte(short):
+    model, statistics = linear()
+    maker = PathMaker(model, statistics, make("exact_obs"))
+    needed = sum(path_bytes(maker.path(name)) for name in ("0", "2"))
+    paths = PathMaker(model, statistics, make("exact_obs"), Execution(needed - short)).paths(["0", "2"])
+    assert [isinstance(path, RecomputedPath) for path in paths.values()] == [False, bool(short)]
+
+
+def test_a_folder_holds_what_took_a_layer_long(tmp_path):
+    model, statistics = linear()
+    maker = PathMaker(model, statistics, make("exact_obs"), Execution(folder=tmp_path))
+    assert not maker.holds("0")
+    maker.path("0")
+    assert (maker.holds("0"), maker.holds("2")) == (True, False)
+    assert not PathMaker(model, statistics, make("exact_obs")).holds("0")
+
+
+def test_what_a_folder_holds_of_another_weight_or_other_inputs_is_not_taken(tmp_path):
+    model, statistics = linear()
+    execution = Execution(folder=tmp_path)
+    PathMaker(model, statistics, make("exact_obs"), execution).path("0")
+    others = lobs.collect_statistics(model, [3 * torch.randn(40, 6)])
+    with torch.no_grad():
+        changed = linear()[0]
+        changed[0].weight[0, 0] += 1
+    for network, found in ((model, others), (changed, statistics)):
+        taken = PathMaker(network, found, make("exact_obs"), execution).path("0")
+        fresh = PathMaker(network, found, make("exact_obs")).path("0")
+        assert torch.equal(taken.layer_error(), fresh.layer_error())
+
+
+def test_layers_are_chosen_and_those_left_out_are_known():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    statistics = lobs.collect_statistics(model, [torch.randn(40, 6)])
+    for layers, exclude, names, left_out in (
+        (None, [], ["0", "2", "4"], set()),
+        (None, ["2"], ["0", "4"], {"2"}),
+        (["4", "0"], [], ["0", "4"], {"2"}),
+        (["[02]"], ["0"], ["2"], {"0", "4"}),
+    ):
+        assert selected(model, statistics, layers, exclude) == (names, left_out)
+    for layers, exclude, asked in (
+        (None, ["*"], r"exclude=\['\*'\] leaves"),
+        (["2"], ["2"], r"exclude=\['2'\] leaves"),
+        ([], [], r"layers=\[\] leave"),
+    ):
+        with pytest.raises(ValueError, match=rf"{asked} no layer to prune; those with statistics are 0, 2, 4"):
+            selected(model, statistics, layers, exclude)
+
+
+def test_weights_that_a_function_uses_too_cannot_be_pruned():
+    model, statistics = linear()
+    check_network(model, ["0", "2"], statistics)
+    used = lobs.Statistics(dict(statistics), Calls(["0", "2"], {"2": "mm"}))
+    check_network(model, ["0"], used)
+    with pytest.raises(ValueError, match=r"layer '2': its weight or bias is used outside of it, too, by mm, whose"):
+        check_network(model, ["0", "2"], used)
+    with torch.inference_mode():
+        made = linear()[0]
+    with pytest.raises(ValueError, match=r"made in torch.inference_mode"):
+        check_network(made, ["0"], statistics)
+    model[2].weight = nn.Parameter(torch.zeros(3, 5, dtype=torch.complex64))
+    check_network(model, ["0"], statistics)
+    with pytest.raises(ValueError, match=r"layer '2': its weight is torch.complex64"):
+        check_network(model, ["0", "2"], statistics)
+
+
+def test_statistics_of_layers_that_were_not_asked_for_do_no_harm():
+    model, statistics = linear()
+    assert list(layers_with_statistics(model[:1], statistics, ["0"])) == ["0"]

@@ -13,9 +13,11 @@ from lobs.allocation.sharing import Decision, Sharing
 from lobs.base.execution import Execution
 from lobs.base.notes import write_note
 from lobs.calibration.batches import CalibrationBatches
+from lobs.repair.refit import STEPS
 from lobs.schedule.job import Job
 from lobs.schedule.run import no_worse_than_uniform, refitted, run
 from lobs.solvers import make
+from lobs.solvers.magnitude import Magnitude
 
 WORST = {"0": 511, "2": 300, "4": 0}
 
@@ -143,3 +145,70 @@ def test_left_open_a_refit_is_made_where_weights_were_lost_and_only_there():
     assert refitted(replace(task, refit=False), pruned) is pruned
     found = refitted(task, pruned)
     assert found.refit is not None and found.before_refit
+
+
+def test_what_was_approximated_and_remarks_are_notes():
+    task = job()
+    task.remarks.append("said before")
+    noted = replace(task, solver=Noting(), sharing=Sharing(Budget(density=0.5)))
+    result = run(noted)
+    assert result.notes == ["layer '0': roughly", "layer '2': roughly", "layer '4': roughly"]
+    assert result.density == 0.5
+
+
+class Noting(Magnitude):
+    """Its paths have a note."""
+
+    def path(self, weight, statistics):
+        path = super().path(weight, statistics)
+        path.note = "roughly"
+        return path
+
+
+def test_a_refit_that_cannot_be_made_is_a_note_where_it_was_not_asked_for():
+    task = job(refit=None)
+    few = replace(task, sharing=replace(task.sharing, batches=CalibrationBatches([X[:20]])))
+    pruned = run(few)
+    before = {key: value.clone() for key, value in pruned.model.state_dict().items()}
+    found = refitted(few, pruned)
+    assert found.notes == [
+        *pruned.notes,
+        "not refitted: a refit holds a sixth of the inputs out: give at least 48 inputs",
+    ]
+    assert found.refit is None
+    assert all(torch.equal(value, before[key]) for key, value in found.model.state_dict().items())
+    for asked in (True, 5):
+        with pytest.raises(ValueError, match=r"^a refit holds a sixth of the inputs out"):
+            refitted(replace(few, refit=asked), pruned)
+
+
+@pytest.mark.parametrize(("refit", "steps"), [(None, STEPS), (True, STEPS), (1, 1), (7, 7)])
+def test_a_refit_takes_as_many_minibatches_as_were_asked_for(refit, steps, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lobs.schedule.run.refit", lambda *_, steps, **__: asked.append(steps))
+    task = job(refit=refit)
+    refitted(task, run(replace(task, sharing=Sharing(Budget(density=0.3), batches=task.sharing.batches))))
+    assert asked == [steps]
+
+
+def test_a_refit_keeps_what_it_moved_and_renews_the_bounds():
+    task = job(refit=20)
+    pruned = run(task)
+    before = {key: value.detach().clone() for key, value in pruned.model.named_parameters()}
+    found = refitted(task, pruned)
+    after = dict(found.model.named_parameters())
+    assert found.before_refit.keys() == {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert found.before_refit
+    assert all(torch.equal(value, before[key]) for key, value in found.before_refit.items())
+    bound = lobs.error_bound(task.dense, found.model, task.statistics)
+    for record, old in zip(found.layers, pruned.layers, strict=True):
+        assert record.bound_contribution == pytest.approx(bound.layers[record.name])
+        assert replace(record, bound_contribution=0) == replace(old, bound_contribution=0)
+
+
+def test_a_tie_is_no_reason_for_uniform_shares(monkeypatch):
+    task = job(correct="bias")
+    result = run(task)
+    task.decisions[:] = [compared(0.9)]
+    monkeypatch.setattr("lobs.schedule.run.OutputDistance.of_network", lambda *_: 1.0)
+    assert no_worse_than_uniform(task, task.dense, result) is result

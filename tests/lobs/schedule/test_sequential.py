@@ -1,7 +1,9 @@
 """Pruning in sequence against brute force: all inputs and outputs at once, least squares on the mask."""
 
 import copy
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -369,3 +371,92 @@ def test_inputs_that_do_not_fit_take_the_slower_walk_and_the_result_says_so(memo
     assert len(found.notes) == slower
     assert not wanted.notes
     assert all(torch.equal(found.masks[name], mask) for name, mask in wanted.masks.items())
+
+
+def test_calls_without_a_sample_do_not_hide_the_ones_after_them():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.layer = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            return torch.cat([self.layer(x[:0]), self.layer(x[:2]), self.layer(x[2:])])
+
+    torch.manual_seed(0)
+    dense = Sometimes().double().eval()
+    pruned = copy.deepcopy(dense)
+    nn.init.normal_(pruned.first.weight)
+    inputs = torch.randn(30, 4, dtype=torch.float64)
+    base = lobs.collect_statistics(dense, [inputs])["layer"]
+    layer = pairs(dense, pruned, "layer", inputs.split(10), base, keep=0)
+    x, z = pruned.first(inputs).detach(), dense(inputs).detach()
+    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    assert (layer.samples, layer.inputs) == (30, 30)
+    torch.testing.assert_close(layer.second_moment, x.T @ x / 30)
+    torch.testing.assert_close(layer.target_moment, z.T @ x / 30)
+
+
+def test_a_layer_that_is_refused_in_the_middle_is_named():
+    """Without damping: two units of the first layer are one, so that the second layer's inputs are singular."""
+    model, inputs = mlp(), torch.randn(200, 8, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].weight[3] = model[0].weight[5]
+        model[0].bias[3] = model[0].bias[5]
+    solver = lobs.solvers.make("exact_obs", damping=0.0)
+    with pytest.raises(lobs.SingularStatisticsError, match="layer '2'"):
+        lobs.prune(model, method=solver, density=1.0, sequential=True, batches=[inputs])
+
+
+def test_half_precision_goes_in_sequence_in_float32():
+    model, inputs = mlp(torch.float32), torch.randn(200, 8)
+    inputs = inputs.bfloat16().float()
+    rounded = copy.deepcopy(model).bfloat16()
+    options = {"method": "exact_obs", "density": 0.5, "sequential": True}
+    expected = lobs.prune(copy.deepcopy(rounded).float(), batches=[inputs], **options)
+    found = lobs.prune(rounded, batches=[inputs.bfloat16()], **options)
+    for name, mask in expected.masks.items():
+        weight = found.model.get_submodule(name).weight
+        assert weight.dtype == torch.bfloat16
+        assert (found.masks[name] == mask).float().mean() > 0.9
+        assert not weight[~found.masks[name]].any()
+    assert found.layers[0].error == pytest.approx(expected.layers[0].error, rel=0.05)
+
+
+def test_a_reference_weight_needs_targets():
+    statistics = lobs.LayerStatistics.from_samples(torch.randn(9, 3))
+    with pytest.raises(ValueError, match="these statistics hold no targets: sequential pruning collects them"):
+        reference_weight(torch.randn(2, 3), statistics)
+
+
+def test_what_reaches_a_layer_may_not_depend_on_what_was_pruned():
+    """A mixture of experts: how many rows an expert is given is another number in the pruned network."""
+
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.router, self.expert = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            hidden = self.router(x)
+            return self.expert(hidden[hidden[:, 0] > 0]).sum(0) + hidden[:, :3]
+
+    torch.manual_seed(0)
+    dense = Routed().double().eval()
+    pruned, inputs = copy.deepcopy(dense), torch.randn(40, 4, dtype=torch.float64)
+    base = lobs.collect_statistics(dense, [inputs])["expert"]
+    pairs(dense, pruned, "expert", [inputs], base, keep=0)
+    with torch.no_grad():
+        pruned.router.bias[0] += 1
+    with pytest.raises(
+        ValueError, match=r"layer 'expert' gives \[\(\d+, 3\)\] in the pruned network and \[\(\d+, 3\)\]"
+    ):
+        pairs(dense, pruned, "expert", [inputs], base, keep=0)
+
+
+def test_every_layers_time_is_its_own(monkeypatch):
+    """By a clock that goes on by one at every look."""
+    model, inputs = mlp(), torch.randn(60, 8, dtype=torch.float64)
+    monkeypatch.setattr(in_sequence, "time", SimpleNamespace(perf_counter=itertools.count(10).__next__))
+    result = lobs.prune(model, method="magnitude", density=0.5, sequential=True, batches=[inputs])
+    assert [record.seconds for record in result.layers] == [1, 1, 1]

@@ -14,6 +14,7 @@ from lobs.layers.matrix import weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.schedule.stages import STAGES, stage_budgets
 from lobs.solvers import make
+from lobs.solvers.magnitude import Magnitude
 
 BATCHES = list(X.split(64))
 IMAGES = list(torch.randn(120, 1, 4, 4, generator=torch.Generator().manual_seed(4)).split(40))
@@ -253,3 +254,38 @@ def test_samples_are_kept_for_all_stages():
 def test_more_stages_than_there_are_looser_budgets_are_those_that_there_are():
     assert stage_budgets(Budget(density=0.2), 5000) == stage_budgets(Budget(density=0.2), 3)
     assert [budget.density for budget in stage_budgets(Budget(density=0.1), 4)] == [0.8, 0.4, 0.2, 0.1]
+
+
+def test_the_first_of_several_stages_keeps_less_than_everything():
+    for density, shares in ((0.5, [0.5]), (0.25, [0.5, 0.25]), (0.49, [0.98, 0.49]), (0.0, [0.0])):
+        assert [budget.density for budget in stage_budgets(Budget(density=density), 3)] == shares
+    assert [budget.density for budget in stage_budgets(Budget(density=0.1), [0.999])] == [0.999, 0.1]
+    assert [budget.density for budget in stage_budgets(Budget(density=0.0), [0.5, 0.1])] == [0.5, 0.1, 0.0]
+    for shares in ([1], [0.5, 0.5], [0.1]):
+        with pytest.raises(ValueError, match=r"stages must fall from below 1 to above density=0.1"):
+            stage_budgets(Budget(density=0.1), shares)
+
+
+def test_notes_of_every_stage_say_at_which_budget():
+    result = lobs.prune(mlp(), method=Noting(), density=0.2, stages=[0.5], batches=BATCHES, allocation="uniform")
+    expected = [f"at density={share}: layer '{name}': roughly" for share in (0.5, 0.2) for name in (0, 2, 4)]
+    assert result.notes == expected
+
+
+class Noting(Magnitude):
+    """Its paths have a note."""
+
+    def path(self, weight, statistics):
+        path = super().path(weight, statistics)
+        path.note = "roughly"
+        return path
+
+
+def test_a_layer_without_outputs_has_lost_nothing_after_stages():
+    model = mlp()
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].bias.zero_()
+    result = lobs.prune(model, method="magnitude", densities=None, density=0.2, stages=[0.5], batches=BATCHES)
+    record = next(record for record in result.layers if record.name == "2")
+    assert (record.error, record.relative_error) == (0.0, 0.0)
