@@ -23,7 +23,7 @@ from torch import Tensor
 import lobs
 from lobs.solvers import make
 from lobs_paper.files import write_json, write_text
-from lobs_paper.stages.progress import progress
+from lobs_paper.progress import progress
 from lobs_paper.stages.stopwatch import peak_memory_mib
 
 # name -> density, calibration images, minutes that collect and prune may take on 2 CPU cores and on a GPU
