@@ -125,9 +125,9 @@ def _lipschitz(module: nn.Module) -> bool:
         sizes = (module.kernel_size, module.stride, module.dilation)
         kernel, stride, dilation = (torch.tensor(size) for size in sizes)
         return bool((kernel <= stride).all() and (dilation == 1).all())
-    if kind is nn.CELU:  # exp(x / alpha) below zero
-        return module.alpha > 0
-    if kind is nn.Softplus and module.threshold < SMOOTH:
+    if isinstance(module, nn.CELU):  # exp(x / alpha) below zero
+        return kind is nn.CELU and module.alpha > 0
+    if isinstance(module, nn.Softplus) and module.threshold < SMOOTH:
         return False
     slope = max(abs(getattr(module, "negative_slope", 0.0)), abs(getattr(module, "alpha", 0.0)))
     divided = getattr(module, "divisor_override", None) is None and getattr(module, "count_include_pad", True)
