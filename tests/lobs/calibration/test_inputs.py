@@ -344,6 +344,7 @@ def test_what_a_call_is_given_holds_as_many_inputs_as_its_first_rows(batch, coun
         (INPUTS, None),
         ((INPUTS,), None),
         ([INPUTS, "cat", 3], "cat"),
+        ((INPUTS, "cat"), "cat"),
         ({"x": INPUTS, "labels": "dog"}, "dog"),
         ({"x": INPUTS}, None),
     ],
@@ -400,6 +401,9 @@ DEPEND = {
     "a loss beside rows": (lambda x: (x.sum(), x.cumsum(0)), True),
     "other numbers of answers": (lambda x: [x.cumsum(0)] * len(x), False),
     "two alone cannot be run": (failing, True),
+    "more rows among the others": (lambda x: torch.cat([x, x[:1]]) if len(x) > 2 else x, True),
+    "more rows alone": (lambda x: x if len(x) > 2 else torch.cat([x, x[:1]]), True),
+    "fewer rows alone": (lambda x: torch.ones(len(x) if len(x) > 2 else 1, 3), True),
 }
 
 

@@ -270,6 +270,23 @@ def test_where_outputs_are_no_logits_the_squared_distance_over_their_spread_is_t
         torch.testing.assert_close(found.apart, expected)
 
 
+def test_outputs_without_a_graph_are_left_out():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, x):
+            return 3 * x.detach(), self.head(x), x.detach()
+
+    torch.manual_seed(0)
+    model, inputs = Both().double(), torch.randn(9, 3, dtype=torch.float64)
+    outputs = model.head(inputs).detach()
+    spread = float((outputs - outputs.mean(0)).square().sum()) / 9
+    found = output_sensitivity(model, [inputs])["head"].together
+    torch.testing.assert_close(found, torch.full((4,), 2 / spread, dtype=torch.float64))
+
+
 class Branch(nn.Module):
     """A layer whose second call is not looked at, one that only numbers without a gradient come from, and a third."""
 
@@ -322,6 +339,8 @@ def test_what_does_not_count_is_noted():
     assert left_out.startswith("the gradients of 3 inputs are NaN or infinite at layer 'b'")
     blind = sensitivity_note({"a": sensitivity(0.0, 2.0), "b": sensitivity(1e-10, 0.0), "c": sensitivity(3e-10)})
     assert blind.startswith("nothing that layer 'b' does changes what is compared")
+    nothing = sensitivity_note({"a": sensitivity(0.0), "b": sensitivity(0.0)})
+    assert nothing.startswith("nothing that layer 'a', 'b' does")
     three = {"a": sensitivity(1.0), **{name: sensitivity(0.0) for name in "bcd"}}
     assert sensitivity_note(three).startswith("nothing that layer 'b', 'c', 'd' does")
     four = sensitivity_note({**three, "e": sensitivity(0.0, left_out=1)})

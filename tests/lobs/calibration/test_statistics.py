@@ -265,3 +265,31 @@ def test_an_error_is_never_negative():
         target_power=3.9,
     )
     assert layer.target_error(torch.full((1, 1), 2.0)) == layer.target_floor() == 0
+
+
+def test_one_sample_of_one_input_is_enough_for_a_file(tmp_path):
+    layer = lobs.LayerStatistics.from_samples(torch.randn(1, 3))
+    lobs.Statistics({"a": layer}).save(tmp_path / "s.safetensors")
+    assert (lobs.Statistics.load(tmp_path / "s.safetensors")["a"].samples, layer.inputs) == (1, 1)
+
+
+@pytest.mark.parametrize(("small", "counts"), [(1e-3, True), (1e-6, False)])
+def test_the_floor_leaves_out_what_float32_does_not_show_group_by_group(small, counts):
+    """An input whose square is less than 1e-9 of its group's largest could explain a target, and is not asked."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 80, 3, dtype=torch.float64)
+    z = 3 * x[:, :, 2].T + 0.1 * torch.randn(80, 2, dtype=torch.float64)
+    x[:, :, 2] *= small
+    x[1] *= 1e-7  # a group of its own
+    layer = lobs.LayerStatistics(
+        x.mT @ x / 80,
+        80,
+        80,
+        False,
+        target_moment=torch.stack([t @ own for t, own in zip(z.T, x, strict=True)]) / 80,
+        target_power=float(z.square().sum() / 80),
+    )
+    seen = x if counts else x[:, :, :2]
+    scaled = [own / own.square().mean(0).sqrt() for own in seen]
+    left = [t - own @ torch.linalg.lstsq(own, t[:, None]).solution[:, 0] for t, own in zip(z.T, scaled, strict=True)]
+    assert layer.target_floor() == pytest.approx(sum(float(part.square().sum() / 80) for part in left), rel=1e-5)

@@ -212,6 +212,19 @@ def test_a_view_that_does_not_put_weights_back_is_refused(there, back, right, mo
         check_plain({"a": Own(3, 2)})
 
 
+@pytest.mark.parametrize("changed", ["matrix", "shaped"])
+def test_a_view_with_one_way_of_its_own_and_the_usual_one_back_is_refused(changed, monkeypatch):
+    class Own(nn.Linear):
+        pass
+
+    kind = type("Half", (Placed,), {"matrix": lobs.layers.View.matrix, "shaped": lobs.layers.View.shaped})
+    monkeypatch.setitem(VIEWS, Own, kind(None, None))
+    check_plain({"a": Own(3, 2)})
+    setattr(kind, changed, lambda self, module, values: values.flip(0))
+    with pytest.raises(ValueError, match=r"layer 'a': Half of Own does not undo its matrix\(\) in shaped\(\)"):
+        check_plain({"a": Own(3, 2)})
+
+
 class Adapter(nn.Linear):
     """Merges something into its weight in one of its modes, and forgets to take it out again if so told."""
 
@@ -237,6 +250,7 @@ class Harmless(nn.Linear):
 @pytest.mark.parametrize("kind", [Adapter, Forgetful])
 def test_a_layer_whose_weight_changes_with_its_mode_is_refused(kind, training):
     layer = kind(3, 2)
+    nn.init.constant_(layer.weight, 3.0)  # what is added and taken off again leaves no rounding
     layer.training = training
     before = layer.weight.clone()
     if kind is Forgetful and not training:  # to train it changes nothing, and back it does
@@ -313,6 +327,16 @@ def test_weights_that_overlap_in_memory_are_found_and_neighbours_are_not(start, 
         check_owners(model, ["0"])
         return
     with pytest.raises(ValueError, match=r"layer '0' shares its weight with 'weight' of '1' \(Embedding\)"):
+        check_owners(model, ["0"])
+
+
+def test_weights_whose_columns_take_turns_share_none():
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Embedding(4, 3))
+    columns = torch.randn(4, 6)
+    model[0].weight.data, model[1].weight.data = columns[:, ::2], columns[:, 1::2]
+    check_owners(model, ["0"])
+    model[1].weight.data = columns[:, ::2]
+    with pytest.raises(ValueError, match="layer '0' shares its weight with 'weight' of '1'"):
         check_owners(model, ["0"])
 
 

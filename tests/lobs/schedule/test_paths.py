@@ -189,12 +189,12 @@ def test_a_folder_holds_what_took_a_layer_long(tmp_path):
 def test_what_a_folder_holds_of_another_weight_or_other_inputs_is_not_taken(tmp_path):
     model, statistics = linear()
     execution = Execution(folder=tmp_path)
-    PathMaker(model, statistics, make("exact_obs"), execution).path("0")
     others = lobs.collect_statistics(model, [3 * torch.randn(40, 6)])
     with torch.no_grad():
         changed = linear()[0]
         changed[0].weight[0, 0] += 1
     for network, found in ((model, others), (changed, statistics)):
+        PathMaker(model, statistics, make("exact_obs"), execution).path("0")
         taken = PathMaker(network, found, make("exact_obs"), execution).path("0")
         fresh = PathMaker(network, found, make("exact_obs")).path("0")
         assert torch.equal(taken.layer_error(), fresh.layer_error())

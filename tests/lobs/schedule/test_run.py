@@ -150,6 +150,7 @@ def test_left_open_a_refit_is_made_where_weights_were_lost_and_only_there():
 def test_what_was_approximated_and_remarks_are_notes():
     task = job()
     task.remarks.append("said before")
+    task.decisions.append(Decision({}, note="decided before"))
     noted = replace(task, solver=Noting(), sharing=Sharing(Budget(density=0.5)))
     result = run(noted)
     assert result.notes == ["layer '0': roughly", "layer '2': roughly", "layer '4': roughly"]

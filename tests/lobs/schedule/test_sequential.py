@@ -423,6 +423,16 @@ def test_half_precision_goes_in_sequence_in_float32():
     assert found.layers[0].error == pytest.approx(expected.layers[0].error, rel=0.05)
 
 
+def test_double_precision_stays_double():
+    model, inputs = mlp(), torch.randn(200, 8, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter /= 3  # no float32 numbers any more
+    same = lobs.prune(model, method="exact_obs", density=1.0, sequential=True, batches=[inputs])
+    for name, value in same.model.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-12, atol=1e-13)
+
+
 def test_a_reference_weight_needs_targets():
     statistics = lobs.LayerStatistics.from_samples(torch.randn(9, 3))
     with pytest.raises(ValueError, match="these statistics hold no targets: sequential pruning collects them"):
@@ -446,12 +456,12 @@ def test_what_reaches_a_layer_may_not_depend_on_what_was_pruned():
     pruned, inputs = copy.deepcopy(dense), torch.randn(40, 4, dtype=torch.float64)
     base = lobs.collect_statistics(dense, [inputs])["expert"]
     pairs(dense, pruned, "expert", [inputs], base, keep=0)
-    with torch.no_grad():
-        pruned.router.bias[0] += 1
-    with pytest.raises(
-        ValueError, match=r"layer 'expert' gives \[\(\d+, 3\)\] in the pruned network and \[\(\d+, 3\)\]"
-    ):
-        pairs(dense, pruned, "expert", [inputs], base, keep=0)
+    message = r"layer 'expert' gives \[\(\d+, 3\)\] in the pruned network and \[\(\d+, 3\)\]"
+    for shift in (1, -1):  # more rows, and fewer
+        with torch.no_grad():
+            pruned.router.bias.copy_(dense.router.bias + shift)
+        with pytest.raises(ValueError, match=message):
+            pairs(dense, pruned, "expert", [inputs], base, keep=0)
 
 
 def test_every_layers_time_is_its_own(monkeypatch):
