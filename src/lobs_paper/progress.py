@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import length_hint
 from typing import Any
 
@@ -43,13 +43,14 @@ class Lines:
     def at(self, done: int) -> None:
         """So many parts are done."""
         now = time.monotonic()
-        if now - self._said < EVERY or not first_process():
+        if now - self._said < EVERY or sys.stderr is None or not first_process():
             return
         self._said, spent = now, now - self._start
         of = f" of {self.total}" if self.total else ""
         fresh, rest = done - self.begun, self.total - done
         left = f", about {_minutes(spent * rest / fresh)} left" if fresh > 0 and rest >= 0 else ""
-        print(f"{self.description}: {done}{of} after {_minutes(spent)}{left}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody reads it any more, or the disk is full: no reason to end
+            print(f"{self.description}: {done}{of} after {_minutes(spent)}{left}", file=sys.stderr, flush=True)
 
 
 def _told(items: Iterable, lines: Lines) -> Iterator:

@@ -83,7 +83,7 @@ CALLS = {
         r"quantized tensor \(torch.qint8\).*dequantize",
     ),
     "large inputs": (lambda: collect(X * 1e19), ValueError, "infinite values, or some so large that .* overflows"),
-    "NaN inputs": (lambda: collect(X * float("nan")), ValueError, "layer '0': its calibration inputs hold NaN"),
+    "NaN inputs": (lambda: collect(X * float("nan")), ValueError, "layer '0': its calibration inputs hold NaN or inf"),
     "a lazy layer": (lambda: collect(X, model=nn.Sequential(nn.LazyLinear(3))), ValueError, "layer '0' has no values"),
     "a meta network": (lambda: collect(X, model=network().to("meta")), ValueError, "layer '0' has no values yet"),
     "no inputs": (

@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
 
@@ -81,6 +82,18 @@ def test_what_an_earlier_run_has_done_does_not_count_as_speed(monkeypatch, capsy
     monkeypatch.setattr("lobs_paper.progress.time.monotonic", lambda: 1000)
     lines.at(150)
     assert capsys.readouterr().err == ""
+
+
+class Full(StringIO):
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_line_that_nobody_reads_ends_nothing(monkeypatch):
+    monkeypatch.setattr("lobs_paper.progress.EVERY", 0.0)
+    for stream in (Full(), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert list(progress("layers")(range(3))) == [0, 1, 2]
 
 
 @pytest.mark.slow

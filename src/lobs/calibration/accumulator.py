@@ -173,7 +173,8 @@ class InputSums:
         # An input that is not finite shows in its own square, and no mask of a wide layer's whole moment is needed.
         squares = moment.diagonal(dim1=-2, dim2=-1)
         if squares.isnan().any():
-            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN: give finite ones")
+            # An infinite value times a zero is NaN, too.
+            raise ValueError(f"layer {name!r}: its calibration inputs hold NaN or infinite values: give finite ones")
         if squares.isinf().any():
             raise ValueError(
                 f"layer {name!r}: its calibration inputs hold infinite values, or some so large that the sum of their "

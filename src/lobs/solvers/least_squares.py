@@ -58,10 +58,11 @@ def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Te
             solved[rows] = _on_removed(scaled[rows], mask[rows], _of_rows(inverse, rows), hessian)
 
     sizes = torch.where(direct, counts, size - counts)
-    batches = [*_batches(direct, sizes, dtype.itemsize), *_batches(~direct, sizes, dtype.itemsize)]
     at_once = torch.get_num_threads() * int(sizes.max()) ** 2 * dtype.itemsize if len(sizes) else 0
-    together = at_once > BATCH_BYTES or float(sizes.double().pow(3).sum()) < FEWEST_OPERATIONS
-    if weight.is_cuda or together:
+    few = float(sizes.double().pow(3).sum()) < FEWEST_OPERATIONS
+    together = weight.is_cuda or few or at_once > BATCH_BYTES
+    batches = [rows for chosen in (direct, ~direct) for rows in _batches(chosen, sizes, dtype.itemsize, together)]
+    if together:
         for rows in batches:
             solve(rows)
     else:
@@ -71,12 +72,12 @@ def solve_on_support(weight: Tensor, kept: Tensor, hessian: DampedHessian) -> Te
     return result.masked_fill_(~kept, 0.0)
 
 
-def _batches(chosen: Tensor, sizes: Tensor, itemsize: int) -> Iterator[Tensor]:
+def _batches(chosen: Tensor, sizes: Tensor, itemsize: int, together: bool) -> Iterator[Tensor]:
     """Indices of the chosen rows in batches whose systems fit the memory, rows of similar size together."""
-    limit = BATCH_BYTES if sizes.is_cuda else CACHED_BYTES
+    limit = BATCH_BYTES if together else CACHED_BYTES
     rows = chosen.nonzero()[:, 0]
     rows = rows[torch.argsort(sizes[rows])]
-    most = len(rows) if sizes.is_cuda else -(-len(rows) // (4 * torch.get_num_threads()))
+    most = len(rows) if together else -(-len(rows) // (4 * torch.get_num_threads()))
     while len(rows):
         width = max(1, int(sizes[rows[0]]))
         batch = rows[: max(1, min(most, limit // (width * width * itemsize)))]

@@ -1,7 +1,10 @@
 """The best weights on a mask against lstsq on the samples."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import get_ident
+from threading import Event, Thread, get_ident
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import lobs
 from helpers.oracles import constrained_least_squares
 from helpers.solver_layers import layer, make_layer
 from lobs.solvers import least_squares
+from lobs.solvers._kernels.rows import side_by_side
 from lobs.solvers.hessian import SingularStatisticsError, damp
 from lobs.solvers.least_squares import solve_on_support
 
@@ -80,6 +84,52 @@ def test_a_row_that_cannot_be_solved_is_refused_from_any_thread(monkeypatch, thr
     with pytest.raises(SingularStatisticsError, match="linearly dependent"):
         solve_on_support(weight, torch.arange(weight.shape[1]).expand(weight.shape) % 2 == 0, broken)
     assert torch.get_num_threads() == threads
+
+
+def test_a_thread_that_begins_meanwhile_has_all_of_torchs_threads(threads):
+    inside, seen, over = Event(), [], Event()
+
+    def other():
+        inside.wait(20)
+        seen.append(torch.get_num_threads())
+        over.set()
+
+    def task(rows):
+        seen.append(torch.get_num_threads())
+        inside.set()
+        over.wait(20)
+
+    thread = Thread(target=other)
+    thread.start()
+    side_by_side(task, [torch.arange(2)] * 6)
+    thread.join()
+    assert sorted(seen) == [1] * 6 + [threads] and torch.get_num_threads() == threads
+
+
+def test_a_thread_that_cannot_be_started_leaves_nobody_waiting(monkeypatch, threads):
+    monkeypatch.setattr(ThreadPoolExecutor, "map", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start")))
+    with pytest.raises(RuntimeError, match="can't start"):
+        side_by_side(lambda rows: None, [torch.arange(2)] * 6)
+    assert torch.get_num_threads() == threads
+
+
+WITHOUT_A_MAIN_THREAD = """
+import threading, torch, lobs
+from lobs.solvers import make
+torch.set_num_threads(2)
+network = torch.nn.Sequential(torch.nn.Linear(200, 100))
+statistics = lobs.collect_statistics(network, [torch.randn(400, 200)])
+def work():
+    threading.main_thread().join()
+    for solver in (make("lobs", resolve=True), make("exact_obs")):
+        print(lobs.prune(network, statistics, solver, density=0.4).density, flush=True)
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_goes_on_after_the_main_one_has_ended():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_A_MAIN_THREAD], capture_output=True, text=True)
+    assert done.stdout.split() == ["0.4", "0.4"], done.stderr
 
 
 def test_a_mask_that_keeps_all_or_nothing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, main_thread
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ def over_rows(task: Callable[[slice], object], rows: int) -> None:
     The task must release the interpreter's lock. Slices are handed out as threads become free, so a busy core costs
     little; what a slice computes does not depend on the number of threads.
     """
-    threads = min(torch.get_num_threads(), rows)
+    threads = min(torch.get_num_threads(), rows) if main_thread().is_alive() else 1  # later no thread can be started
     width = max(1, min(16, -(-rows // (4 * max(threads, 1)))))
     slices = [slice(start, min(start + width, rows)) for start in range(0, rows, width)]
     if threads <= 1:
@@ -34,14 +35,31 @@ def side_by_side(task: Callable[[Tensor], object], batches: Sequence[Tensor]) ->
     other: two can take several times as long as one. Fewer batches than threads get all threads, one after the other.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(batches) < threads:
+    if threads == 1 or len(batches) < threads or not main_thread().is_alive():
         for batch in batches:
             task(batch)
         return
     mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad  # each thread has its own
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(mode()(task), batches):  # raises what a task raised
-                pass
-    finally:
-        torch.set_num_threads(threads)  # MKL has one number for all threads
+    ready = Barrier(threads + 1)
+    with ThreadPoolExecutor(threads, initializer=_alone, initargs=(ready,)) as pool:
+        try:
+            done = pool.map(mode()(task), batches)
+            ready.wait()
+        except BaseException:
+            ready.abort()  # a thread could not be started: those that wait for it go on, and end
+            raise
+        finally:
+            torch.set_num_threads(threads)
+        for _ in done:  # raises what a task raised
+            pass
+
+
+def _alone(ready: Barrier) -> None:
+    """Make torch use one thread in this one.
+
+    A thread takes the process's number over at its first question, and `set_num_threads` sets both: so the process's is
+    set back as soon as all threads have their own, before anybody else's new thread takes over a 1.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+    ready.wait()
