@@ -192,6 +192,9 @@ def test_where_the_error_stands_still_the_loss_follows_the_count():
     counts, found = along_errors((knots, losses), Still())
     assert counts.tolist() == list(range(41))
     torch.testing.assert_close(found[:21], 3.0 ** (torch.arange(21).double() / 20))
+    knots, losses = torch.tensor([0, 10, 20, 40]), torch.tensor([1.0, 3.0, 6.0, 9.0], dtype=torch.float64)
+    _, found = along_errors((knots, losses), Still())
+    torch.testing.assert_close(found[10:21], 3 * 2.0 ** (torch.arange(11).double() / 10))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])

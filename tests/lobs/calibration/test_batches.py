@@ -14,6 +14,14 @@ from torch import nn
 import lobs
 from helpers.networks import X, mlp
 from lobs.calibration.batches import CalibrationBatches, calibration_batches, called_batches, whole_where_dependent
+from lobs.calibration.calling import code_text
+
+
+def test_the_text_of_code_tells_names_indices_and_functions_apart():
+    given = [None, 0, 1, "logits", "loss", len, X.sum, partial(max, 1), partial(max, 2), lambda x: x, lambda x: x + 1]
+    texts = [code_text(each) for each in given]
+    assert len(set(texts)) == len(given)
+    assert texts[:5] == ["None", "0", "1", "'logits'", "'loss'"]
 
 
 def test_batches_are_read_once():
