@@ -10,7 +10,6 @@ TOGETHER = {
         f"lobs/layers/{name}": "lobs/layers/test_parts"
         for name in ("attention", "composite", "recurrent", "window_attention")
     },
-    "lobs/export/kernels": "lobs/export/test_accelerate",
     "lobs/layers/view": "lobs/layers/test_views",
     **{f"lobs/solvers/{name}": "lobs/solvers/test_contract" for name in ("magnitude", "random", "sparsegpt", "wanda")},
     **{

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from lobs.layers.network import prunable_layers
+
 torch.manual_seed(0)
 X = torch.randn(256, 16)
 Y = torch.randint(0, 4, (256,))
@@ -186,3 +188,12 @@ class Normalised(nn.Sequential):
     def forward(self, x):
         hidden = self[0](x)
         return self[1](hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-6))
+
+
+def pruned(network, density=0.2):
+    """The network with random weights, of which random ones are zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer in prunable_layers(network).values():
+            layer.weight.copy_(torch.randn_like(layer.weight) * (torch.rand_like(layer.weight) < density))
+    return network.eval()

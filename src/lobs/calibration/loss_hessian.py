@@ -67,7 +67,7 @@ class LossCurvature:
                 self._compare(inputs, outputs)
                 self._check(outputs, targets)
                 self._loss(outputs, targets).backward()
-            except NotImplementedError as error:
+            except NotImplementedError as error:  # with this BackPACK refuses a module that it has no rule for
                 raise ValueError(f"{_NEEDED}: {error}") from None
         for name, module in self._layers.items():
             diagonal = view_of(module).matrix(module, module.weight.diag_h).double()

@@ -165,14 +165,13 @@ class Bar(pl.Callback):
 
         self._progress = Progress(transient=True, disable=not on_terminal())
         self._task = self._progress.add_task("training", total=iterations)
-        self._iterations = iterations
         self._lines: Lines | None = None
 
     def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
         """The bar appears."""
         self._progress.start()
         if not on_terminal():
-            self._lines = Lines("training", self._iterations, trainer.global_step)
+            self._lines = Lines("training", trainer.max_steps, trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """It moves."""

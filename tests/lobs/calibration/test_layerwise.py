@@ -6,6 +6,7 @@ from torch import nn
 
 import lobs
 from helpers.networks import tied
+from helpers.sequence import residual
 from lobs.calibration import layerwise, lockstep
 from lobs.calibration.batches import CalibrationBatches
 from lobs.calibration.layerwise import LayerwisePasses, count_calls, first_input, require_repeatable, run_until
@@ -309,3 +310,19 @@ def test_what_a_network_overwrites_later_is_seen_as_it_was():
         torch.testing.assert_close(first, layer(inputs))
         torch.testing.assert_close(hidden, layer(inputs).relu())
         torch.testing.assert_close(second, layer(hidden))
+
+
+def test_a_pass_ends_with_a_layers_only_call():
+    model, inputs = residual().eval(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
+    seen = []
+    model.head.register_forward_hook(lambda *_: seen.append("head"))
+    got = []
+    run_until(model, [next(model.children())], 1, inputs, lambda x, z: got.append((x.shape, z.shape)))
+    assert len(got) == 1
+    assert not seen
+    run_until(model, [model.shared], 2, inputs, lambda x, z: got.append((x.shape, z.shape)))
+    assert len(got) == 3
+    assert seen == ["head"], "another batch may call it more often"
+    assert count_calls(model, [inputs], {"head": model.head, "shared": model.shared}) == {"shared": 2, "head": 1}
+    with pytest.raises(ValueError, match="is not called in a forward pass and was in the first one"):
+        run_until(model, [nn.Linear(2, 2)], 1, inputs, lambda *_: None)

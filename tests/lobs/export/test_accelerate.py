@@ -1,14 +1,16 @@
 """Every kernel computes what the layer does; which one is taken is told by a timer that the tests make up."""
 
 import copy
-import io
 import pickle
+from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 import lobs
+from helpers.networks import pruned
 from lobs.calibration.calling import Calling, called
 from lobs.export import accelerate as module
 from lobs.export.kernels import COLUMNS, CSR, PATCHES, PIXELS, SEMI_STRUCTURED, alternatives
@@ -28,60 +30,6 @@ def timer(monkeypatch):
 
     monkeypatch.setattr(module, "race", race)
     return told
-
-
-def pruned(network, density=0.2):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for layer in lobs.layers.prunable_layers(network).values():
-            layer.weight.copy_(torch.randn_like(layer.weight) * (torch.rand_like(layer.weight) < density))
-    return network.eval()
-
-
-CALLS = [
-    (nn.Linear(7, 5), (3, 7), {CSR, COLUMNS}),
-    (nn.Linear(7, 5, bias=False), (2, 3, 7), {CSR, COLUMNS}),
-    (nn.Linear(7, 5), (7,), {CSR, COLUMNS}),
-    (nn.Conv2d(4, 6, 1), (5, 4, 9, 8), {PIXELS}),
-    (nn.Conv2d(4, 6, 1, stride=2, bias=False), (4, 9, 8), {PIXELS}),
-    (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (5, 4, 9, 8), {PATCHES}),
-    (nn.Conv2d(4, 6, (3, 2), dilation=2, padding="same", padding_mode="reflect"), (5, 4, 9, 8), {PATCHES}),
-    (nn.Conv1d(4, 6, 3), (2, 4, 9), {PATCHES}),
-    (nn.Conv3d(2, 3, 2, stride=(1, 2, 1)), (2, 2, 4, 5, 4), {PATCHES}),
-    (nn.Conv1d(4, 6, 3, padding=1), (4, 9), {PATCHES}),
-    (nn.Conv3d(2, 3, 2), (2, 4, 5, 4), {PATCHES}),
-]
-
-
-@pytest.mark.parametrize(("layer", "shape", "kernels"), CALLS)
-def test_every_kernel_computes_the_layer(layer, shape, kernels, monkeypatch):
-    monkeypatch.setattr("lobs.export.kernels.PATCH_BYTES", 2**13)  # several chunks of images
-    pruned(layer)
-    with torch.no_grad():
-        layer.weight.flatten(1)[:, 1] = 0
-        inputs = torch.randn(shape)
-        found = alternatives(layer)
-        assert set(found) == kernels
-        for other in found.values():
-            torch.testing.assert_close(other(inputs), layer(inputs))
-            for twin in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
-                torch.testing.assert_close(twin.double()(inputs.double()).float(), layer(inputs))
-            file = io.BytesIO()
-            torch.save(other.state_dict(), file)
-            file.seek(0)
-            twin = copy.deepcopy(other)
-            for buffer in twin.buffers():
-                buffer.zero_()
-            twin.load_state_dict(torch.load(file))
-            torch.testing.assert_close(twin(inputs), layer(inputs))
-
-
-def test_no_kernel_for_classes_that_compute_otherwise():
-    class Own(nn.Linear):
-        def forward(self, x):
-            return super().forward(x) + 1
-
-    assert alternatives(Own(3, 3)) == alternatives(nn.ConvTranspose2d(2, 2, 3)) == {}
 
 
 def network():
@@ -247,47 +195,39 @@ def test_two_of_four_on_a_gpu(timer):
     assert {row.kernel for row in found.layers} == {SEMI_STRUCTURED}
 
 
-def test_the_race_gives_medians_and_leaves_out_what_is_slower(monkeypatch):
-    clock, calls = [0.0], {"first": 0, "slow": 0, "fast": 0}
+@pytest.fixture
+def raced(monkeypatch):
+    """Races functions that take so many seconds by a clock that only they move: medians, and how often each was run."""
+    clock, calls = [0.0], Counter()
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
 
-    def runner(name, seconds):
-        def run():
-            calls[name] += 1
-            clock[0] += seconds
+    def run(name, seconds):
+        calls[name] += 1
+        clock[0] += seconds
 
-        return run
+    def race(**seconds):
+        calls.clear()
+        return module.race({name: partial(run, name, each) for name, each in seconds.items()}), dict(calls)
 
-    times = module.race({name: runner(name, s) for name, s in {"first": 2e-3, "slow": 5e-3, "fast": 1e-3}.items()})
+    return race
+
+
+def test_the_race_gives_medians_and_leaves_out_what_is_slower(raced):
+    times, calls = raced(first=2e-3, slow=5e-3, fast=1e-3)
     assert times == pytest.approx({"first": 2.0, "slow": 5.0, "fast": 1.0})
     assert calls["slow"] == module.WARM_UPS + 2 * module.FEWEST_ROUNDS < calls["fast"] == calls["first"]
 
 
-def test_a_race_of_two_ends_where_the_other_is_slower_and_a_lone_run_goes_on_for_its_time(monkeypatch):
-    clock, calls = [0.0], {"first": 0, "slow": 0}
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
-
-    def runner(name, seconds):
-        def run():
-            calls[name] += 1
-            clock[0] += seconds
-
-        return run
-
-    def raced(**seconds):
-        calls.update(dict.fromkeys(calls, 0))
-        return module.race({name: runner(name, each) for name, each in seconds.items()})
-
-    assert raced(first=2e-3, slow=3e-3) == pytest.approx({"first": 2.0, "slow": 3.0})
-    assert calls == dict.fromkeys(calls, module.WARM_UPS + 2 * module.FEWEST_ROUNDS)
-    raced(first=0.03)  # each round takes twice that: 0.5 seconds are over in the ninth
-    assert calls["first"] == module.WARM_UPS + 2 * 9
-    raced(first=1.0)  # slow as it is, it is timed a few times
-    assert calls["first"] == module.WARM_UPS + 2 * module.FEWEST_ROUNDS
-    raced(first=1e-6)
-    assert calls["first"] == module.WARM_UPS + 2 * module.MOST_ROUNDS
-    raced(first=2e-3, slow=2e-3)  # none is slower than the first, and none faster
-    assert calls["slow"] == module.WARM_UPS + 2 * module.FEWEST_ROUNDS
+def test_a_race_of_two_ends_where_the_other_is_slower_and_a_lone_run_goes_on_for_its_time(raced):
+    few = module.WARM_UPS + 2 * module.FEWEST_ROUNDS
+    times, calls = raced(first=2e-3, slow=3e-3)
+    assert times == pytest.approx({"first": 2.0, "slow": 3.0})
+    assert calls == {"first": few, "slow": few}
+    # Each round takes 0.06 seconds: 0.5 are over in the ninth.
+    assert raced(first=0.03)[1]["first"] == module.WARM_UPS + 2 * 9
+    assert raced(first=1.0)[1]["first"] == few, "slow as it is, it is timed a few times"
+    assert raced(first=1e-6)[1]["first"] == module.WARM_UPS + 2 * module.MOST_ROUNDS
+    assert raced(first=2e-3, slow=2e-3)[1]["slow"] == few, "none is slower than the first, and none faster"
 
 
 def test_the_race_takes_the_median_of_what_it_timed(monkeypatch):
@@ -471,61 +411,6 @@ def test_want_of_memory_is_no_reason_to_try_again(timer, monkeypatch):
         lobs.accelerate(network(), torch.randn(5, 3, 4, 4))
 
 
-def test_sparse_rows_show_their_matrix_and_follow_a_change_of_type():
-    layer = pruned(nn.Linear(7, 5), 0.5)
-    other, inputs = alternatives(layer)[CSR], torch.randn(3, 7)
-    assert torch.equal(other.weight.to_dense(), layer.weight)
-    assert (other.out_features, other.in_features, other.contiguous) == (5, 7, False)
-    assert other.extra_repr() == f"5 x 7, {int((layer.weight != 0).sum())} weights"
-    assert other.crow_indices.dtype == other.col_indices.dtype == torch.int32
-    with torch.no_grad():
-        torch.testing.assert_close(other(inputs), layer(inputs))
-        torch.testing.assert_close(other.double()(inputs.double()), layer.double()(inputs.double()))
-        for shape in ((3, 7), (2, 3, 7)):
-            given = torch.randn(shape, dtype=torch.float64)
-            other.contiguous = True
-            assert other(given).is_contiguous()
-            torch.testing.assert_close(other(given), layer(given))
-    assert not list(other.parameters()) and not other.training
-
-
-def test_unread_inputs_are_left_out_and_only_where_there_are_some():
-    layer = pruned(nn.Linear(7, 5), 0.5)
-    with torch.no_grad():
-        layer.weight[0] = 1.0
-        assert set(alternatives(layer)) == {CSR}
-        layer.weight[:, [1, 4]] = 0.0
-    other = alternatives(layer)[COLUMNS]
-    assert other.read.tolist() == [0, 2, 3, 5, 6]
-    assert torch.equal(other.weight, layer.weight[:, other.read])
-    assert (other.out_features, other.in_features, other.training) == (5, 7, False)
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_convolution_of_no_images_or_of_any_number_of_them_is_computed(groups, monkeypatch):
-    layer = pruned(nn.Conv2d(4, 6, 3, padding=1, groups=groups))
-    (other,) = alternatives(layer).values()
-    with torch.no_grad():
-        for images in (0, 1, 7):
-            inputs = torch.randn(images, 4, 9, 8)
-            for most in (1, 2**12, 2**20):
-                monkeypatch.setattr("lobs.export.kernels.PATCH_BYTES", most)
-                torch.testing.assert_close(other(inputs), layer(inputs))
-
-
-def test_classes_of_convolutions_that_compute_otherwise_have_no_kernel():
-    class Own(nn.Conv2d):
-        def forward(self, x):
-            return super().forward(x) + 1
-
-    class Named(nn.Conv2d):
-        """The same computation under another name."""
-
-    assert alternatives(pruned(Own(2, 2, 3))) == {}
-    assert set(alternatives(pruned(Named(2, 2, 3)))) == {PATCHES}
-    assert set(alternatives(pruned(nn.Conv2d(2, 2, (1, 3))))) == {PATCHES}
-
-
 def test_what_is_once_faster_than_the_firsts_median_goes_on(monkeypatch):
     given = {"first": [2.0, 1.0], "once": [1.5, 9.0, 9.0], "never": [2.0]}
     rounds = dict.fromkeys(given, 0)
@@ -557,10 +442,3 @@ def test_a_network_that_writes_into_its_inputs_leaves_the_given_ones_alone(timer
     assert torch.equal(inputs, before)
     assert [row.kernel for row in found.layers] == [CSR]
     torch.testing.assert_close(found.model(inputs.clone()), model(inputs.clone()).detach())
-
-
-def test_no_kernel_for_sparse_tensor_cores_where_there_are_none():
-    layer = nn.Linear(64, 64).half()
-    with torch.no_grad():
-        layer.weight[:, ::2] = 0
-    assert SEMI_STRUCTURED not in alternatives(layer)

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 import lobs
-from helpers.sequence import NETWORKS, brute_force, full_mask, mlp, pairs, plain_solution, residual
-from lobs.calibration.layerwise import count_calls, run_until
+from helpers.sequence import NETWORKS, brute_force, full_mask, mlp, pairs, plain_solution
 from lobs.schedule import sequential as in_sequence
 from lobs.schedule.paths import PathMaker
 from lobs.schedule.sequential import paired_statistics, reference_weight
@@ -217,47 +216,6 @@ def test_samples_for_net_trim_are_kept_on_request():
     assert not torch.equal(first.model[0].weight, second.model[0].weight)
 
 
-def test_a_pass_ends_with_a_layers_only_call():
-    model, inputs = residual().eval(), torch.randn(3, 2, 6, 6, dtype=torch.float64)
-    seen = []
-    model.head.register_forward_hook(lambda *_: seen.append("head"))
-    got = []
-    run_until(model, [next(model.children())], 1, inputs, lambda x, z: got.append((x.shape, z.shape)))
-    assert len(got) == 1
-    assert not seen
-    run_until(model, [model.shared], 2, inputs, lambda x, z: got.append((x.shape, z.shape)))
-    assert len(got) == 3
-    assert seen == ["head"], "another batch may call it more often"
-    assert count_calls(model, [inputs], {"head": model.head, "shared": model.shared}) == {"shared": 2, "head": 1}
-    with pytest.raises(ValueError, match="is not called in a forward pass and was in the first one"):
-        run_until(model, [nn.Linear(2, 2)], 1, inputs, lambda *_: None)
-
-
-def test_targets_of_a_grouped_convolution_stay_in_order():
-    torch.manual_seed(0)
-    dense = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2)).double().eval()
-    pruned = copy.deepcopy(dense)
-    nn.init.normal_(pruned[0].weight)
-    images = torch.randn(9, 4, 5, 5, dtype=torch.float64)
-    base = lobs.collect_statistics(dense, [images])["2"]
-    layer = pairs(dense, pruned, "2", images.split(4), base, keep=7)
-    x, z = pruned[1](pruned[0](images)), dense(images).movedim(1, -1).reshape(-1, 6)
-    error = float((pruned(images) - dense(images)).detach().square().sum() / len(z))
-    assert layer.target_error(lobs.layers.matrix.weight_matrix(dense[2])) == pytest.approx(error)
-    for group in range(2):
-        patches = nn.functional.unfold(x[:, 2 * group : 2 * group + 2], 3).movedim(1, 2).reshape(-1, 18)
-        patches = torch.cat([patches, torch.ones_like(patches[:, :1])], 1)
-        expected = z[:, 3 * group : 3 * group + 3].T @ patches / len(patches)
-        torch.testing.assert_close(layer.group(group).target_moment, expected)
-        assert layer.group(group).target_sample.shape == (7, 3)
-    assert 0 < layer.target_floor() < error
-    repaired = lobs.schedule.sequential.reference_weight(
-        lobs.layers.matrix.weight_matrix(dense[2]), layer, damping=1e-9
-    )
-    floor = layer.target_floor()
-    assert floor * (1 - 1e-12) <= layer.target_error(repaired) < floor + 1e-6 * error  # rounding apart
-
-
 def test_errors_name_what_is_wrong():
     model, inputs = mlp(), torch.randn(20, 8, dtype=torch.float64)
     statistics = lobs.collect_statistics(model, [inputs])
@@ -373,30 +331,6 @@ def test_inputs_that_do_not_fit_take_the_slower_walk_and_the_result_says_so(memo
     assert all(torch.equal(found.masks[name], mask) for name, mask in wanted.masks.items())
 
 
-def test_calls_without_a_sample_do_not_hide_the_ones_after_them():
-    class Sometimes(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.layer = nn.Linear(4, 4), nn.Linear(4, 3)
-
-        def forward(self, x):
-            x = self.first(x)
-            return torch.cat([self.layer(x[:0]), self.layer(x[:2]), self.layer(x[2:])])
-
-    torch.manual_seed(0)
-    dense = Sometimes().double().eval()
-    pruned = copy.deepcopy(dense)
-    nn.init.normal_(pruned.first.weight)
-    inputs = torch.randn(30, 4, dtype=torch.float64)
-    base = lobs.collect_statistics(dense, [inputs])["layer"]
-    layer = pairs(dense, pruned, "layer", inputs.split(10), base, keep=0)
-    x, z = pruned.first(inputs).detach(), dense(inputs).detach()
-    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-    assert (layer.samples, layer.inputs) == (30, 30)
-    torch.testing.assert_close(layer.second_moment, x.T @ x / 30)
-    torch.testing.assert_close(layer.target_moment, z.T @ x / 30)
-
-
 def test_a_layer_that_is_refused_in_the_middle_is_named():
     """Without damping: two units of the first layer are one, so that the second layer's inputs are singular."""
     model, inputs = mlp(), torch.randn(200, 8, dtype=torch.float64)
@@ -437,31 +371,6 @@ def test_a_reference_weight_needs_targets():
     statistics = lobs.LayerStatistics.from_samples(torch.randn(9, 3))
     with pytest.raises(ValueError, match="these statistics hold no targets: sequential pruning collects them"):
         reference_weight(torch.randn(2, 3), statistics)
-
-
-def test_what_reaches_a_layer_may_not_depend_on_what_was_pruned():
-    """A mixture of experts: how many rows an expert is given is another number in the pruned network."""
-
-    class Routed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.router, self.expert = nn.Linear(4, 4), nn.Linear(4, 3)
-
-        def forward(self, x):
-            hidden = self.router(x)
-            return self.expert(hidden[hidden[:, 0] > 0]).sum(0) + hidden[:, :3]
-
-    torch.manual_seed(0)
-    dense = Routed().double().eval()
-    pruned, inputs = copy.deepcopy(dense), torch.randn(40, 4, dtype=torch.float64)
-    base = lobs.collect_statistics(dense, [inputs])["expert"]
-    pairs(dense, pruned, "expert", [inputs], base, keep=0)
-    message = r"layer 'expert' gives \[\(\d+, 3\)\] in the pruned network and \[\(\d+, 3\)\]"
-    for shift in (1, -1):  # more rows, and fewer
-        with torch.no_grad():
-            pruned.router.bias.copy_(dense.router.bias + shift)
-        with pytest.raises(ValueError, match=message):
-            pairs(dense, pruned, "expert", [inputs], base, keep=0)
 
 
 def test_every_layers_time_is_its_own(monkeypatch):

@@ -16,7 +16,7 @@ def over_rows(task: Callable[[slice], object], rows: int) -> None:
     The task must release the interpreter's lock. Slices are handed out as threads become free, so a busy core costs
     little; what a slice computes does not depend on the number of threads.
     """
-    threads = min(torch.get_num_threads(), rows) if main_thread().is_alive() else 1  # later no thread can be started
+    threads = min(_threads(), rows)
     width = max(1, min(16, -(-rows // (4 * max(threads, 1)))))
     slices = [slice(start, min(start + width, rows)) for start in range(0, rows, width)]
     if threads <= 1:
@@ -34,8 +34,8 @@ def side_by_side(task: Callable[[Tensor], object], batches: Sequence[Tensor]) ->
     Torch factorises the matrices of a batch one after the other, and threads that share a small one wait for each
     other: two can take several times as long as one. Fewer batches than threads get all threads, one after the other.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or len(batches) < threads or not main_thread().is_alive():
+    threads = _threads()
+    if threads == 1 or len(batches) < threads:
         for batch in batches:
             task(batch)
         return
@@ -52,6 +52,11 @@ def side_by_side(task: Callable[[Tensor], object], batches: Sequence[Tensor]) ->
             torch.set_num_threads(threads)
         for _ in done:  # raises what a task raised
             pass
+
+
+def _threads() -> int:
+    """As many as torch uses; one after the main thread has ended, when no others can be started any more."""
+    return torch.get_num_threads() if main_thread().is_alive() else 1
 
 
 def _alone(ready: Barrier) -> None:
