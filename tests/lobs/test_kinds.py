@@ -79,7 +79,9 @@ KINDS = {
     "inputs of another width": (lambda: brought(mlp(), [torch.randn(4, 9)]), r"cannot be run on .* \(2, 9\)"),
     "inputs that are not finite": (lambda: brought(mlp(), [X * float("nan")]), "layer '0': .*NaN"),
     "a network that changes its input in place": (
-        lambda: brought(nn.Sequential(nn.ReLU(inplace=True), *mlp()).eval(), **SEQUENCE, correct="bias"),
+        lambda: brought(
+            nn.Sequential(nn.ReLU(inplace=True), *mlp()).eval(), list(X.clone().split(64)), **SEQUENCE, correct="bias"
+        ),
         None,
     ),
     # layers that are not what they seem
