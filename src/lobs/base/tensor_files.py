@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from itertools import pairwise
@@ -143,9 +144,11 @@ class TensorFile:
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
         self._text, self._entries, self.metadata = self._read_header()
-        later = next((key for key in self.metadata if key.startswith(CHECKSUMS[:-1]) and key != CHECKSUMS), None)
-        if later is not None:
-            raise ValueError(f"{path} was written by another version of lobs ({later}, {CHECKSUMS} can be read)")
+        key = next(iter(get_close_matches(CHECKSUMS, self.metadata, n=1, cutoff=0.8)), CHECKSUMS)
+        if key != CHECKSUMS and key.startswith(CHECKSUMS[:-1]):
+            raise ValueError(f"{path} was written by another version of lobs ({key}, {CHECKSUMS} can be read)")
+        if key != CHECKSUMS:  # a flipped bit there would make it a file of an earlier version
+            raise self.damaged(f"its header has {key!r} where {CHECKSUMS!r} belongs")
         self._sums = self._read_checksums()
         self.checked = self._sums is not None
         if note and not self.checked:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import resource
 import weakref
 
@@ -141,16 +142,36 @@ def written(tmp_path):
     return tmp_path / "some", values
 
 
+def spoiled(content, bits):
+    """Bytes with so many of their bits flipped."""
+    changed = bytearray(content)
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+NOTICED = "some is damaged|some was written by another version of lobs"
+
+
 def test_every_flipped_bit_is_noticed_wherever_it_is(written):
     path, _ = written
     content = path.read_bytes()
-    for place in range(8 * len(content)):
-        spoiled = bytearray(content)
-        spoiled[place // 8] ^= 1 << place % 8
-        path.write_bytes(spoiled)
-        if content.find(CHECKSUMS.encode()) <= place // 8 < content.find(CHECKSUMS.encode()) + len(CHECKSUMS):
-            continue  # a file without checksums, or of another version, which is said
-        with pytest.raises(ValueError, match="some is damaged"):
+    for bit in range(8 * len(content)):
+        path.write_bytes(spoiled(content, [bit]))
+        with pytest.raises(ValueError, match=NOTICED):
+            TensorFile(path, note=False).tensors()
+
+
+def test_two_flipped_bits_are_noticed_where_one_hides_the_checksums(written):
+    path, _ = written
+    content = path.read_bytes()
+    start = 8 * content.find(CHECKSUMS.encode())
+    draws = random.Random(0)
+    for _ in range(3000):
+        one = draws.randrange(start, start + 8 * len(CHECKSUMS))
+        other = draws.choice([bit for bit in range(8 * len(content)) if bit != one])
+        path.write_bytes(spoiled(content, [one, other]))
+        with pytest.raises(ValueError, match=NOTICED):
             TensorFile(path, note=False).tensors()
 
 
