@@ -90,11 +90,14 @@ class InputSums:
         self.moment: Tensor = torch.empty(0)
         self.shifted: ShiftedSums | None = None
         self.zeros: Tensor | None = None
+        # The squares in which some digits are lost; 0 as long as all inputs are exactly zero.
+        self.least_square = 0.0
 
     def add(self, samples: Tensor) -> None:
         """Add samples ``[groups, n, features]``."""
         groups, count, features = samples.shape
         samples = widened(samples)
+        self._look(samples)
         if not len(self.moment):
             self._begin(samples, groups, features)
         for chunk in samples.split(CHUNK_SAMPLES, dim=1):
@@ -113,10 +116,16 @@ class InputSums:
                 self.add(samples)
             return
         for _, windows in shifted:
+            self._look(windows.inputs)
             if self.shifted is None:
                 self.shifted = ShiftedSums(windows)
             self.shifted.add(windows)
             self.samples += windows.positions
+
+    def _look(self, values: Tensor) -> None:
+        if not self.least_square and values.any():
+            limits = torch.finfo(values.dtype)
+            self.least_square = limits.tiny / limits.eps
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:
         """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""
@@ -144,6 +153,7 @@ class InputSums:
         self.zeros = None if self.zeros is None else summed(self.zeros)
         counts = torch.tensor([self.samples, self.inputs, self.outputs])
         self.samples, self.inputs, self.outputs = summed(counts).tolist()
+        self.least_square = max(gathered(self.least_square))
         self.reservoir.combine()
 
     def sample(self) -> Tensor | None:
@@ -163,7 +173,7 @@ class InputSums:
             float64 ``[groups, d, d]``.
 
         Raises:
-            ValueError: an input was not finite.
+            ValueError: an input was not finite, or all are so small that their squares underflow.
         """
         moment = self.whole()
         if self.bias:
@@ -179,6 +189,12 @@ class InputSums:
             raise ValueError(
                 f"layer {name!r}: its calibration inputs hold infinite values, or some so large that the sum of their "
                 f"squares overflows (float32 holds 3.4e38): give finite ones of a usual scale"
+            )
+        largest = float(squares[:, : squares.shape[1] - self.bias].max())
+        if largest < self.least_square:
+            raise ValueError(
+                f"layer {name!r}: its calibration inputs are so small that their squares underflow (a mean square of "
+                f"{largest:.2g} at most): give ones of a usual scale"
             )
         symmetrise(moment, lower_only=len(row_blocks(moment.shape[-1] - self.bias)) > 1)
         return moment

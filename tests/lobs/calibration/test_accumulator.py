@@ -227,3 +227,22 @@ def test_half_precision_is_widened_and_nothing_else():
         (torch.float64, torch.float64),
     ):
         assert widened(torch.ones(2, dtype=dtype)).dtype == wide
+
+
+@pytest.mark.parametrize(("dtype", "fine"), [(torch.float32, 1e-15), (torch.float64, 1e-140)])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 2), nn.Conv2d(64, 2, 3, padding=1)])
+def test_inputs_whose_squares_underflow_are_refused(dtype, fine, layer):
+    shape = (8, 6) if isinstance(layer, nn.Linear) else (8, 64, 5, 5)
+    inputs = torch.randn(shape, dtype=dtype)
+
+    def moment(scale):
+        sums = InputSums(bias=True)
+        for batch in (torch.zeros_like(inputs), inputs * scale):
+            sums.add_call(layer.to(dtype), batch)
+        return sums.second_moment("it")
+
+    torch.testing.assert_close(moment(fine)[..., :-1, :-1] / fine**2, moment(1.0)[..., :-1, :-1], rtol=1e-5, atol=1e-5)
+    assert not moment(0.0)[..., :-1, :-1].any(), "an input that is always zero is nothing to refuse"
+    for small in (fine * 1e-10, fine * 1e-25):
+        with pytest.raises(ValueError, match=r"layer 'it': its calibration inputs are so small .* underflow"):
+            moment(small)
