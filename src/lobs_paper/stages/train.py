@@ -45,10 +45,14 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     watch = Stopwatch()
     network = build(config["model"])
     check_fits(network, train)
-    writable(folders.output("train"))
     pretrained = config["model"].get("weights") is not None
-    learn = load_pretrained if pretrained else fit_network
-    curve = learn(network, train, measured, config, device)
+    if pretrained:  # somebody else's, in the place of training
+        load_weights(network, config["model"])
+    writable(folders.output("train"))
+    if pretrained:
+        curve = first_point(network, measured, device)
+    else:
+        curve = fit_network(network, train, measured, config, device)
     given = f"model.weights={config['model'].get('weights')} cannot be used"
     check_finite(network, given if pretrained else f"{DIVERGED} train.learning_rate")
     if not first_process():
@@ -83,8 +87,10 @@ def check_fits(network: nn.Module, train: Split) -> None:
         train: the images to learn from.
 
     Raises:
-        ValueError: it does not take such images, or has fewer classes than they.
+        ValueError: it does not take such images, has fewer classes than they, or its outputs are no logits.
     """
+    from lobs_paper.training.evaluation import error_percent
+
     inputs, _ = train[:2]
     try:
         with torch.no_grad(), without_training(network):
@@ -99,10 +105,10 @@ def check_fits(network: nn.Module, train: Split) -> None:
     empty = [name for name, weight in network.named_parameters() if not weight.numel()]
     if empty:
         raise ValueError(f"model._target_ with these arguments has no weights in {empty[0]!r}: sizes are 1 or more")
+    if not isinstance(outputs, Tensor):
+        error_percent(network, train.part(0, 2))  # raises, and says what to give
     # Labels per pixel may have a number beside the classes for what does not count.
     classes = int(train.labels.max()) + 1 if train.labels.dim() == 1 else 1
-    if not isinstance(outputs, Tensor):
-        return  # what picks its logits out of them says so
     shape = list(outputs.shape)
     if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
         raise ValueError(
@@ -135,23 +141,18 @@ def fit_network(
     return [{"epoch": point.pop("iteration") // epoch, **point} for point in result.points]
 
 
-def load_pretrained(
-    network: nn.Module, train: Split, measured: Split, config: dict[str, Any], device: torch.device
-) -> list[dict[str, Any]]:
-    """Load weights that somebody else trained, `model.weights`, in the place of training.
+def first_point(network: nn.Module, measured: Split, device: torch.device) -> list[dict[str, Any]]:
+    """The error curve of a network that is not trained here: one point, epoch 0.
 
     Args:
-        network: is given the weights in place; measured on the device, it stays there.
-        train: not used.
+        network: moved to the device, where it stays.
         measured: the images to measure the error on.
-        config: of the stage.
         device: where to compute.
 
     Returns:
-        The error curve: one point, epoch 0.
+        The curve.
     """
     from lobs_paper.training.evaluation import error_percent
 
-    load_weights(network, config["model"])
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return [{"epoch": 0, "train_loss": None, "test_error_percent": error_percent(network, measured)}]

@@ -203,7 +203,7 @@ def test_without_weights_nothing_runs_of_itself(folder, capsys):
         ("model.depth=3", "does not accept {'depth': 3}"),
         (
             "model._target_=my_package.net.Both",
-            "dict of out=(6, 3) torch.float32, maps=(6, 4, 16, 16)",
+            "dict of out=(2, 3) torch.float32, maps=(2, 4, 16, 16)",
         ),
         (
             "model.output=[1]",
@@ -220,6 +220,7 @@ def test_a_mistake_is_one_line(folder, capsys, word, expected):
     message = capsys.readouterr().err
     assert expected in message
     assert message.count("\n") == 1
+    assert not (folder / "runs").exists()
 
 
 def test_a_network_of_torchvision_takes_the_same_words(folder, capsys):
