@@ -46,7 +46,10 @@ repro-literature: $(STAMP) ## MLPNet, on which papers on pruning at once compare
 	lobs report
 
 # The data's place is handed on in the environment: it must not reach a tracked file.
-repro-cifar10 repro-imagenet-sample repro-imagenet: export LOBS_DATA = $(and $(DATA),$(abspath $(DATA)))
+# An empty one would be a place, too: without DATA what can be downloaded is.
+ifdef DATA
+repro-cifar10 repro-imagenet-sample repro-imagenet: export LOBS_DATA = $(abspath $(DATA))
+endif
 
 repro-cifar10: $(STAMP) ## CIFAR-Net and ResNet-20: DATA=<archive or folder>
 	cd pipelines/cifar10 && dvc repro

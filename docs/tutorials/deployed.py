@@ -17,7 +17,7 @@
 # Smaller files at once, a smaller network where whole units are empty, and speed where a kernel for zeros is really
 # faster. All is measured below, and where nothing is gained that is said, too.
 #
-# It needs `pip install 'lobs[export,plots]' onnxruntime`.
+# It needs `pip install '.[export,plots]' onnxruntime`, from a checkout.
 #
 # ## A network that reads digits
 

@@ -17,7 +17,7 @@
 # runs in seconds, so that you can put your own network in its place. Measurements on larger networks are in [Which
 # method when](../methods.md).
 #
-# It needs `pip install 'lobs[plots]'`.
+# It needs `pip install '.[plots]'`, from a checkout.
 #
 # ## Something to recognise
 #
@@ -164,7 +164,8 @@ axes.invert_yaxis()
 figure.legend(loc="outside right center", frameon=False)
 
 # %% [markdown]
-# Two epochs mend some of the damage, and training begins where the method left off: what was least broken is still
-# ahead. Longer training brings the methods nearer to each other, as the column "retrained" of [the measured
-# networks](../methods.md#measured-on-networks) shows. Where there are no labels or no time, the method is what you
-# have. One run on one seed: small differences mean nothing here.
+# Compare each method's two bars: how much did training mend, and is the order of the methods still the same? Where
+# there are no labels or no time, the bars "pruned to 5%" are what you have. On so small a network, trained for so
+# short a time, the order is not the paper's. This is one run with one seed: small differences mean nothing. Networks
+# that were trained for longer are in the column "retrained" of [the measured
+# networks](../methods.md#measured-on-networks).

@@ -17,7 +17,7 @@
 # since the pictures are small and so is the network. Nothing is downloaded: the pictures are drawn here, and the
 # network is trained here for a few seconds. Yours comes with its weights; then begin at [Prune it](#prune-it).
 #
-# It needs `pip install 'lobs[plots]' torchvision`.
+# It needs `pip install '.[plots]' torchvision`, from a checkout.
 #
 # ## A folder of pictures
 #
@@ -157,14 +157,16 @@ figure = plan.plot([0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
 # %% [markdown]
 # ## Go on training
 #
-# With labels a little training helps, too. `keep_masks` keeps the removed weights at zero, whatever the optimizer
-# does.
+# With labels you can go on training. Whether it helps a network that was refitted already depends on the learning rate
+# and on how long you train: compare the two numbers. `keep_masks` keeps the removed weights at zero, whatever the
+# optimizer does.
 
 # %%
+before = accuracy(result.model)
 with lobs.keep_masks(result.model, result):
     train_epoch(result.model, torch.optim.AdamW(result.model.parameters(), lr=1e-3))
 zeros = sum(int((~mask).sum()) for mask in result.masks.values())
-print(f"after one epoch: {accuracy(result.model):.1f}%, and {zeros} weights are still zero")
+print(f"before: {before:.1f}%, after one epoch: {accuracy(result.model):.1f}%; {zeros} weights are still zero")
 
 # %% [markdown]
 # ## What is gained

@@ -28,7 +28,7 @@ from lobs.calibration.layerwise import first_input, require_repeatable
 from lobs.calibration.output_fisher import Sensitivity, output_sensitivity
 from lobs.calibration.outputs import output_tensors
 from lobs.calibration.statistics import Statistics
-from lobs.layers.checks import check_layers, independent_copy, lost_any, read_back
+from lobs.layers.checks import check_chain, check_layers, independent_copy, lost_any, read_back
 from lobs.layers.consumers import Consumer, consumers_of
 from lobs.layers.coverage import WORTH_A_WARNING, shown, unpruned_weights, weight_count
 from lobs.layers.evaluation import evaluation_mode
@@ -46,6 +46,8 @@ from lobs.solvers import PruningPath, Solver
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Of the budget that was asked for: less than that is told.
+SHORT = 0.98
 OF_ANOTHER = (
     "the statistics were collected from another network, or from this one before it changed (weights, buffers, modules)"
 )
@@ -318,6 +320,8 @@ class Plan:
 
     def carry_out(self, job: Job, in_place: bool) -> PruneResult:
         """Run a job and account for its result."""
+        if self.solver.units and self.batches is not None:
+            check_chain(self.model, first_input(self.model, self.batches), self._consumers())
         with same_buffers(self.model), same_buffers(job.pruned, but=_BatchNorm):
             result = refitted(job, run_in_stages(job, job.stages))
         if result.model is not self.model:
@@ -383,6 +387,10 @@ class Plan:
                 notes.append(f"the limits allow to keep {share} of the weights, less than the budget of {asked:.4g}")
         if fewer and not lost_any(self.model, result.masks):
             notes.append(f"nothing was removed: only {result.density:.4g} of the weights were not zero before")
+        elif (
+            asked and fewer and not limits and result.density < SHORT * asked
+        ):  # whole units, say, or weights that were zero
+            notes.append(f"{result.density:.4g} of the weights are kept, less than the budget of {asked:.4g}")
         notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]
         result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)
         if len(job.stages) > 1:

@@ -100,6 +100,23 @@ KINDS = {
     "a hook that changes an input": (lambda: brought(with_hook(mlp(), "input"), **SEQUENCE), None),
     "a compiled network": (lambda: brought(compiled("whole")), COMPILED),
     "a layer compiled in place": (lambda: brought(compiled("in place")), "its module '2' is compiled"),
+    "whole units beside a way around them": (
+        lambda: brought(
+            net(
+                lambda self, x: self.c(x + self.b(self.a(x).relu())),
+                **{name: nn.Linear(16, 16) for name in "abc"},
+            ),
+            method="apoz",
+        ),
+        "layer 'c' does not simply follow layer 'b': it reads something beside its units",
+    ),
+    "whole units of a chain with norms": (
+        lambda: brought(
+            nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 4)).eval(),
+            method="apoz",
+        ),
+        None,
+    ),
     "calls by keyword": (lambda: brought(net(lambda self, x: self.a(input=x), a=nn.Linear(16, 4)), **SEQUENCE), None),
     # weights that are not parameters of their own
     "weight norm": (

@@ -12,7 +12,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from itertools import pairwise
@@ -70,13 +69,16 @@ def write_tensors(
         metadata: texts to store beside them.
 
     Raises:
-        ValueError: a tensor is sparse.
+        ValueError: a tensor is sparse, has no values, or is of a type that safetensors does not know.
     """
     described = {}
     for key in keys:
         value = tensor(key)
         if value.layout is not torch.strided:
             raise ValueError(f"{key!r} is a sparse tensor, which such a file cannot hold: make it dense (to_dense())")
+        if value.dtype not in DTYPES or value.is_meta:
+            kind = "has no values (it is on the meta device)" if value.is_meta else f"is of {value.dtype}"
+            raise ValueError(f"{key!r} {kind}, which such a file cannot hold")
         described[key] = (value.dtype, list(value.shape), value.numel() * value.element_size())
         del value
     # Wide types first, so that all of them start at a multiple of their width.
@@ -85,7 +87,18 @@ def write_tensors(
         file.write(_header(order, described, metadata, [_ZEROS] * len(order)))
         sums = []
         for key in order:
-            data = tensor(key).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            data = (
+                tensor(key)
+                .detach()
+                .resolve_conj()
+                .resolve_neg()
+                .cpu()
+                .contiguous()
+                .flatten()
+                .view(torch.uint8)
+                .numpy()
+                .data
+            )
             file.write(data)  # numpy's own tofile drops what goes wrong when the disk is full
             sums.append(f"{crc32(data):08x}")
         file.seek(0)
@@ -144,11 +157,9 @@ class TensorFile:
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
         self._text, self._entries, self.metadata = self._read_header()
-        key = next(iter(get_close_matches(CHECKSUMS, self.metadata, n=1, cutoff=0.8)), CHECKSUMS)
-        if key != CHECKSUMS and key.startswith(CHECKSUMS[:-1]):
-            raise ValueError(f"{path} was written by another version of lobs ({key}, {CHECKSUMS} can be read)")
-        if key != CHECKSUMS:  # a flipped bit there would make it a file of an earlier version
-            raise self.damaged(f"its header has {key!r} where {CHECKSUMS!r} belongs")
+        later = next((key for key in self.metadata if key.startswith(CHECKSUMS[:-1]) and key != CHECKSUMS), None)
+        if later is not None:
+            raise ValueError(f"{path} was written by another version of lobs ({later}, {CHECKSUMS} can be read)")
         self._sums = self._read_checksums()
         self.checked = self._sums is not None
         if note and not self.checked:
@@ -238,15 +249,25 @@ class TensorFile:
         return text, entries, metadata
 
     def _read_checksums(self) -> dict[str, str] | None:
-        own, *sums = self.metadata.pop(CHECKSUMS, "").split(" ")
-        if not own:
+        text = self.metadata.pop(CHECKSUMS, None)
+        size = len(" ".join([_ZEROS] * (1 + len(self._entries))))
+        if text is None:
+            spoiled = [key for key, value in self.metadata.items() if len(value) == size and _nearly(key)]
+            if spoiled:  # a flipped bit there must not make it a file of an earlier version
+                raise self.damaged(f"its header has {spoiled[0]!r} where {CHECKSUMS!r} belongs")
             return None
-        if len(sums) != len(self._entries):
+        own, *sums = text.split(" ")
+        if len(text) != size or len(sums) != len(self._entries):
             raise self.damaged(f"{len(sums)} checksums of {len(self._entries)} tensors")
         found = crc32(self._text.replace(_place(own), _place(_ZEROS), 1))
         if f"{found:08x}" != own:
             raise self.damaged("its header has another checksum")
         return dict(zip(self._entries, sums, strict=True))
+
+
+def _nearly(key: str) -> bool:
+    """Whether a key is that of the checksums but for one or two characters."""
+    return len(key) == len(CHECKSUMS) and sum(one != other for one, other in zip(key, CHECKSUMS, strict=True)) <= 2
 
 
 def _entry(value: Any) -> tuple[torch.dtype, list[int], int, int]:

@@ -6,7 +6,7 @@ so that float32 inputs lose nothing that matters, and memory does not grow with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ from lobs.layers.view import Prunable
 SHIFTED_BYTES = 32 * 2**20
 # And of so many output positions at most: what is summed in the inputs' precision at once.
 SHIFTED_POSITIONS = 2**17
+# Samples by which the precision of products is chosen, and how many times their spread their square may be in float32,
+# whose products of such inputs leave an error of about a thousandth of the spread.
+LOOKED_AT = 1024
+FAR = 1e4
 GRADIENTS = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
 
 
@@ -90,17 +94,16 @@ class InputSums:
         self.moment: Tensor = torch.empty(0)
         self.shifted: ShiftedSums | None = None
         self.zeros: Tensor | None = None
-        # The squares in which some digits are lost; 0 as long as all inputs are exactly zero.
-        self.least_square = 0.0
+        # Whether products are formed in float64; None: no inputs have told yet.
+        self.double: bool | None = None
 
     def add(self, samples: Tensor) -> None:
         """Add samples ``[groups, n, features]``."""
         groups, count, features = samples.shape
         samples = widened(samples)
-        self._look(samples)
         if not len(self.moment):
             self._begin(samples, groups, features)
-        for chunk in samples.split(CHUNK_SAMPLES, dim=1):
+        for chunk in self._precise(samples, samples).split(CHUNK_SAMPLES, dim=1):
             for rows in row_blocks(features):
                 self.moment[:, rows, : rows.stop] += chunk[:, :, rows].mT @ chunk[:, :, : rows.stop]
             if self.bias:
@@ -110,22 +113,38 @@ class InputSums:
 
     def add_call(self, module: Prunable, inputs: Tensor) -> None:
         """Add what a layer was given in a call; without unfolding it, where that is faster and no rows are kept."""
-        shifted = None if self.reservoir.keep else _shifted(module, inputs)
+        shifted = None if self.reservoir.keep else _shifted(module, inputs, self._precise)
         if shifted is None:
             for samples in input_samples(module, inputs):
                 self.add(samples)
             return
         for _, windows in shifted:
-            self._look(windows.inputs)
             if self.shifted is None:
                 self.shifted = ShiftedSums(windows)
             self.shifted.add(windows)
             self.samples += windows.positions
 
-    def _look(self, values: Tensor) -> None:
-        if not self.least_square and values.any():
-            limits = torch.finfo(values.dtype)
-            self.least_square = limits.tiny / limits.eps
+    def _precise(self, values: Tensor, samples: Tensor) -> Tensor:
+        """Values in float64 where products in their own precision lose what they are for.
+
+        That is where squares underflow, and where the mean is so far from zero that rounding covers the spread. The
+        first inputs that are not all the same tell it.
+
+        Args:
+            values: of which products are formed.
+            samples: some of the same as ``[groups, n, features]``.
+
+        Returns:
+            The values.
+        """
+        if self.double is None:
+            few = samples[:, :: 1 + samples.shape[1] // LOOKED_AT].double()
+            spread, mean = torch.var_mean(few, dim=1, correction=0)
+            square, limits = mean.square().sum() + spread.sum(), torch.finfo(values.dtype)
+            if spread.any():
+                least = limits.tiny / limits.eps * mean.numel()
+                self.double = bool(square < least) or bool(square > FAR * spread.sum())
+        return values.double() if self.double else values
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:
         """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""
@@ -153,7 +172,6 @@ class InputSums:
         self.zeros = None if self.zeros is None else summed(self.zeros)
         counts = torch.tensor([self.samples, self.inputs, self.outputs])
         self.samples, self.inputs, self.outputs = summed(counts).tolist()
-        self.least_square = max(gathered(self.least_square))
         self.reservoir.combine()
 
     def sample(self) -> Tensor | None:
@@ -173,7 +191,7 @@ class InputSums:
             float64 ``[groups, d, d]``.
 
         Raises:
-            ValueError: an input was not finite, or all are so small that their squares underflow.
+            ValueError: an input was not finite.
         """
         moment = self.whole()
         if self.bias:
@@ -189,12 +207,6 @@ class InputSums:
             raise ValueError(
                 f"layer {name!r}: its calibration inputs hold infinite values, or some so large that the sum of their "
                 f"squares overflows (float32 holds 3.4e38): give finite ones of a usual scale"
-            )
-        largest = float(squares[:, : squares.shape[1] - self.bias].max())
-        if largest < self.least_square:
-            raise ValueError(
-                f"layer {name!r}: its calibration inputs are so small that their squares underflow (a mean square of "
-                f"{largest:.2g} at most): give ones of a usual scale"
             )
         symmetrise(moment, lower_only=len(row_blocks(moment.shape[-1] - self.bias)) > 1)
         return moment
@@ -238,7 +250,7 @@ class ResidualSums:
 
         Where `InputSums` does not unfold the inputs, the sum is a convolution's gradient in its weight.
         """
-        shifted = None if self.reservoir.keep else _shifted(module, inputs)
+        shifted = None if self.reservoir.keep else _shifted(module, inputs, lambda images, _: images)
         if shifted is None:
             rest, targets, start = unit_outputs(module, residual), unit_outputs(module, target), 0
             for samples in input_samples(module, inputs):
@@ -278,10 +290,12 @@ class ResidualSums:
         residual = self.moment / self.samples
         produced = rows @ second_moment
         power = self.power / self.samples + float((rows * (2 * residual + produced)).sum())
-        return (residual + produced).flatten(0, 1), max(0.0, power)
+        return (residual + produced).flatten(0, 1), max(power, 0.0)
 
 
-def _shifted(module: Prunable, inputs: Tensor) -> Iterator[tuple[slice, Windows]] | None:
+def _shifted(
+    module: Prunable, inputs: Tensor, precise: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[tuple[slice, Windows]] | None:
     """A convolution's inputs, some images at a time, where it need not be unfolded whole; else None."""
     view = view_of(module)
     if not isinstance(view, ConvolutionView) or inputs.dim() != view.axes + 2:
@@ -292,7 +306,9 @@ def _shifted(module: Prunable, inputs: Tensor) -> Iterator[tuple[slice, Windows]
     bytes_each = max(1, inputs[:1].numel() * inputs.element_size())
     images = max(1, min(SHIFTED_BYTES // bytes_each, SHIFTED_POSITIONS // first.positions))
     places = (slice(start, start + images) for start in range(0, len(inputs), images))
-    return ((place, view.windows(module, widened(inputs[place]))) for place in places)
+    few = inputs[:: 1 + len(inputs) // 8].flatten(2)
+    few = few[..., :: 1 + 8 * few.shape[2] // LOOKED_AT].movedim(1, 2).flatten(0, 1)[None]
+    return ((place, view.windows(module, precise(widened(inputs[place]), few))) for place in places)
 
 
 def combined(sums: dict[str, InputSums]) -> dict[str, InputSums]:

@@ -145,7 +145,7 @@ class LayerStatistics:
         moment, power = self._targets()
         rows = weight.double().unflatten(0, (self.groups, -1))
         produced = (rows @ self.second_moment).flatten(0, 1)
-        return max(0.0, power + float((weight.double() * (produced - 2 * moment)).sum()))
+        return max(power + float((weight.double() * (produced - 2 * moment)).sum()), 0.0)
 
     def target_floor(self) -> float:
         """What no weight can avoid: the least E||W x - z||^2 over all W, E||z||^2 - tr(T Psi^+ T^T) >= 0.
@@ -159,7 +159,7 @@ class LayerStatistics:
         values, vectors = torch.linalg.eigh(self.second_moment)
         seen = values > RESOLUTION * values.amax(-1, keepdim=True)
         along = (moment.unflatten(0, (self.groups, -1)) @ vectors).square().sum(-2)
-        return max(0.0, power - float((along / values)[seen.expand_as(along)].sum()))
+        return max(power - float((along / values)[seen.expand_as(along)].sum()), 0.0)
 
     def _targets(self) -> tuple[Tensor, float]:
         if self.target_moment is None or self.target_power is None:
@@ -354,16 +354,19 @@ def layer_error(change: Tensor, second_moment: Tensor) -> float:
     Returns:
         E, summed over the units.
     """
-    return max(0.0, float(unit_errors(change, second_moment).sum()))
+    return max(float(unit_errors(change, second_moment).sum()), 0.0)  # in this order NaN stays NaN
 
 
 def unit_errors(change: Tensor, second_moment: Tensor) -> Tensor:
     """E_i = dw_i^T Psi dw_i of every unit, float64 ``[out]``; arguments as of `layer_error`."""
-    dtype = torch.float64 if change.shape[1] <= 8192 else torch.float32
-    change = change.to(dtype)
-    if second_moment.dim() == 3:
-        change = change.unflatten(0, (len(second_moment), -1))
-    return ((change @ second_moment.to(dtype)) * change).sum(-1, dtype=torch.float64).flatten()
+    for dtype in (torch.float64,) if change.shape[1] <= 8192 else (torch.float32, torch.float64):
+        rows, moment = change.to(dtype), second_moment.to(dtype)
+        if moment.dim() == 3:
+            rows = rows.unflatten(0, (len(moment), -1))
+        found = ((rows @ moment) * rows).sum(-1, dtype=torch.float64).flatten()
+        if found.isfinite().all():
+            break
+    return found
 
 
 def check_fit(name: str, module: Prunable, statistics: LayerStatistics) -> None:

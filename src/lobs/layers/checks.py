@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lobs.base.network_inputs import Inputs, run
+from lobs.layers.consumers import Consumer
 from lobs.layers.evaluation import evaluation_mode
 from lobs.layers.matrix import call_input, groups_of, input_samples, unit_outputs, view_of, weight_matrix
 from lobs.layers.network import memory_place, named_modules, prunable_layers, tied_layers
@@ -30,6 +31,8 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torc
 ROUNDING = 8.0
 # Samples of a call that are multiplied for the check.
 CHECKED_SAMPLES = 2048
+# Inputs of a chain's check.
+CHECKED_INPUTS = 8
 # Old ways of computing a weight: the buffer or parameter that they leave, and what makes the weight plain again.
 DERIVED = {
     "{}_mask": "torch.nn.utils.prune.remove(module, {!r})",
@@ -272,6 +275,39 @@ def check_layers(model: nn.Module, inputs: Tensor | Inputs, names: Iterable[str]
         for handle in handles:
             handle.remove()
     return calls
+
+
+@torch.no_grad()
+def check_chain(model: nn.Module, inputs: Inputs, consumers: Mapping[str, Consumer]) -> None:
+    """Refuse layers that read something beside the units that are removed before them.
+
+    Args:
+        model: the network.
+        inputs: several.
+        consumers: by layer, who reads its units.
+
+    Raises:
+        ValueError: with a layer's outputs all zero its reader's inputs still differ from input to input.
+    """
+    for name, consumer in consumers.items():
+        given: list[Tensor | None] = []
+        handles = [
+            model.get_submodule(name).register_forward_hook(lambda module, args, output: torch.zeros_like(output)),
+            model.get_submodule(consumer.reader).register_forward_pre_hook(
+                lambda module, args, kwargs, given=given: given.append(call_input(args, kwargs)), with_kwargs=True
+            ),
+        ]
+        try:
+            with evaluation_mode(model):
+                run(model, inputs.first(CHECKED_INPUTS))
+        finally:
+            for handle in handles:
+                handle.remove()
+        if any(float((y - y[:1]).abs().max()) > 1e-3 * float(y.abs().max()) for y in given if y is not None and len(y)):
+            raise ValueError(
+                f"layer {consumer.reader!r} does not simply follow layer {name!r}: it reads something beside its "
+                f"units, and whole units can only be removed from a chain of layers"
+            )
 
 
 def lost_any(dense: nn.Module, masks: Mapping[str, Tensor]) -> bool:

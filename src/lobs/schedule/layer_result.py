@@ -13,6 +13,8 @@ from torch import Tensor
 from lobs.base.fingerprint import digest
 from lobs.base.tensor_files import OF, layer_file, read_part, write_tensors
 from lobs.calibration.statistics import layer_error
+from lobs.layers.matrix import set_weight_matrix, weight_matrix
+from lobs.layers.view import Prunable
 from lobs.solvers import PruningPath
 
 # Of a step, what is a number or a word.
@@ -112,3 +114,19 @@ class LayerResult:
         numbers: Mapping[str, Any] = json.loads(part.metadata["numbers"])
         weight, mask = (part.tensor(key).to(trained.device) for key in ("weight", "mask"))
         return cls(name, trained, weight, mask, **numbers)
+
+
+def written(module: Prunable, solved: tuple[Tensor, Tensor], bias: bool) -> tuple[Tensor, Tensor]:
+    """Write a layer's new weight into it.
+
+    Args:
+        module: the layer.
+        solved: the weight and its mask.
+        bias: whether the last column is the bias.
+
+    Returns:
+        The weight as the layer now holds it, which 16 bits round, and the mask.
+    """
+    weight, mask = solved
+    set_weight_matrix(module, weight, bias)
+    return (weight_matrix(module, bias).to(weight.dtype) if module.weight.dtype.itemsize < 4 else weight), mask

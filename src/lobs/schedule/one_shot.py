@@ -8,11 +8,10 @@ from dataclasses import replace
 
 from lobs.allocation.sharing import solved
 from lobs.layers.consumers import Consumer, consumers_of
-from lobs.layers.matrix import set_weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
 from lobs.schedule.job import Job
-from lobs.schedule.layer_result import LayerResult
+from lobs.schedule.layer_result import LayerResult, written
 from lobs.schedule.paths import PathMaker
 from lobs.solvers import PruningPath
 from lobs.solvers.recomputed import whole
@@ -51,8 +50,7 @@ def prune_at_once(job: Job) -> Iterator[LayerResult]:
 
 def _step(job: Job, module: Prunable, name: str, path: PruningPath, start: float) -> LayerResult:
     count = path.at_least(job.sharing.count(name, path))
-    pair = path.at(count)
-    set_weight_matrix(module, pair[0], path.statistics.bias)
+    pair = written(module, path.at(count), path.statistics.bias)
     return LayerResult.taken(name, path.weight, path, count, pair, time.perf_counter() - start)
 
 
@@ -72,7 +70,7 @@ def _together(job: Job, paths: Mapping[str, PruningPath], seconds: dict[str, flo
         start = time.perf_counter()
         computed = whole(path)
         pair = units[name] if consumers else computed.at(counts[name])
-        set_weight_matrix(found[name], pair[0], computed.statistics.bias)
+        pair = written(found[name], pair, computed.statistics.bias)
         spent = seconds.get(name, 0.0) + time.perf_counter() - start
         step = LayerResult.taken(name, computed.weight, computed, counts[name], pair, spent)
         del computed

@@ -34,7 +34,7 @@ from lobs.layers.matrix import set_weight_matrix, weight_matrix
 from lobs.layers.network import prunable_layers
 from lobs.layers.view import Prunable
 from lobs.schedule.job import Job
-from lobs.schedule.layer_result import LayerResult
+from lobs.schedule.layer_result import LayerResult, written
 from lobs.schedule.paths import PathMaker, for_layer, solve
 from lobs.solvers import PruningPath, Solver
 from lobs.solvers.hessian import DAMPING, checked_cholesky, damp
@@ -220,8 +220,8 @@ def _step(
     bias = job.statistics[name].bias
     path = path if decision is None else decision.weighted(name, path)
     count = path.at_least(job.sharing.count(name, path) if decision is None else decision.counts[name])
-    solved, trained = path.at(count), weight_matrix(module, bias)
-    set_weight_matrix(module, solved[0], bias)
+    trained = weight_matrix(module, bias)
+    solved = written(module, path.at(count), bias)
     step = LayerResult.taken(name, trained, path, count, solved, time.perf_counter() - start)
     if job.execution.place is not None:
         step.save(job.execution.place)

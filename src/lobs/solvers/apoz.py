@@ -26,6 +26,7 @@ class ApoZ(Solver):
         "whole units by their share of zero activations, with the weights that read them (Hu et al. 2016)"
     )
     by_group: ClassVar[bool] = False
+    units: ClassVar[bool] = True
 
     def path(self, weight: Tensor, statistics: LayerStatistics) -> PruningPath:
         """The order of the units; weights of a unit leave from the first input to the last.

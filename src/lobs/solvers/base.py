@@ -30,11 +30,13 @@ class Solver(ABC):
         needs: what it reads of the statistics beyond what is always collected.
         by_group: whether the groups of a grouped convolution are problems of their own, so that `path` is asked for
             each of them. False: `path` takes the whole layer, ``second_moment`` with one matrix per group.
+        units: whether whole units are removed.
     """
 
     line: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     by_group: ClassVar[bool] = True
+    units: ClassVar[bool] = False
 
     def divides(self, weight: Tensor, statistics: LayerStatistics) -> bool:
         """Whether a layer's groups are solved one by one."""

@@ -91,7 +91,7 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
 
     Args:
         statistics: of a layer with one group.
-        damping: lambda relative to the mean diagonal of Psi over inputs that are ever non-zero.
+        damping: lambda relative to the mean diagonal of Psi over inputs that are ever non-zero, the bias's 1 aside.
         alpha: the paper's absolute alternative, lambda = 1/alpha; overrides ``damping``.
 
     Returns:
@@ -106,7 +106,7 @@ def damp(statistics: LayerStatistics, damping: float = DAMPING, alpha: float | N
         raise ValueError(f"a solver takes one group at a time; these statistics have {len(moment)} groups")
     diagonal = _checked(moment.diagonal().double())
     alive = diagonal.nonzero()[:, 0]
-    absolute = 1 / alpha if alpha is not None else damping * float(diagonal[alive].mean() if len(alive) else 0.0)
+    absolute = 1 / alpha if alpha is not None else damping * float(_mean_square(diagonal, statistics.bias))
     scale = (diagonal[alive] + absolute).sqrt()
     dtype = torch.float64 if len(alive) <= FLOAT64_FEATURES else torch.float32
     correlation = _scaled(moment, alive, 1 / scale, dtype)
@@ -130,7 +130,7 @@ def damp_rows(statistics: LayerStatistics, rows: int, damping: float = DAMPING) 
     """
     moment = statistics.second_moment.double()
     diagonal = _checked(moment.diagonal(dim1=1, dim2=2))
-    absolute = damping * diagonal.sum(1) / (diagonal != 0).sum(1).clamp_min(1)
+    absolute = damping * _mean_square(diagonal, statistics.bias)
     damped = diagonal + absolute[:, None]
     scale = torch.where(damped > 0, damped.sqrt(), DEAD_SCALE)
     correlation = moment * (1 / scale)[:, :, None] * (1 / scale)[:, None, :]
@@ -159,6 +159,13 @@ def check_damping(damping: float, alpha: float | None = None) -> None:
 def damped_groups(statistics: LayerStatistics, damping: float = DAMPING) -> list[DampedHessian]:
     """`damp` of every group of a grouped convolution; of the layer itself where there is one group."""
     return [damp(statistics.group(index), damping) for index in range(statistics.groups)]
+
+
+def _mean_square(diagonal: Tensor, bias: bool) -> Tensor:
+    """Psi's mean diagonal over inputs that are ever non-zero. The bias's 1 would drown small ones: it counts alone."""
+    inputs = diagonal[..., : diagonal.shape[-1] - bias]
+    mean = inputs.sum(-1) / (inputs != 0).sum(-1).clamp_min(1)
+    return torch.where(mean > 0, mean, diagonal.sum(-1))
 
 
 def _checked(diagonal: Tensor) -> Tensor:

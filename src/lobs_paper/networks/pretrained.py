@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from itertools import takewhile
@@ -20,10 +21,14 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import Tensor, nn
 
+from lobs.base.tensor_files import TensorFile
+
 ACCEPTED = (
     "a state-dict file (.safetensors, .pt, .pth), a name of torchvision's weights for a network of torchvision.models "
     "(IMAGENET1K_V1), or a function that gives a file's path (package.function)"
 )
+# PyTorch colours some of its messages.
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What a network's state dict is called in a checkpoint that holds others, too.
 USUAL = ("state_dict", "model", "model_state_dict")
 
@@ -77,12 +82,22 @@ def _load(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
         The prefix, empty where the keys fit as they are; None: it does not fit, and the network is spoilt.
     """
     for prefix in _prefixes(state):
+        found = {key[len(prefix) :]: value for key, value in state.items()}
+        if _of_another_type(network, found):
+            continue
         try:
-            network.load_state_dict({key[len(prefix) :]: value for key, value in state.items()})
+            network.load_state_dict(found)
         except RuntimeError:
             continue
         return prefix
     return None
+
+
+def _of_another_type(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Keys of floating-point numbers in the network under which a state dict has others, which PyTorch would cast."""
+    own = network.state_dict()
+    keys = [key for key, value in own.items() if value.is_floating_point()]
+    return [key for key in keys if key in state and not state[key].is_floating_point()]
 
 
 def _prefixes(state: Iterable[str]) -> list[str]:
@@ -107,10 +122,14 @@ def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
             f"and of the file's {len(found)}{without} {_first(unexpected)} {'is' if len(unexpected) == 1 else 'are'} "
             "unexpected; expected are the keys of the network's `state_dict()`, alone or all after the same prefix"
         )
-    try:
-        network.load_state_dict(found)
-    except RuntimeError as error:
-        return " ".join(str(error).split())[:300]
+    for key in _of_another_type(network, found):
+        return f"{key!r} holds {found[key].dtype}, expected are floating-point numbers"
+    for key, value in network.state_dict().items():
+        if found.get(key, value).shape != value.shape:
+            return (
+                f"{key!r} has shape {tuple(found[key].shape)} in the file and {tuple(value.shape)} in the network: "
+                f"what that was made with is given as model.<argument>=..., say model.num_classes"
+            )
     raise AssertionError("a state dict fits after all")
 
 
@@ -180,15 +199,16 @@ def read_states(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         ValueError: the file cannot be read, or holds no state dict.
     """
-    from safetensors.torch import load_file
-
+    if path.suffix == ".safetensors":
+        try:
+            return {"": TensorFile(path, "state dict", "save `model.state_dict()` again", note=False).tensors()}
+        except ValueError as error:
+            raise ValueError(f"model.weights={error}") from None  # begins with the path
     _check_claims(path)
     try:
-        if path.suffix == ".safetensors":
-            return {"": load_file(path)}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a file that is none, PyTorch raises whatever the first wrong byte leads to
-        cause = " ".join(str(error).split())[:200]
+        cause = " ".join(COLOUR.sub("", str(error)).split())[:200]
         raise ValueError(
             f"model.weights={path} is no state dict that is read without running code: save `model.state_dict()`, not "
             f"the model itself ({cause})"
@@ -252,7 +272,7 @@ def _torchvision_state(target: str, name: str) -> dict[str, Tensor]:
 def _path_from(name: str) -> Path:
     """What a function of a package gives: `package.Class.function` or `package.function`."""
     parts = name.split(".")
-    for split in range(len(parts) - 1, 0, -1):
+    for split in range(len(parts) - 1, 0, -1) if all(parts) else ():
         try:
             found: Any = import_module(".".join(parts[:split]))
         except ImportError:
@@ -260,5 +280,8 @@ def _path_from(name: str) -> Path:
         for part in parts[split:]:
             found = getattr(found, part, None)
         if callable(found):
-            return Path(found())
+            path = found()
+            if not isinstance(path, (str, Path)):
+                raise ValueError(f"model.weights={name} gives {path!r}, expected is the path of a file")
+            return Path(path)
     raise ValueError(f"model.weights={name} is neither a file nor a function that can be imported: {ACCEPTED}")

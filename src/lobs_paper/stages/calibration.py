@@ -16,6 +16,7 @@ from lobs.calibration.inputs import network_input
 from lobs.calibration.loss_hessian import LossCurvature
 from lobs.calibration.statistics import Statistics
 from lobs.registry import METHODS
+from lobs_paper.config.choices import LOSSES
 from lobs_paper.config.requested import compares, runs_network
 from lobs_paper.data.splits import Batches, Split
 
@@ -174,7 +175,10 @@ def with_curvature(
         ValueError: no loss is given, or BackPACK cannot follow the network.
     """
     if collect["loss"] is None:
-        raise ValueError("collect.loss=null is not accepted for this method: it needs the loss that was trained with")
+        accepted = " or ".join(LOSSES)
+        raise ValueError(
+            f"collect.loss=null is not accepted for this method, which needs the loss trained with: {accepted}"
+        )
     curvature = LossCurvature(network, collect["loss"], list(statistics))
     batches = calibration_batches(train, collect, repeated=True)
     for batch in batches if progress is None else progress(batches):

@@ -48,13 +48,13 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     pretrained = config["model"].get("weights") is not None
     if pretrained:  # somebody else's, in the place of training
         load_weights(network, config["model"])
+        check_finite(network, f"model.weights={config['model']['weights']} cannot be used")
     writable(folders.output("train"))
     if pretrained:
         curve = first_point(network, measured, device)
     else:
         curve = fit_network(network, train, measured, config, device)
-    given = f"model.weights={config['model'].get('weights')} cannot be used"
-    check_finite(network, given if pretrained else f"{DIVERGED} train.learning_rate")
+        check_finite(network, f"{DIVERGED} train.learning_rate")
     if not first_process():
         return {}
     # Somebody else's training images may be many; as many as are measured on tell enough.
@@ -105,16 +105,17 @@ def check_fits(network: nn.Module, train: Split) -> None:
     empty = [name for name, weight in network.named_parameters() if not weight.numel()]
     if empty:
         raise ValueError(f"model._target_ with these arguments has no weights in {empty[0]!r}: sizes are 1 or more")
-    if not isinstance(outputs, Tensor):
-        error_percent(network, train.part(0, 2))  # raises, and says what to give
     # Labels per pixel may have a number beside the classes for what does not count.
     classes = int(train.labels.max()) + 1 if train.labels.dim() == 1 else 1
-    shape = list(outputs.shape)
+    shape = list(outputs.shape) if isinstance(outputs, Tensor) else [len(inputs), classes]
     if len(shape) < 2 or shape[0] != len(inputs) or shape[1] < classes:
         raise ValueError(
             f"model._target_ answers {len(inputs)} images by {shape}, and data={train.title} "
             f"has {classes} classes: expected are logits, [images, classes, ...]; model.output=... picks them out"
         )
+    if not list(network.parameters()):
+        raise ValueError("model._target_ has no weights")
+    error_percent(network, train.part(0, 2))  # says what is missing where the outputs are no logits of these labels
 
 
 def fit_network(

@@ -86,6 +86,9 @@ def wrong_answers(network: nn.Module, batches: Batches) -> tuple[float, float | 
                     f"the network gives {shown(outputs)}: name what to take of it with model.output, a key, an index, "
                     f"or package.function"
                 )
+            if not outputs.is_floating_point() or not outputs.amax(dim=1).isfinite().all():
+                what = "NaN or infinite" if outputs.is_floating_point() else str(outputs.dtype)
+                raise ValueError(f"the network's outputs are {what}: the largest of them is no answer")
             classes = outputs.shape[1]
             wrong1 += _shares(outputs.argmax(dim=1) != labels)
             if classes >= TOP5_CLASSES:

@@ -175,6 +175,43 @@ def test_two_flipped_bits_are_noticed_where_one_hides_the_checksums(written):
             TensorFile(path, note=False).tensors()
 
 
+def test_a_checksum_that_begins_with_a_space_is_one(written):
+    path, _ = written
+    content = path.read_bytes()
+    place = content.find(CHECKSUMS.encode()) + len(CHECKSUMS) + 3
+    path.write_bytes(content[:place] + b" " + content[place + 1 :])
+    with pytest.raises(ValueError, match="some is damaged"):
+        TensorFile(path)
+
+
+@pytest.mark.parametrize("key", ["format", "jobs-file-1", "blob-file-1", "lobs-file", "lobs-profile-1"])
+def test_files_from_elsewhere_have_whatever_keys_they_like(tmp_path, key):
+    save_file({"a": torch.arange(3)}, tmp_path / "theirs", metadata={key: "pt"})
+    assert TensorFile(tmp_path / "theirs", note=False).metadata == {key: "pt"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(2, dtype=torch.complex128), "'a' is of torch.complex128, which such a file cannot hold"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "'a' is of torch.qint8"),
+        (torch.zeros(2, device="meta"), r"'a' has no values \(it is on the meta device\)"),
+        (torch.eye(2).to_sparse(), "'a' is a sparse tensor"),
+    ],
+)
+def test_tensors_that_no_file_holds_are_refused(tmp_path, value, said):
+    with pytest.raises(ValueError, match=said):
+        write_tensors(tmp_path / "some", ["a"], lambda _: value, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_views_that_conjugate_or_negate_are_written_as_what_they_show(tmp_path):
+    values = torch.complex(torch.arange(3.0), torch.ones(3))
+    shown = {"a": values.conj(), "b": values.conj().imag}
+    write_tensors(tmp_path / "some", shown, shown.__getitem__, {})
+    assert all(torch.equal(value, shown[key]) for key, value in TensorFile(tmp_path / "some").tensors().items())
+
+
 def test_a_file_stays_the_one_that_was_opened(written):
     path, values = written
     file = TensorFile(path)

@@ -229,20 +229,30 @@ def test_half_precision_is_widened_and_nothing_else():
         assert widened(torch.ones(2, dtype=dtype)).dtype == wide
 
 
-@pytest.mark.parametrize(("dtype", "fine"), [(torch.float32, 1e-15), (torch.float64, 1e-140)])
-@pytest.mark.parametrize("layer", [nn.Linear(6, 2), nn.Conv2d(64, 2, 3, padding=1)])
-def test_inputs_whose_squares_underflow_are_refused(dtype, fine, layer):
-    shape = (8, 6) if isinstance(layer, nn.Linear) else (8, 64, 5, 5)
-    inputs = torch.randn(shape, dtype=dtype)
+@pytest.mark.parametrize("scale", [1e-15, 1e-18, 1e-25, 1e-37])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 2), nn.Conv2d(64, 2, 3, padding=1), nn.Conv2d(3, 2, 3)])
+def test_inputs_whose_squares_underflow_are_squared_in_float64(layer, scale):
+    inputs = torch.randn((40, 6) if isinstance(layer, nn.Linear) else (40, layer.in_channels, 5, 5)) * scale
+    found, expected = moments(layer, [torch.zeros_like(inputs), inputs])
+    torch.testing.assert_close(found / scale**2, expected / scale**2, rtol=1e-6, atol=1e-6)
 
-    def moment(scale):
-        sums = InputSums(bias=True)
-        for batch in (torch.zeros_like(inputs), inputs * scale):
-            sums.add_call(layer.to(dtype), batch)
-        return sums.second_moment("it")
 
-    torch.testing.assert_close(moment(fine)[..., :-1, :-1] / fine**2, moment(1.0)[..., :-1, :-1], rtol=1e-5, atol=1e-5)
-    assert not moment(0.0)[..., :-1, :-1].any(), "an input that is always zero is nothing to refuse"
-    for small in (fine * 1e-10, fine * 1e-25):
-        with pytest.raises(ValueError, match=r"layer 'it': its calibration inputs are so small .* underflow"):
-            moment(small)
+@pytest.mark.parametrize("far", [30.0, 1e3, 1e5])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 2), nn.Conv2d(64, 2, 3), nn.Conv2d(3, 2, 3)])
+def test_spread_around_a_mean_far_from_zero_is_not_lost(layer, far):
+    """The error of a change that the mean does not see."""
+    inputs = far + torch.randn((400, 6) if isinstance(layer, nn.Linear) else (40, layer.in_channels, 5, 5))
+    found, expected = moments(layer, inputs.split(20))
+    change = torch.randn(3, len(found), dtype=torch.float64)
+    change -= change.mean(1, keepdim=True)
+    errors = [float(((change @ moment) * change).sum()) for moment in (found, expected)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
+
+
+def moments(layer, batches):
+    """The second moment of a layer's inputs, and the same of all samples in float64."""
+    sums = InputSums(bias=False)
+    for batch in batches:
+        sums.add_call(layer, batch)
+    samples = torch.cat([part for batch in batches for part in input_samples(layer, batch)], 1)[0].double()
+    return sums.second_moment("it")[0], samples.T @ samples / len(samples)

@@ -1,6 +1,7 @@
 """Streamed statistics against float64 on the whole data at once."""
 
 from dataclasses import replace
+from math import isnan
 
 import pytest
 import torch
@@ -293,3 +294,11 @@ def test_the_floor_leaves_out_what_float32_does_not_show_group_by_group(small, c
     scaled = [own / own.square().mean(0).sqrt() for own in seen]
     left = [t - own @ torch.linalg.lstsq(own, t[:, None]).solution[:, 0] for t, own in zip(z.T, scaled, strict=True)]
     assert layer.target_floor() == pytest.approx(sum(float(part.square().sum() / 80) for part in left), rel=1e-5)
+
+
+def test_the_error_of_a_wide_layer_is_a_number_where_float32_has_none():
+    change = torch.randn(2, 8200, dtype=torch.float64) * 1e10
+    moment = torch.eye(8200, dtype=torch.float64).mul_(1e30)
+    assert layer_error(change, moment) == pytest.approx(1e30 * float(change.square().sum()))
+    change[0, 0] = float("nan")
+    assert isnan(layer_error(change, moment))

@@ -115,3 +115,17 @@ def test_an_interrupted_save_leaves_the_step_before_it(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert_same(LayerResult.load(tmp_path, step.name, step.trained), step)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("sequential", [False, True])
+def test_the_error_is_that_of_the_weights_as_the_network_holds_them(dtype, sequential):
+    """Few weights removed: rounding to 16 bits makes the larger part of the error."""
+    torch.manual_seed(0)
+    inputs = torch.randn(300, 5) @ torch.randn(5, 20) + 0.1 * torch.randn(300, 20)
+    dense = torch.nn.Linear(20, 6).to(dtype)
+    inputs = inputs.to(dtype)
+    result = lobs.prune(dense, batches=inputs.split(50), method="exact_obs", density=0.9, sequential=sequential)
+    outputs = [inputs.double() @ layer.weight.double().T + layer.bias.double() for layer in (dense, result.model)]
+    error = float((outputs[1] - outputs[0]).detach().square().sum(1).mean())
+    assert result.layers[0].error == pytest.approx(error, rel=1e-3)

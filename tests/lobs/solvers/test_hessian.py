@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.solver_layers import layer, layers, make_layer
+from lobs.calibration.accumulator import InputSums
+from lobs.calibration.statistics import LayerStatistics
 from lobs.solvers import make
 from lobs.solvers.hessian import (
     SingularStatisticsError,
@@ -57,7 +59,10 @@ def test_inverse_and_sensitivities_are_those_of_the_plain_damped_matrix(layer, d
     moment = statistics.second_moment
     alive = moment.diagonal() > 0
     assert torch.equal(found.alive, alive.nonzero()[:, 0])
-    assert found.damping == pytest.approx(damping * float(moment.diagonal()[alive].mean() if alive.any() else 0))
+    # The bias's 1 counts where nothing else is alive.
+    inputs = moment.diagonal()[: statistics.features]
+    squares = inputs[inputs > 0] if inputs.any() else moment.diagonal()[alive]
+    assert found.damping == pytest.approx(damping * float(squares.mean() if alive.any() else 0))
     if not found.damping:
         return
     plain = torch.linalg.inv(moment + found.damping * torch.eye(len(moment), dtype=torch.float64))
@@ -118,3 +123,26 @@ def test_what_cannot_be_factorised_is_refused():
     assert checked_cholesky(torch.zeros(0, 0), 0.0).shape == (0, 0)
     with pytest.raises(ValueError, match=r"expected samples \[n, d\] and alpha > 0, got \(3,\) and 1"):
         recursive_inverse(torch.ones(3), 1)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("method", ["lobs", "exact_obs", "sparsegpt"])
+def test_the_scale_of_the_inputs_decides_nothing(method, groups, bias):
+    """What is lost of the outputs' spread, however small the inputs are beside the bias's 1."""
+    torch.manual_seed(0)
+    samples = torch.randn(groups, 400, 4, dtype=torch.float64) @ torch.randn(groups, 4, 9, dtype=torch.float64)
+    samples += 0.1 * torch.randn_like(samples)
+    weight = torch.randn(4, 9 + bias, dtype=torch.float64)
+    lost = []
+    for scale in (1.0, 1e-3, 1e-7):
+        sums = InputSums(bias)
+        sums.add(samples * scale)
+        moment = sums.second_moment("it")
+        statistics = LayerStatistics(moment if groups > 1 else moment[0], 400, 400, bias)
+        path = make(method)(weight, statistics)
+        change = (path.at(path.count_for(0.5))[0] - weight).unflatten(0, (groups, -1))
+        ones = samples.new_ones(groups, 400, int(bias))
+        outputs = torch.cat([samples * scale, ones], 2) @ change.mT
+        lost.append(float(outputs.square().sum()) / scale**2)
+    assert lost == pytest.approx([lost[0]] * 3, rel=2e-2)

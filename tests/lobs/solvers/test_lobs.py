@@ -39,7 +39,7 @@ def test_the_triangular_solve_is_the_sequential_algorithm(monkeypatch, block, se
     monkeypatch.setattr("lobs.solvers.lobs.BLOCK", block)
     count = round(share * path.total)
     psi = statistics.second_moment
-    absolute = damping * float(psi.diagonal().mean())
+    absolute = damping * float(psi.diagonal()[: statistics.features].mean())
     inverse = torch.linalg.inv(psi + absolute * torch.eye(len(psi), dtype=psi.dtype))
     features = statistics.features
     scores = weight[:, :features] ** 2 / (2 * inverse.diagonal()[:features])

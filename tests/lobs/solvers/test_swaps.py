@@ -85,13 +85,13 @@ def test_better_than_greedy_on_correlated_inputs():
     statistics = lobs.LayerStatistics.from_samples(inputs, bias=True)
     greedy = make("exact_obs")(weight, statistics)
     path = make("exact_obs", refine=True)(weight, statistics)
-    for density in (0.2, 0.07):
+    for density, at_most in ((0.5, 0.8), (0.15, 0.99), (0.07, 0.97), (0.03, 0.95)):
         count = path.count_for(density)
         pruned, mask = path.at(count)
         assert int((~mask).sum()) == count
         assert torch.equal(path.kept(count), mask[:, :-1])
         error = oracles.damped_error(pruned - weight, statistics.second_moment, path.damping)
-        assert error < 0.99 * greedy.layer_error(count)
+        assert error < at_most * greedy.layer_error(count)
         assert path.layer_error(count) == greedy.layer_error(count)
 
 

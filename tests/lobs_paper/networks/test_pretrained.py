@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lobs.base.tensor_files import write_tensors
 from lobs_paper.networks.build import build
 from lobs_paper.networks.pretrained import load_weights, origin, read_states
 
@@ -121,7 +122,7 @@ def test_the_counter_of_batch_norm_may_be_absent_and_is_not_blamed(tmp_path):
     del norm["0.num_batches_tracked"]
     torch.save(prefixed(norm, "module."), tmp_path / "a.pt")
     load_weights(nn.Sequential(nn.BatchNorm1d(3)), config)
-    with pytest.raises(ValueError, match=r"a.pt does not fit model._target_=mine.Network: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"a.pt does not fit model._target_=mine.Network: '0.weight' has shape \(3,\)"):
         load_weights(nn.Sequential(nn.BatchNorm1d(4)), config)
 
 
@@ -138,10 +139,13 @@ def test_a_file_with_anything_but_tensors_is_refused_and_runs_nothing(tmp_path, 
     torch.save({"weight": Harmful()}, tmp_path / "a.pt")
     torch.save(nn.Linear(3, 2), tmp_path / "b.pt")
     (tmp_path / "c.pt").write_bytes(pickle.dumps(Harmful()))
-    (tmp_path / "d.safetensors").write_bytes(b"damaged")
-    for name in ("a.pt", "b.pt", "c.pt", "d.safetensors"):
-        with pytest.raises(ValueError, match="is no state dict that is read without running code"):
+    for name in ("a.pt", "b.pt", "c.pt"):
+        with pytest.raises(ValueError, match="is no state dict that is read without running code") as raised:
             loaded(model(tmp_path / name))
+        assert "\x1b" not in str(raised.value)
+    (tmp_path / "d.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"model.weights=.*d.safetensors is damaged or no state dict \(7 bytes\)"):
+        loaded(model(tmp_path / "d.safetensors"))
     torch.save([1, 2], tmp_path / "e.pt")
     with pytest.raises(ValueError, match="holds a list, expected a state dict"):
         loaded(model(tmp_path / "e.pt"))
@@ -153,6 +157,8 @@ def test_a_file_with_anything_but_tensors_is_refused_and_runs_nothing(tmp_path, 
     [
         ("nowhere.pt", "model.weights=nowhere.pt does not exist: accepted is a state-dict file"),
         ("no_such_package.function", "is neither a file nor a function that can be imported"),
+        (".", "is neither a file nor a function that can be imported"),
+        ("builtins.dict", "model.weights=builtins.dict gives {}, expected is the path of a file"),
     ],
 )
 def test_what_is_not_there_is_named(weights, message):
@@ -162,8 +168,31 @@ def test_what_is_not_there_is_named(weights, message):
 
 def test_weights_of_another_network_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"a.pt does not fit model._target_=torch.nn.Linear: .*size mismatch"):
+    expected = r"a.pt does not fit model._target_=torch.nn.Linear: 'weight' has shape \(2, 3\) in the file and \(4, 3\)"
+    with pytest.raises(ValueError, match=expected + r" in the network: .* model.<argument>=..., say model.num_classes"):
         loaded(model(tmp_path / "a.pt", out_features=4))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool])
+def test_numbers_of_another_kind_are_not_cast(tmp_path, state, dtype):
+    torch.save({key: value.to(dtype) for key, value in state.items()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=rf"'weight' holds {dtype}, expected are floating-point numbers"):
+        loaded(model(tmp_path / "a.pt"))
+    torch.save({key: value.double() for key, value in state.items()}, tmp_path / "b.pt")
+    assert same(
+        {key: value.double() for key, value in loaded(model(tmp_path / "b.pt")).items()}, torch.load(tmp_path / "b.pt")
+    )
+
+
+def test_a_file_of_ours_is_checked_when_it_is_read(tmp_path, state):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, state, state.__getitem__, {})
+    assert same(loaded(model(path)), state)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model.weights=.*a.safetensors is damaged .* has another checksum"):
+        loaded(model(path))
 
 
 def test_torchvisions_weights_are_downloaded_or_the_way_round_is_named(monkeypatch):

@@ -32,6 +32,11 @@ def test_a_recipe_in_epochs_is_one_in_iterations_that_is_measured_after_each_epo
         (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), r"answers 2 images by \[2, 2\], and .* has 3 classes"),
         (nn.Flatten(0), r"answers 2 images by \[24\]"),
         (nn.LSTM(4, 3), "does not take inputs"),
+        (
+            nn.Conv2d(1, 3, 1),
+            r"class logits \[images, classes\] for labels \(2,\), and the network gives \(2, 3, 3, 4\)",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (12, 1)), nn.Flatten()), "has no weights"),
     ],
 )
 def test_a_network_that_does_not_fit_the_images_is_refused_before_it_is_trained(model, expected):

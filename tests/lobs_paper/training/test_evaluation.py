@@ -45,6 +45,36 @@ def test_outputs_that_do_not_go_with_the_labels_are_refused():
         errors(network, split)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda outputs: outputs * float("nan"), "the network's outputs are NaN or infinite"),
+        (lambda outputs: outputs + float("inf"), "the network's outputs are NaN or infinite"),
+        (lambda outputs: outputs > 0, r"the network's outputs are torch.bool: the largest of them is no answer"),
+        (lambda outputs: outputs.to(torch.complex64), r"the network's outputs are torch.complex64"),
+    ],
+)
+def test_outputs_without_a_largest_one_are_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        errors(Changed(change), data(6))
+
+
+def test_an_answer_that_is_ruled_out_is_none():
+    masked = Changed(lambda outputs: outputs.index_fill(1, torch.tensor([1]), -float("inf")))
+    assert errors(masked, data(6)).top1 >= 100 / 3
+
+
+class Changed(nn.Module):
+    """A network whose outputs a function changes."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.network, self.change = network(), change
+
+    def forward(self, x):
+        return self.change(self.network(x))
+
+
 def test_large_images_are_measured_few_at_a_time():
     labels = torch.zeros(3, dtype=torch.long)
     assert batch_size(Split(torch.zeros(3, 28, 28, dtype=torch.uint8), labels)) == 250
