@@ -57,9 +57,12 @@ STYLES: dict[str, MethodStyle] = {
     "lobs_resolve": MethodStyle("L-OBS re-solved", "#7B3FA0", "X", layer_wise=True),
     "lobs_iterative": MethodStyle("L-OBS iterative", "#003A5C", "o", "--", filled=False, layer_wise=True),
     "exact_obs": MethodStyle("exact OBS", "#009E73", "^", layer_wise=True),
+    "exact_obs_fisher": MethodStyle("exact OBS, Fisher shares", "#117733", "8", layer_wise=True),
     "exact_obs_sequential": MethodStyle("exact OBS sequential", "#8C510A", "<", layer_wise=True, in_sequence=True),
     "exact_obs_staged": MethodStyle("exact OBS staged", "#DC267F", "h", layer_wise=True, in_sequence=True),
     "exact_obs_iterative": MethodStyle("exact OBS iterative", "#004D38", "^", "--", filled=False, layer_wise=True),
+    "sparsegpt": MethodStyle("SparseGPT", "#6A5ACD", "d", layer_wise=True),
+    "wanda": MethodStyle("Wanda", "#A0522D", "p"),
     "obd": MethodStyle("OBD", "#56B4E9", "v"),
     "apoz": MethodStyle("ApoZ", "#CC79A7", "P"),
     "random": MethodStyle("Random", "#7F7F7F", "x"),
@@ -69,7 +72,7 @@ STYLES: dict[str, MethodStyle] = {
     ),
 }
 _SPARE_COLORS = ("#AA4499", "#F0E442", "#332288", "#44AA99")
-_SPARE_MARKERS = ("H", "p", "8", "d")
+_SPARE_MARKERS = ("H", "2", "3", "4")
 # Ends the names of method and folder where a curve is that of the refitted networks (curves.with_refitted).
 REFIT = "+refit"
 REFIT_LABEL = ", refit"

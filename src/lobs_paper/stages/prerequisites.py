@@ -36,7 +36,7 @@ def run_missing(
     done: list[str] = []
     for earlier in _before(stage, seed_only):
         if done or _stale(earlier, config, unknown=False) != "":
-            print(f"lobs {earlier}: its output is needed first", flush=True)
+            print(f"first lobs {earlier}, whose output is needed", flush=True)
             run_stage(earlier, stage_config(config, earlier))
             done.append(earlier)
     return done

@@ -81,7 +81,7 @@ def save_weights(folder, seed=0, width=4):
 
 def ran(capsys):
     """The stages that ran of themselves."""
-    return re.findall(r"lobs (\w+): its output is needed first", capsys.readouterr().out)
+    return re.findall(r"first lobs (\w+), whose output is needed", capsys.readouterr().out)
 
 
 def test_the_documents_command_runs_as_it_stands_in_a_new_process(folder):
