@@ -387,9 +387,8 @@ class Plan:
                 notes.append(f"the limits allow to keep {share} of the weights, less than the budget of {asked:.4g}")
         if fewer and not lost_any(self.model, result.masks):
             notes.append(f"nothing was removed: only {result.density:.4g} of the weights were not zero before")
-        elif (
-            asked and fewer and not limits and result.density < SHORT * asked
-        ):  # whole units, say, or weights that were zero
+        # Whole units, say, or layers of which less was left before.
+        elif asked and fewer and not limits and result.density < SHORT * asked:
             notes.append(f"{result.density:.4g} of the weights are kept, less than the budget of {asked:.4g}")
         notes = [*([OF_ANOTHER] if self._of_another else []), *result.notes, *notes]
         result = replace(result, unpruned=left, weights=weight_count(result.model), notes=notes)

@@ -87,18 +87,8 @@ def write_tensors(
         file.write(_header(order, described, metadata, [_ZEROS] * len(order)))
         sums = []
         for key in order:
-            data = (
-                tensor(key)
-                .detach()
-                .resolve_conj()
-                .resolve_neg()
-                .cpu()
-                .contiguous()
-                .flatten()
-                .view(torch.uint8)
-                .numpy()
-                .data
-            )
+            value = tensor(key).detach().resolve_conj().resolve_neg().cpu().contiguous()
+            data = value.flatten().view(torch.uint8).numpy().data
             file.write(data)  # numpy's own tofile drops what goes wrong when the disk is full
             sums.append(f"{crc32(data):08x}")
         file.seek(0)

@@ -49,6 +49,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     if pretrained:  # somebody else's, in the place of training
         load_weights(network, config["model"])
         check_finite(network, f"model.weights={config['model']['weights']} cannot be used")
+        check_fits(network, train)
     writable(folders.output("train"))
     if pretrained:
         curve = first_point(network, measured, device)
@@ -87,7 +88,8 @@ def check_fits(network: nn.Module, train: Split) -> None:
         train: the images to learn from.
 
     Raises:
-        ValueError: it does not take such images, has fewer classes than they, or its outputs are no logits.
+        ValueError: it does not take such images, has fewer classes than they, or its outputs are no logits that
+            have a largest.
     """
     from lobs_paper.training.evaluation import error_percent
 
@@ -116,6 +118,8 @@ def check_fits(network: nn.Module, train: Split) -> None:
     if not list(network.parameters()):
         raise ValueError("model._target_ has no weights")
     error_percent(network, train.part(0, 2))  # says what is missing where the outputs are no logits of these labels
+    if isinstance(outputs, Tensor) and not outputs.amax(dim=1).isfinite().all():
+        raise ValueError("the network's outputs are NaN or infinite: the largest of them is no answer")
 
 
 def fit_network(

@@ -70,7 +70,8 @@ def wrong_answers(network: nn.Module, batches: Batches) -> tuple[float, float | 
         batches: of inputs and labels.
 
     Returns:
-        The counts, an image with several labels counted by their share; None for fewer than 100 classes.
+        The counts, an image with several labels counted by their share; None for fewer than 100 classes. Where the
+        largest output is NaN or infinite, there is no answer, which is a wrong one.
 
     Raises:
         ValueError: the outputs are something else.
@@ -86,13 +87,13 @@ def wrong_answers(network: nn.Module, batches: Batches) -> tuple[float, float | 
                     f"the network gives {shown(outputs)}: name what to take of it with model.output, a key, an index, "
                     f"or package.function"
                 )
-            if not outputs.is_floating_point() or not outputs.amax(dim=1).isfinite().all():
-                what = "NaN or infinite" if outputs.is_floating_point() else str(outputs.dtype)
-                raise ValueError(f"the network's outputs are {what}: the largest of them is no answer")
+            if not outputs.is_floating_point():
+                raise ValueError(f"the network's outputs are {outputs.dtype}, expected are floating-point numbers")
             classes = outputs.shape[1]
-            wrong1 += _shares(outputs.argmax(dim=1) != labels)
+            unanswered = ~outputs.amax(dim=1).isfinite()
+            wrong1 += _shares((outputs.argmax(dim=1) != labels) | unanswered)
             if classes >= TOP5_CLASSES:
-                wrong5 += _shares((outputs.topk(5, dim=1).indices != labels[:, None]).all(1))
+                wrong5 += _shares((outputs.topk(5, dim=1).indices != labels[:, None]).all(1) | unanswered)
     return wrong1, wrong5 if classes >= TOP5_CLASSES else None
 
 

@@ -37,6 +37,7 @@ def test_a_recipe_in_epochs_is_one_in_iterations_that_is_measured_after_each_epo
             r"class logits \[images, classes\] for labels \(2,\), and the network gives \(2, 3, 3, 4\)",
         ),
         (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (12, 1)), nn.Flatten()), "has no weights"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Threshold(1e9, float("inf"))), "outputs are NaN or infinite"),
     ],
 )
 def test_a_network_that_does_not_fit_the_images_is_refused_before_it_is_trained(model, expected):
