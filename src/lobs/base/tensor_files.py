@@ -228,7 +228,7 @@ class TensorFile:
         text = self._bytes(8, length).numpy().tobytes()
         try:
             header = json.loads(text)
-            metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
+            metadata = {str(key): str(value) for key, value in (header.pop("__metadata__", None) or {}).items()}
             entries = {key: _entry(value) for key, value in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self.damaged(f"its header: {type(error).__name__} {error}") from None

@@ -6,7 +6,8 @@ so that float32 inputs lose nothing that matters, and memory does not grow with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -94,8 +95,9 @@ class InputSums:
         self.moment: Tensor = torch.empty(0)
         self.shifted: ShiftedSums | None = None
         self.zeros: Tensor | None = None
-        # Whether products are formed in float64; None: no inputs have told yet.
+        # Whether products are formed in float64; None: no inputs have told yet, some of which are these.
         self.double: bool | None = None
+        self.seen: Tensor = torch.empty(0)
 
     def add(self, samples: Tensor) -> None:
         """Add samples ``[groups, n, features]``."""
@@ -103,7 +105,9 @@ class InputSums:
         samples = widened(samples)
         if not len(self.moment):
             self._begin(samples, groups, features)
-        for chunk in self._precise(samples, samples).split(CHUNK_SAMPLES, dim=1):
+        double = self._needs_double(samples)
+        for part in samples.split(CHUNK_SAMPLES, dim=1):
+            chunk = part.double() if double else part
             for rows in row_blocks(features):
                 self.moment[:, rows, : rows.stop] += chunk[:, :, rows].mT @ chunk[:, :, : rows.stop]
             if self.bias:
@@ -113,38 +117,43 @@ class InputSums:
 
     def add_call(self, module: Prunable, inputs: Tensor) -> None:
         """Add what a layer was given in a call; without unfolding it, where that is faster and no rows are kept."""
-        shifted = None if self.reservoir.keep else _shifted(module, inputs, self._precise)
+        shifted = None if self.reservoir.keep else _shifted(module, inputs)
         if shifted is None:
             for samples in input_samples(module, inputs):
                 self.add(samples)
             return
+        double = self._needs_double(_pixels(inputs))
         for _, windows in shifted:
+            windows = replace(windows, inputs=windows.inputs.double()) if double else windows
             if self.shifted is None:
                 self.shifted = ShiftedSums(windows)
             self.shifted.add(windows)
             self.samples += windows.positions
 
-    def _precise(self, values: Tensor, samples: Tensor) -> Tensor:
-        """Values in float64 where products in their own precision lose what they are for.
+    def _needs_double(self, samples: Tensor) -> bool:
+        """Whether float32's products lose what they are for: tested on the first samples, not all of them the same.
 
-        That is where squares underflow, and where the mean is so far from zero that rounding covers the spread. The
-        first inputs that are not all the same tell it.
+        Their squares may underflow, or their mean be so far from zero that rounding covers their spread.
 
         Args:
-            values: of which products are formed.
-            samples: some of the same as ``[groups, n, features]``.
+            samples: ``[groups, n, features]``.
 
         Returns:
-            The values.
+            True as long as nothing is known.
         """
         if self.double is None:
             few = samples[:, :: 1 + samples.shape[1] // LOOKED_AT].double()
-            spread, mean = torch.var_mean(few, dim=1, correction=0)
-            square, limits = mean.square().sum() + spread.sum(), torch.finfo(values.dtype)
-            if spread.any():
-                least = limits.tiny / limits.eps * mean.numel()
-                self.double = bool(square < least) or bool(square > FAR * spread.sum())
-        return values.double() if self.double else values
+            if not few.any():
+                return False  # zeros lose nothing
+            known = self.seen.dim() == 3 and self.seen.shape[2] == few.shape[2]
+            self.seen = torch.cat([self.seen, few], 1) if known else few
+            spread, mean = torch.var_mean(self.seen, dim=1, correction=0)
+            square, limits = mean.square().sum() + spread.sum(), torch.finfo(widened(samples[:, :0]).dtype)
+            if spread.any() or self.seen.shape[1] >= LOOKED_AT:
+                small = square < mean.numel() * limits.tiny / limits.eps
+                self.double = bool(small | (spread.any() & (square > FAR * spread.sum())))
+                self.seen = torch.empty(0)
+        return self.double is not False
 
     def add_zeros(self, zeros: Tensor, outputs: int) -> None:
         """Add to the counts of outputs that a ReLU sets to zero, ``[out]``, of so many of each unit."""
@@ -250,7 +259,7 @@ class ResidualSums:
 
         Where `InputSums` does not unfold the inputs, the sum is a convolution's gradient in its weight.
         """
-        shifted = None if self.reservoir.keep else _shifted(module, inputs, lambda images, _: images)
+        shifted = None if self.reservoir.keep else _shifted(module, inputs)
         if shifted is None:
             rest, targets, start = unit_outputs(module, residual), unit_outputs(module, target), 0
             for samples in input_samples(module, inputs):
@@ -293,9 +302,7 @@ class ResidualSums:
         return (residual + produced).flatten(0, 1), max(power, 0.0)
 
 
-def _shifted(
-    module: Prunable, inputs: Tensor, precise: Callable[[Tensor, Tensor], Tensor]
-) -> Iterator[tuple[slice, Windows]] | None:
+def _shifted(module: Prunable, inputs: Tensor) -> Iterator[tuple[slice, Windows]] | None:
     """A convolution's inputs, some images at a time, where it need not be unfolded whole; else None."""
     view = view_of(module)
     if not isinstance(view, ConvolutionView) or inputs.dim() != view.axes + 2:
@@ -306,9 +313,13 @@ def _shifted(
     bytes_each = max(1, inputs[:1].numel() * inputs.element_size())
     images = max(1, min(SHIFTED_BYTES // bytes_each, SHIFTED_POSITIONS // first.positions))
     places = (slice(start, start + images) for start in range(0, len(inputs), images))
-    few = inputs[:: 1 + len(inputs) // 8].flatten(2)
-    few = few[..., :: 1 + 8 * few.shape[2] // LOOKED_AT].movedim(1, 2).flatten(0, 1)[None]
-    return ((place, view.windows(module, precise(widened(inputs[place]), few))) for place in places)
+    return ((place, view.windows(module, widened(inputs[place]))) for place in places)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """About `LOOKED_AT` pixels of images ``[n, channels, ...]`` as samples ``[1, pixels, channels]``."""
+    few = images[:: 1 + len(images) // 8].flatten(2)
+    return few[..., :: 1 + 8 * few.shape[2] // LOOKED_AT].movedim(1, 2).flatten(0, 1)[None]
 
 
 def combined(sums: dict[str, InputSums]) -> dict[str, InputSums]:

@@ -283,31 +283,41 @@ def check_chain(model: nn.Module, inputs: Inputs, consumers: Mapping[str, Consum
 
     Args:
         model: the network.
-        inputs: several.
+        inputs: of a pass.
         consumers: by layer, who reads its units.
 
     Raises:
-        ValueError: with a layer's outputs all zero its reader's inputs still differ from input to input.
+        ValueError: with a layer's outputs all zero, what its reader is given still depends on the network's inputs.
     """
+    inputs = inputs.first(CHECKED_INPUTS)
+    other = inputs.clone()
+    for tensor in other.tensors:
+        tensor.copy_(tensor / 2 if tensor.is_floating_point() else tensor.flip(0))
     for name, consumer in consumers.items():
-        given: list[Tensor | None] = []
-        handles = [
-            model.get_submodule(name).register_forward_hook(lambda module, args, output: torch.zeros_like(output)),
-            model.get_submodule(consumer.reader).register_forward_pre_hook(
-                lambda module, args, kwargs, given=given: given.append(call_input(args, kwargs)), with_kwargs=True
-            ),
-        ]
-        try:
-            with evaluation_mode(model):
-                run(model, inputs.first(CHECKED_INPUTS))
-        finally:
-            for handle in handles:
-                handle.remove()
-        if any(float((y - y[:1]).abs().max()) > 1e-3 * float(y.abs().max()) for y in given if y is not None and len(y)):
+        one, two = (_given_without(model, given.clone(), name, consumer.reader) for given in (inputs, other))
+        if any(x.shape == y.shape and not x.equal(y) for x, y in zip(one, two, strict=False)):
             raise ValueError(
                 f"layer {consumer.reader!r} does not simply follow layer {name!r}: it reads something beside its "
                 f"units, and whole units can only be removed from a chain of layers"
             )
+
+
+def _given_without(model: nn.Module, inputs: Inputs, name: str, reader: str) -> list[Tensor]:
+    """What a layer is given, call by call, where another one's outputs are all zero."""
+    found: list[Tensor | None] = []
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda module, args, output: torch.zeros_like(output)),
+        model.get_submodule(reader).register_forward_pre_hook(
+            lambda module, args, kwargs: found.append(call_input(args, kwargs)), with_kwargs=True
+        ),
+    ]
+    try:
+        with evaluation_mode(model):
+            run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [given.nan_to_num() for given in found if given is not None]
 
 
 def lost_any(dense: nn.Module, masks: Mapping[str, Tensor]) -> bool:

@@ -108,18 +108,13 @@ def set_weight_matrix(module: Prunable, matrix: Tensor, bias: bool | None = None
         bias: whether the last column is the bias; False leaves the bias as it is. None: where there is one.
 
     Raises:
-        ValueError: the matrix has another shape than the module's own, or values that its type cannot hold.
+        ValueError: the matrix has another shape than the module's own.
     """
     out, features = matrix_shape(module)
     with_bias = module.bias is not None and bias is not False
     expected = (out, features + with_bias)
     if tuple(matrix.shape) != expected:
         raise ValueError(f"a matrix of shape {tuple(matrix.shape)} does not fit {module}: expected {expected}")
-    dtype = module.weight.dtype
-    if dtype.itemsize < 4 and float(matrix.abs().max()) > torch.finfo(dtype).max:
-        raise ValueError(
-            f"{module} would get weights that {dtype} cannot hold: prune the network in float32 (.float())"
-        )
     module.weight.copy_(view_of(module).shaped(module, matrix[:, :features]))
     if with_bias:
         cast("Tensor", module.bias).copy_(matrix[:, -1])

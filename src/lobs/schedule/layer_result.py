@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lobs.base.fingerprint import digest
@@ -126,7 +127,15 @@ def written(module: Prunable, solved: tuple[Tensor, Tensor], bias: bool) -> tupl
 
     Returns:
         The weight as the layer now holds it, which 16 bits round, and the mask.
+
+    Raises:
+        ValueError: its type cannot hold the weight.
     """
-    weight, mask = solved
+    (weight, mask), dtype = solved, module.weight.dtype
+    narrow = dtype.itemsize < 4
+    if narrow and float(weight.abs().max()) > torch.finfo(dtype).max:
+        raise ValueError(
+            f"{module} would get weights that {dtype} cannot hold: prune the network in float32 (.float())"
+        )
     set_weight_matrix(module, weight, bias)
-    return (weight_matrix(module, bias).to(weight.dtype) if module.weight.dtype.itemsize < 4 else weight), mask
+    return (weight_matrix(module, bias).to(weight.dtype) if narrow else weight), mask

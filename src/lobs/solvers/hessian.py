@@ -162,10 +162,9 @@ def damped_groups(statistics: LayerStatistics, damping: float = DAMPING) -> list
 
 
 def _mean_square(diagonal: Tensor, bias: bool) -> Tensor:
-    """Psi's mean diagonal over inputs that are ever non-zero. The bias's 1 would drown small ones: it counts alone."""
+    """Psi's mean diagonal over inputs that are ever non-zero, the bias's 1 aside, which would drown small ones."""
     inputs = diagonal[..., : diagonal.shape[-1] - bias]
-    mean = inputs.sum(-1) / (inputs != 0).sum(-1).clamp_min(1)
-    return torch.where(mean > 0, mean, diagonal.sum(-1))
+    return inputs.sum(-1) / (inputs != 0).sum(-1).clamp_min(1)
 
 
 def _checked(diagonal: Tensor) -> Tensor:

@@ -95,9 +95,13 @@ def _load(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
 
 def _of_another_type(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Keys of floating-point numbers in the network under which a state dict has others, which PyTorch would cast."""
-    own = network.state_dict()
-    keys = [key for key, value in own.items() if value.is_floating_point()]
+    keys = [key for key, value in _own(network).items() if value.is_floating_point()]
     return [key for key in keys if key in state and not state[key].is_floating_point()]
+
+
+def _own(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network's state dict, in which `get_extra_state` may put anything else."""
+    return {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _prefixes(state: Iterable[str]) -> list[str]:
@@ -124,12 +128,16 @@ def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
         )
     for key in _of_another_type(network, found):
         return f"{key!r} holds {found[key].dtype}, expected are floating-point numbers"
-    for key, value in network.state_dict().items():
+    for key, value in _own(network).items():
         if found.get(key, value).shape != value.shape:
             return (
                 f"{key!r} has shape {tuple(found[key].shape)} in the file and {tuple(value.shape)} in the network: "
                 f"what that was made with is given as model.<argument>=..., say model.num_classes"
             )
+    try:
+        network.load_state_dict(found)
+    except RuntimeError as error:
+        return " ".join(str(error).split())[:300]
     raise AssertionError("a state dict fits after all")
 
 

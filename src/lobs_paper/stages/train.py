@@ -49,7 +49,7 @@ def train_network(config: dict[str, Any]) -> dict[str, Any]:
     if pretrained:  # somebody else's, in the place of training
         load_weights(network, config["model"])
         check_finite(network, f"model.weights={config['model']['weights']} cannot be used")
-        check_fits(network, train)
+    check_answers(network, train)
     writable(folders.output("train"))
     if pretrained:
         curve = first_point(network, measured, device)
@@ -84,12 +84,11 @@ def check_fits(network: nn.Module, train: Split) -> None:
     """Try a network on two images before it is trained or given weights.
 
     Args:
-        network: not changed.
+        network: in the end in the mode that it was in.
         train: the images to learn from.
 
     Raises:
-        ValueError: it does not take such images, has fewer classes than they, or its outputs are no logits that
-            have a largest.
+        ValueError: it does not take such images, has fewer classes than they, or its outputs are no logits.
     """
     from lobs_paper.training.evaluation import error_percent
 
@@ -118,7 +117,17 @@ def check_fits(network: nn.Module, train: Split) -> None:
     if not list(network.parameters()):
         raise ValueError("model._target_ has no weights")
     error_percent(network, train.part(0, 2))  # says what is missing where the outputs are no logits of these labels
-    if isinstance(outputs, Tensor) and not outputs.amax(dim=1).isfinite().all():
+
+
+def check_answers(network: nn.Module, train: Split) -> None:
+    """Refuse a network, with its weights, whose outputs for two images have no largest one.
+
+    Raises:
+        ValueError: they are NaN or infinite.
+    """
+    with torch.no_grad(), without_training(network):
+        outputs = network(train[:2][0])
+    if not outputs.amax(dim=1).isfinite().all():
         raise ValueError("the network's outputs are NaN or infinite: the largest of them is no answer")
 
 

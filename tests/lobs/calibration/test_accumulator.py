@@ -249,6 +249,23 @@ def test_spread_around_a_mean_far_from_zero_is_not_lost(layer, far):
     assert errors[0] == pytest.approx(errors[1], rel=1e-3)
 
 
+@pytest.mark.parametrize(("far", "scale"), [(1e3, 0.01), (0.0, 1e-25), (1e-20, 1e-22)])
+@pytest.mark.parametrize("size", [1, 7])
+def test_inputs_that_come_a_few_at_a_time_tell_it_too(far, scale, size):
+    inputs = far + torch.randn(64, 8) * scale
+    found, expected = moments(nn.Linear(8, 2), [torch.zeros(3, 8), *inputs.split(size)])
+    change = torch.tensor([1.0, -1, 0, 0, 1, -1, 0, 0], dtype=torch.float64)
+    assert float(change @ found @ change) == pytest.approx(float(change @ expected @ change), rel=1e-3)
+
+
+def test_ordinary_inputs_are_multiplied_as_they_are():
+    for inputs in (torch.randn(50, 6), torch.rand(50, 6) + 5, torch.ones(2000, 6)):
+        sums = InputSums(bias=True)
+        for batch in inputs.split(1):
+            sums.add(batch[None])
+        assert sums.double is False
+
+
 def moments(layer, batches):
     """The second moment of a layer's inputs, and the same of all samples in float64."""
     sums = InputSums(bias=False)

@@ -8,6 +8,7 @@ from torch import nn
 
 import lobs
 from helpers.chains import IMAGES, fed, grouped_chain
+from helpers.networks import net
 from lobs.layers.consumers import consumers_of, drop_columns
 from lobs.layers.matrix import set_weight_matrix, weight_matrix
 from lobs.layers.network import prunable_layers
@@ -92,3 +93,61 @@ def test_units_of_parts_and_what_parts_read_are_refused(names):
     modules = {"fc": nn.Linear(8, 8), "part": parts_of(nn.MultiheadAttention(8, 2))["q_proj"]}
     with pytest.raises(ValueError, match=rf"layer '{names[1]}' .* does not simply follow layer '{names[0]}'"):
         consumers_of({name: modules[name] for name in names})
+
+
+def first_axis_is_time(self, x):
+    hidden = torch.relu(self.a(x.transpose(0, 1)) + self.place)
+    return self.c(torch.relu(self.b(hidden))).mean(0)
+
+
+CHAINS = {
+    "first axis is time": (first_axis_is_time, (16, 5, 8), None),
+    "one input at a time": (
+        lambda self, x: self.c(torch.relu(self.b(torch.relu(self.a(x)) + self.place))),
+        (1, 8),
+        None,
+    ),
+    "no axis of inputs": (lambda self, x: self.c(torch.sigmoid(self.b(self.a(x) + self.place[0, 0]))), (8,), None),
+    "a way around": (
+        lambda self, x: self.c(self.b(torch.relu(self.a(x))) + x),
+        (20, 8),
+        "'c' does not .* follow layer 'b'",
+    ),
+    "the same, one input at a time": (
+        lambda self, x: self.c(torch.relu(self.b(self.a(x)) + x)),
+        (1, 8),
+        "reads something",
+    ),
+    "a narrow one": (
+        lambda self, x: self.c(self.b(self.a(x)) + 1e-3 * x + 5),
+        (20, 8),
+        "reads something beside its units",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHAINS))
+def test_what_a_layer_reads_beside_the_units_before_it_is_found(name):
+    forward, shape, message = CHAINS[name]
+    model = net(forward, a=nn.Linear(8, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 3))
+    model.place = nn.Parameter(torch.randn(5, 1, 8) if name == "first axis is time" else torch.randn(1, 1, 8))
+    model.register_buffer("calls", torch.zeros(()))
+    model.register_forward_pre_hook(lambda module, args: module.calls.add_(1) and None)
+    batches = [torch.randn(shape) for _ in range(20)]
+    plan = lobs.plan(model, lobs.collect_statistics(model, batches), "apoz", batches=batches)
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            plan.prune(density=0.5)
+        return
+    for density in (0.7, 0.5):  # the plan's network has not changed
+        assert plan.prune(density=density).density <= density
+    assert model.calls == 0
+
+
+def test_a_budget_that_whole_units_miss_is_noted_and_rounding_down_is_not():
+    inputs = [torch.randn(99, 8)]
+    chain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    missed = lobs.prune(chain, batches=inputs, method="apoz", density=0.3)
+    assert f"{missed.density:.4g} of the weights are kept, less than the budget of 0.3" in missed.notes
+    for density in (0.05, 0.3, 0.5):
+        assert not lobs.prune(chain, batches=inputs, method="lobs", density=density).notes

@@ -88,15 +88,3 @@ def test_every_class_has_the_view_of_its_nearest_registered_one(monkeypatch):
     assert find_view(Second(2, 2)) is find_view(First(2, 2)) is own
     assert find_view(nn.Linear(2, 2)) is VIEWS[nn.Linear]
     assert find_view(nn.ReLU()) is None
-
-
-@pytest.mark.parametrize("column", [0, -1])
-def test_what_the_layers_type_cannot_hold_is_refused_and_changes_nothing(column):
-    layer = nn.Linear(3, 2).half()
-    before, matrix = weight_matrix(layer), torch.ones(2, 4)
-    matrix[1, column] = -7e4
-    with pytest.raises(ValueError, match=r"Linear.* would get weights that torch.float16 cannot hold: .*float32"):
-        set_weight_matrix(layer, matrix)
-    assert torch.equal(weight_matrix(layer), before)
-    set_weight_matrix(layer.bfloat16(), matrix)
-    assert float(weight_matrix(layer)[1, column]) == pytest.approx(-7e4, rel=1e-2)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import lobs
 from lobs.base.tensor_files import layer_file
-from lobs.schedule.layer_result import LayerResult
+from lobs.layers.matrix import weight_matrix
+from lobs.schedule.layer_result import LayerResult, written
 from lobs.solvers import make
 
 
@@ -129,3 +130,31 @@ def test_the_error_is_that_of_the_weights_as_the_network_holds_them(dtype, seque
     outputs = [inputs.double() @ layer.weight.double().T + layer.bias.double() for layer in (dense, result.model)]
     error = float((outputs[1] - outputs[0]).detach().square().sum(1).mean())
     assert result.layers[0].error == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("column", [0, -1])
+def test_what_the_layers_type_cannot_hold_is_refused_and_changes_nothing(column):
+    layer = torch.nn.Linear(3, 2).half()
+    before, matrix = weight_matrix(layer), torch.ones(2, 4)
+    matrix[1, column] = -7e4
+    with pytest.raises(ValueError, match=r"Linear.* would get weights that torch.float16 cannot hold: .*float32"):
+        written(layer, (matrix, matrix != 0), True)
+    assert torch.equal(weight_matrix(layer), before)
+    rounded, _ = written(layer.bfloat16(), (matrix, matrix != 0), True)
+    assert torch.equal(rounded, weight_matrix(layer).float())
+    assert float(rounded[1, column]) == pytest.approx(-7e4, rel=1e-2)
+
+
+def test_a_candidate_that_the_type_cannot_hold_is_not_taken():
+    """Two units that are alike: where one of them leaves, the other's weights are twice as large."""
+    torch.manual_seed(0)
+    dense = torch.nn.Sequential(
+        torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 4)
+    )
+    with torch.no_grad():
+        dense[0].weight[4:] = dense[0].weight[:4]
+        dense[0].bias[4:] = dense[0].bias[:4]
+        dense[2].weight.copy_(4e4 * torch.randn(8, 8).sign())
+    dense, inputs = dense.half(), (0.01 * torch.randn(256, 8)).half()
+    result = lobs.prune(dense, batches=[inputs], method="lobs", density=0.5, allocation="global")
+    assert all(weight.isfinite().all() for weight in result.model.parameters())

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lobs
 from helpers.solver_layers import layer, layers, make_layer
 from lobs.calibration.accumulator import InputSums
 from lobs.calibration.statistics import LayerStatistics
@@ -59,10 +60,8 @@ def test_inverse_and_sensitivities_are_those_of_the_plain_damped_matrix(layer, d
     moment = statistics.second_moment
     alive = moment.diagonal() > 0
     assert torch.equal(found.alive, alive.nonzero()[:, 0])
-    # The bias's 1 counts where nothing else is alive.
     inputs = moment.diagonal()[: statistics.features]
-    squares = inputs[inputs > 0] if inputs.any() else moment.diagonal()[alive]
-    assert found.damping == pytest.approx(damping * float(squares.mean() if alive.any() else 0))
+    assert found.damping == pytest.approx(damping * float(inputs[inputs > 0].mean() if inputs.any() else 0))
     if not found.damping:
         return
     plain = torch.linalg.inv(moment + found.damping * torch.eye(len(moment), dtype=torch.float64))
@@ -146,3 +145,16 @@ def test_the_scale_of_the_inputs_decides_nothing(method, groups, bias):
         outputs = torch.cat([samples * scale, ones], 2) @ change.mT
         lost.append(float(outputs.square().sum()) / scale**2)
     assert lost == pytest.approx([lost[0]] * 3, rel=2e-2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [8, 2])
+@pytest.mark.parametrize("method", ["lobs", "exact_obs", "sparsegpt"])
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_weights_of_a_dead_group_leave_first(method, groups, bias, scale):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 8, 3, groups=groups, bias=bias).eval()
+    images = torch.randn(32, 8, 6, 6) * scale
+    images[:, : 8 // groups] = 0
+    mask = lobs.prune(layer, batches=[images], method=method, density=0.11).masks[""]
+    assert not mask[: 8 // groups].any() and mask[8 // groups :].any()

@@ -247,3 +247,16 @@ def test_a_file_that_claims_more_than_it_has_is_refused_before_it_is_read(tmp_pa
         read_states(path)
     torch.save({"weight": torch.zeros(1000)}, path)
     assert torch.equal(read_states(path)[""]["weight"], torch.zeros(1000))
+
+
+def test_what_a_network_keeps_beside_its_tensors_is_named_where_it_is_missing(tmp_path, state):
+    class Keeping(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="_extra_state is missing"):
+        load_weights(Keeping(3, 2), {"_target_": "mine.Keeping", "weights": str(tmp_path / "a.pt")})

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers.classifier import data, network
-from lobs_paper.stages.train import check_fits, first_point, fit_network
+from lobs_paper.stages.train import check_answers, check_fits, first_point, fit_network
 from lobs_paper.training.evaluation import error_percent
 from lobs_paper.training.fit import Recipe, Training, fit
 
@@ -37,13 +37,21 @@ def test_a_recipe_in_epochs_is_one_in_iterations_that_is_measured_after_each_epo
             r"class logits \[images, classes\] for labels \(2,\), and the network gives \(2, 3, 3, 4\)",
         ),
         (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (12, 1)), nn.Flatten()), "has no weights"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Threshold(1e9, float("inf"))), "outputs are NaN or infinite"),
     ],
 )
 def test_a_network_that_does_not_fit_the_images_is_refused_before_it_is_trained(model, expected):
     with pytest.raises(ValueError, match=expected):
         check_fits(model, data(9))
     check_fits(network(), data(9))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_without_a_largest_one_are_refused_before_it_is_trained(value):
+    spoiled = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Threshold(1e9, value))
+    check_fits(spoiled, data(9))
+    with pytest.raises(ValueError, match="the network's outputs are NaN or infinite"):
+        check_answers(spoiled, data(9))
+    check_answers(network(), data(9))
 
 
 def test_a_network_that_is_not_trained_has_a_curve_of_one_point():
