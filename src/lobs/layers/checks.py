@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from lobs.base.network_inputs import Inputs, run
 from lobs.layers.consumers import Consumer
@@ -268,12 +269,7 @@ def check_layers(model: nn.Module, inputs: Tensor | Inputs, names: Iterable[str]
     tied = tied_layers(model)
     members = [(name, own, module) for name in wanted for own, module in tied[name].items()]
     handles = [m.register_forward_hook(hook_of(name, own), with_kwargs=True) for name, own, m in members]
-    try:
-        with evaluation_mode(model):
-            run(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    _run_once(model, inputs, handles)
     return calls
 
 
@@ -291,8 +287,12 @@ def check_chain(model: nn.Module, inputs: Inputs, consumers: Mapping[str, Consum
     """
     inputs = inputs.first(CHECKED_INPUTS)
     other = inputs.clone()
-    for tensor in other.tensors:
-        tensor.copy_(tensor / 2 if tensor.is_floating_point() else tensor.flip(0))
+    floating = [tensor for tensor in other.tensors if tensor.is_floating_point()]
+    for tensor in floating:
+        tensor.div_(2)
+    # Whole numbers may be indices into other inputs: they change places where there is nothing else to change.
+    for tensor in () if floating else other.tensors:
+        tensor.copy_(tensor.flip(0) if tensor.dim() else tensor)
     for name, consumer in consumers.items():
         one, two = (_given_without(model, given.clone(), name, consumer.reader) for given in (inputs, other))
         if any(x.shape == y.shape and not x.equal(y) for x, y in zip(one, two, strict=False)):
@@ -311,13 +311,18 @@ def _given_without(model: nn.Module, inputs: Inputs, name: str, reader: str) -> 
             lambda module, args, kwargs: found.append(call_input(args, kwargs)), with_kwargs=True
         ),
     ]
+    _run_once(model, inputs, handles)
+    return [given.nan_to_num() for given in found if given is not None]
+
+
+def _run_once(model: nn.Module, inputs: Tensor | Inputs, handles: Iterable[RemovableHandle]) -> None:
+    """A forward pass in evaluation mode, after which its hooks are removed."""
     try:
         with evaluation_mode(model):
             run(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return [given.nan_to_num() for given in found if given is not None]
 
 
 def lost_any(dense: nn.Module, masks: Mapping[str, Tensor]) -> bool:

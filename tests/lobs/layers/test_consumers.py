@@ -144,6 +144,25 @@ def test_what_a_layer_reads_beside_the_units_before_it_is_found(name):
     assert model.calls == 0
 
 
+@pytest.mark.parametrize("around", [False, True])
+def test_inputs_that_are_whole_numbers_are_told_apart_too(around):
+    class Summed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.a, self.b = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, ids, scale):
+            given = self.words(ids).mean(1) * scale
+            return self.b(torch.relu(self.a(given)) + around * given)
+
+    inputs = [{"ids": torch.arange(80).view(16, 5) % 9, "scale": torch.tensor(2)}]
+    if around:
+        with pytest.raises(ValueError, match="'b' does not simply follow layer 'a'"):
+            lobs.prune(Summed().eval(), batches=inputs, method="apoz", density=0.5)
+    else:
+        assert lobs.prune(Summed().eval(), batches=inputs, method="apoz", density=0.5).density <= 0.5
+
+
 def test_a_budget_that_whole_units_miss_is_noted_and_rounding_down_is_not():
     inputs = [torch.randn(99, 8)]
     chain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
